@@ -1,0 +1,108 @@
+"""Accuracy on real handwritten digits: five seeds, float and int8, through the stages.
+
+Holds: mean test accuracy of the float model at least 0.97, each int8 child within 0.01 of its
+parent. Uses the stages as a job child does, with default settings.
+"""
+
+from __future__ import annotations
+
+import csv
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from report import write
+from sklearn.datasets import load_digits
+
+from meuse.compress.run import run as compress
+from meuse.compress.spec import CompressSpec
+from meuse.data.splits import load_splits
+from meuse.evaluate.metrics import for_task
+from meuse.serve import engines
+from meuse.train.loop import fit
+from meuse.train.spec import TrainSpec
+
+SEEDS = range(5)
+
+
+class Quiet:
+    """A job context that keeps nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint.safetensors"
+
+    def progress(self, fraction: float) -> None: ...
+
+    def metrics(self, figures: dict[str, float], **labels: Any) -> None: ...
+
+    def log(self, message: str, level: str = "info") -> None: ...
+
+
+def one(data: Path, folder: Path, seed: int) -> dict[str, Any]:
+    splits = load_splits(data, "csv", target=None, task=None, seed=seed)
+    spec = TrainSpec.from_dict({"model_name": "digits", "data": "digits", "seed": seed})
+    began = time.perf_counter()
+    trained = fit(Quiet(folder), splits, spec, for_task(splits.task))
+    seconds = time.perf_counter() - began
+    small = compress(
+        Quiet(folder),
+        trained.model_path.read_bytes(),
+        splits,
+        CompressSpec.from_dict({"model": "digits:1", "goal": {"max_drop": 1.0}}),
+        splits.task,
+        lambda model: engines.load("onnx", model, 1),
+    )
+    report = small.report
+    return {
+        "seed": seed,
+        "float_accuracy": trained.metrics["test_accuracy"],
+        "int8_accuracy": report["after"]["metric"],
+        "drop": report["drop"],
+        "float_bytes": report["before"]["bytes"],
+        "int8_bytes": report["after"]["bytes"],
+        "train_seconds": seconds,
+    }
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        data = Path(name) / "digits.csv"
+        digits = load_digits()
+        with data.open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow([*(f"p{i}" for i in range(64)), "digit"])
+            writer.writerows(
+                [*map(int, row), label]
+                for row, label in zip(digits.data, digits.target, strict=True)
+            )
+        runs = []
+        for seed in SEEDS:
+            folder = Path(name) / str(seed)
+            folder.mkdir()
+            runs.append(one(data, folder, seed))
+            print(
+                f"seed {seed}: float {runs[-1]['float_accuracy']:.4f} "
+                f"int8 {runs[-1]['int8_accuracy']:.4f} in {runs[-1]['train_seconds']:.1f} s"
+            )
+    figures = {
+        "mean_float_accuracy": statistics.mean(r["float_accuracy"] for r in runs),
+        "mean_int8_accuracy": statistics.mean(r["int8_accuracy"] for r in runs),
+        "largest_drop": max(r["drop"] for r in runs),
+        "runs": runs,
+    }
+    path = write("digits", figures)
+    held = figures["mean_float_accuracy"] >= 0.97 and figures["largest_drop"] <= 0.01
+    print(
+        f"mean float {figures['mean_float_accuracy']:.4f} (hold 0.97), "
+        f"mean int8 {figures['mean_int8_accuracy']:.4f}, "
+        f"largest drop {figures['largest_drop']:.4f} (hold 0.01): "
+        f"{'held' if held else 'MISSED'}"
+    )
+    print(f"report: {path}")
+
+
+if __name__ == "__main__":
+    main()

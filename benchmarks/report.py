@@ -1,0 +1,43 @@
+"""Dated reports: figures, and the machine and commit that they were measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+REPORTS = Path(__file__).parent / "reports"
+
+
+def write(name: str, figures: dict[str, Any]) -> Path:
+    """Write benchmarks/reports/<date>-<name>.json; the same day's report is replaced."""
+    day = datetime.now(UTC).strftime("%Y-%m-%d")
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
+    )
+    body = {
+        "benchmark": name,
+        "date": day,
+        "commit": commit.stdout.strip() or None,
+        "machine": {
+            "cores": os.cpu_count(),
+            "processor": _processor(),
+            "python": platform.python_version(),
+        },
+        "figures": figures,
+    }
+    REPORTS.mkdir(exist_ok=True)
+    path = REPORTS / f"{day}-{name}.json"
+    path.write_text(json.dumps(body, indent=1) + "\n")
+    return path
+
+
+def _processor() -> str:
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()

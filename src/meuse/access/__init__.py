@@ -1,0 +1,1 @@
+"""Who acts: keys, tenants, scopes. Knows no database (see `core.ports.AccessStore`)."""

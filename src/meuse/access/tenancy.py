@@ -1,0 +1,159 @@
+"""Keys, tenants and plans as the control plane sees them: checks, then the store.
+
+A key never grants what it does not have: only an administrator makes keys for another
+tenant, and nobody makes a key with more scopes than their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from meuse.access import keys
+from meuse.core.clock import Clock, from_rfc3339
+from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.ids import check_name
+from meuse.core.money import check_currency, parse_amount
+from meuse.core.nouns import (
+    DEFAULT_PROJECT,
+    METERS,
+    SCOPES,
+    KeyRecord,
+    PlanVersion,
+    Principal,
+    Scope,
+    Tenant,
+)
+from meuse.core.ports import AccessStore, PlanStore
+
+
+@dataclass(frozen=True, slots=True)
+class Tenancy:
+    store: AccessStore
+    plans: PlanStore
+    pepper: bytes
+    environment: str
+    clock: Clock
+
+    def authenticate(self, key: str | None) -> Principal:
+        """Who holds this key. Raises `unauthenticated`, without saying what was wrong."""
+        key_id = keys.key_id(key) if key else None
+        record = self.store.key(key_id) if key_id else None
+        if (
+            record is not None
+            and keys.matches(self.pepper, key or "", record.hash)
+            and (record.expires_ms is None or record.expires_ms > self.clock())
+        ):
+            return Principal(record.id, record.scope.tenant, record.scope.project, record.scopes)
+        raise MeuseError(
+            Code.UNAUTHENTICATED,
+            "the key is missing, wrong, expired or revoked",
+            field="authorization",
+            hint="Send the header Authorization: Bearer <key>.",
+        )
+
+    def make_key(self, caller: Principal, body: Mapping[str, Any]) -> tuple[KeyRecord, str]:
+        """Mint a key from {name, scopes, tenant?, project?, expires?}: (record, key)."""
+        known = {"name", "scopes", "tenant", "project", "expires"}
+        _no_others(body, known)
+        name = check_name(body.get("name"))
+        scopes = body.get("scopes")
+        if (
+            not isinstance(scopes, list)
+            or not scopes
+            or not SCOPES.issuperset(s if isinstance(s, str) else "" for s in scopes)
+        ):
+            raise invalid(
+                "scopes", f"{scopes!r} is not a list of scopes", f"Known: {sorted(SCOPES)}."
+            )
+        tenant = caller.tenant if body.get("tenant") is None else body["tenant"]
+        project = body.get("project")
+        project = DEFAULT_PROJECT if project is None else check_name(project, "project")
+        if "admin" not in caller.scopes:
+            if tenant != caller.tenant:
+                raise MeuseError(
+                    Code.FORBIDDEN, "only an administrator makes keys for others", field="tenant"
+                )
+            if not set(scopes) <= caller.scopes:
+                raise MeuseError(
+                    Code.FORBIDDEN,
+                    "a key cannot grant scopes that it does not have",
+                    field="scopes",
+                    hint=f"Yours has {sorted(caller.scopes)}.",
+                )
+        self.store.tenant(check_name(tenant, "tenant"))
+        expires = body.get("expires")
+        expires_ms = None if expires is None else from_rfc3339(str(expires), "expires")
+        if expires_ms is not None and expires_ms <= self.clock():
+            raise invalid("expires", "the key would have expired already")
+        return self._mint(name, Scope(tenant, project), frozenset(scopes), expires_ms)
+
+    def bootstrap(self) -> str | None:
+        """The administrator's key on the first start; None when keys exist."""
+        if self.store.keys(None):
+            return None
+        self.store.put_tenant("default", None)
+        return self._mint("administrator", Scope("default"), SCOPES, None)[1]
+
+    def put_tenant(self, name: str, body: Mapping[str, Any]) -> Tenant:
+        _no_others(body, {"plan"})
+        plan = body.get("plan")
+        if plan is not None:
+            self.plans.plan(check_name(plan, "plan"))
+        return self.store.put_tenant(check_name(name, "tenant"), plan)
+
+    def put_plan(self, name: str, body: Mapping[str, Any]) -> PlanVersion:
+        """From {currency, prices: [{meter, model?, per?, amount}]}; a change is a new version."""
+        _no_others(body, {"currency", "prices"})
+        check_name(name, "plan")
+        prices = body.get("prices")
+        if not isinstance(prices, list):
+            raise invalid("prices", "a list of prices is missing", "Send prices: [{meter, …}].")
+        rows = [_price(price, f"prices[{i}]") for i, price in enumerate(prices)]
+        if len({(row["meter"], row["model"]) for row in rows}) < len(rows):
+            raise invalid("prices", "a meter is priced twice for the same model")
+        return self.plans.put_plan(name, check_currency(body.get("currency")), rows)
+
+    def _mint(
+        self, name: str, scope: Scope, scopes: frozenset[str], expires_ms: int | None
+    ) -> tuple[KeyRecord, str]:
+        key_id, key = keys.mint(self.environment)
+        record = KeyRecord(
+            id=key_id,
+            hash=keys.digest(self.pepper, key),
+            name=name,
+            scope=scope,
+            scopes=scopes,
+            created_ms=self.clock(),
+            expires_ms=expires_ms,
+        )
+        self.store.add_key(record)
+        return record, key
+
+
+def _price(price: Any, field: str) -> dict[str, Any]:
+    if not isinstance(price, dict):
+        raise invalid(field, "a price is an object", "{meter, model?, per?, amount}")
+    _no_others(price, {"meter", "model", "per", "amount"}, f"{field}.")
+    if price.get("meter") not in METERS:
+        raise invalid(
+            f"{field}.meter", f"{price.get('meter')!r} is not a meter", f"Known: {list(METERS)}."
+        )
+    per = price.get("per", 1)
+    if isinstance(per, bool) or not isinstance(per, int) or per < 1:
+        raise invalid(f"{field}.per", f"{per!r} is not a positive integer")
+    model = price.get("model", "*")
+    if not isinstance(model, str) or not model:
+        raise invalid(f"{field}.model", f"{model!r} is not a deployment", 'Use "*" for all.')
+    if model != "*":
+        for part in model.split("/", 1):
+            check_name(part, f"{field}.model")
+    parse_amount(price.get("amount"), f"{field}.amount")
+    return {"meter": price["meter"], "amount": price["amount"], "per": per, "model": model}
+
+
+def _no_others(body: Mapping[str, Any], known: Sequence[str] | set[str], prefix: str = "") -> None:
+    for name in body:
+        if name not in known:
+            raise invalid(f"{prefix}{name}", "unknown field", f"Known: {sorted(known)}.")

@@ -1,0 +1,1 @@
+"""The control plane's edge: decode → call → encode. No rule of the business stands here."""

@@ -1,0 +1,129 @@
+"""What the routes work with, and who is calling. Filled in by the composition root."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import Depends, Request
+from fastapi import Path as InPath
+from fastapi.params import Depends as DependsParam
+from fastapi.responses import JSONResponse
+
+from meuse.access.tenancy import Tenancy
+from meuse.api.ledger import LedgerClient
+from meuse.core.errors import Code, MeuseError, not_found
+from meuse.core.ids import new_id
+from meuse.core.nouns import Column, Principal, Scope
+from meuse.core.ports import (
+    Blobs,
+    DatasetStore,
+    DeploymentStore,
+    JobQueue,
+    JobStore,
+    RegistryStore,
+)
+from meuse.deploy.reconciler import Reconciler
+from meuse.jobs.kinds import JobKind
+
+Inspect = Callable[[Path, str], tuple[int, tuple[Column, ...]]]
+"""(file, format) → (rows, columns), parsed in a child process. Raises `invalid_data`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Control:
+    """The parts behind the routes."""
+
+    tenancy: Tenancy
+    datasets: DatasetStore
+    blobs: Blobs
+    registry: RegistryStore
+    jobs: JobStore
+    queue: JobQueue
+    kinds: Mapping[str, JobKind]
+    deployments: DeploymentStore
+    reconciler: Reconciler
+    ledger: LedgerClient
+    inspect: Inspect
+    uploads: Path
+    max_upload_bytes: int
+    http_url: str
+    grpc_url: str
+
+
+def control_of(request: Request) -> Control:
+    parts: Control = request.app.state.control
+    return parts
+
+
+def requires(scope: str) -> DependsParam:
+    """The caller, who must hold `scope`. Every route has one of these; a test walks them."""
+
+    def principal(request: Request) -> Principal:
+        header = request.headers.get("authorization", "")
+        kind, _, key = header.partition(" ")
+        caller = control_of(request).tenancy.authenticate(
+            key.strip() if kind.lower() == "bearer" else None
+        )
+        if not caller.may(scope):
+            raise MeuseError(
+                Code.FORBIDDEN,
+                f"this key lacks the scope {scope!r}",
+                field="scope",
+                hint=f"It has {sorted(caller.scopes)}.",
+            )
+        return caller
+
+    principal.meuse_scope = scope  # type: ignore[attr-defined]
+    result: DependsParam = Depends(principal)
+    return result
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """The body as a JSON object; an empty body is `{}`."""
+    raw = await request.body()
+    if not raw:
+        return {}
+    try:
+        body = json.loads(raw)
+    except ValueError as error:
+        raise MeuseError(
+            Code.INVALID_JSON, f"the body is not JSON: {error}", field="body"
+        ) from None
+    except RecursionError:
+        raise MeuseError(Code.INVALID_JSON, "the body is nested too deeply", field="body") from None
+    if b"\\u" in raw:
+        try:
+            json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise MeuseError(
+                Code.INVALID_JSON, "the body has half of a surrogate pair", field="body"
+            ) from None
+    if not isinstance(body, dict):
+        raise MeuseError(Code.INVALID_JSON, "the body is not a JSON object", field="body")
+    return body
+
+
+Body = Annotated[dict[str, Any], Depends(json_body)]
+Parts = Annotated[Control, Depends(control_of)]
+Number = Annotated[int, InPath(ge=1, lt=2**31)]
+"""A version in a path, small enough for every database."""
+
+
+def tenant_scope(caller: Principal, tenant: str | None) -> Scope:
+    """Whose things a call is about: the caller's, or, for an administrator, anyone's."""
+    if tenant is None or tenant == caller.tenant:
+        return caller.scope
+    if "admin" not in caller.scopes:
+        raise not_found("tenant", tenant)  # whether it exists is not the caller's business
+    return Scope(tenant, caller.project)
+
+
+def error_response(request: Request, error: MeuseError, **more: Any) -> JSONResponse:
+    """An error as HTTP carries it; `more` stands beside it."""
+    request_id = request.headers.get("x-request-id") or new_id("req")
+    body = {"error": {**error.to_dict(), "request_id": request_id}, **more}
+    return JSONResponse(body, error.http_status, headers={"x-request-id": request_id})

@@ -1,0 +1,98 @@
+"""Deployments: ask for one, look at it, take it down."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse
+
+from meuse.api.context import Body, Control, Parts, requires
+from meuse.core.clock import to_rfc3339
+from meuse.core.errors import MeuseError, invalid
+from meuse.core.nouns import Deployment, Principal
+from meuse.deploy import spec as specs
+from meuse.registry import references
+
+router = APIRouter(prefix="/api/deployments", tags=["deployments"])
+Caller = Annotated[Principal, requires("deploy")]
+
+
+def describe(parts: Control, deployment: Deployment) -> dict[str, Any]:
+    state = parts.reconciler.state(deployment)
+    name = deployment.name
+    return {
+        "name": name,
+        "owner": deployment.scope.tenant,
+        "status": state.status,
+        "generation": deployment.generation,
+        "observed_generation": state.observed_generation,
+        "targets": [asdict(target) for target in deployment.targets],
+        "serving": [
+            {"model": r.version, "weight": r.weight, "replicas": len(r.replicas)}
+            for r in state.routes
+        ],
+        "replicas": sum(len(route.replicas) for route in state.routes),
+        "scale": asdict(deployment.scale),
+        "access": {"tenants": "*" if deployment.access == ("*",) else list(deployment.access)},
+        "timeout_ms": deployment.timeout_ms,
+        "error": state.error,
+        "endpoints": [
+            f"{parts.http_url}/predictions/{name}",
+            f"{parts.http_url}/v2/models/{name}/infer",
+            f"{parts.grpc_url}/inference.GRPCInferenceService/ModelInfer ({name})",
+        ],
+        "updated": to_rfc3339(deployment.updated_ms),
+    }
+
+
+@router.put("/{name}", status_code=202)
+def put(
+    parts: Parts,
+    caller: Caller,
+    name: str,
+    body: Body,
+    if_match: Annotated[str | None, Header()] = None,
+) -> JSONResponse:
+    """Ask for {model | targets, scale?, access?, timeout_ms?}. A new spec supersedes one that
+    is still on its way. `If-Match: <generation>` answers 412 when somebody was faster."""
+    wanted = specs.parse(caller.scope, name, body)
+    for i, target in enumerate(wanted.targets):
+        field = "model" if "model" in body else f"targets[{i}].model"
+        references.resolve(parts.registry, caller.scope, target.model, field)
+    for i, tenant in enumerate(wanted.access):
+        if tenant != "*":
+            try:
+                parts.tenancy.store.tenant(tenant)
+            except MeuseError:
+                raise invalid(f"access.tenants[{i}]", f"there is no tenant {tenant!r}") from None
+    match = None
+    if if_match is not None:
+        text = if_match.strip('"')
+        if not (text.isascii() and text.isdigit()):
+            raise invalid("If-Match", f"{if_match!r} is not a generation")
+        match = int(text)
+    made = parts.deployments.put(wanted, match)
+    published = parts.reconciler.publish()
+    parts.reconciler.wake()
+    return JSONResponse({"name": name, "generation": made.generation, "published": published}, 202)
+
+
+@router.get("")
+def listing(parts: Parts, caller: Caller) -> dict[str, Any]:
+    return {"items": [describe(parts, d) for d in parts.deployments.list(caller.scope)]}
+
+
+@router.get("/{name}")
+def one(parts: Parts, caller: Caller, name: str) -> dict[str, Any]:
+    return describe(parts, parts.deployments.get(caller.scope, name))
+
+
+@router.delete("/{name}")
+def delete(parts: Parts, caller: Caller, name: str) -> Response:
+    """Take it out of the routes, then stop its replicas."""
+    parts.deployments.delete(caller.scope, name)
+    published = parts.reconciler.publish()
+    parts.reconciler.wake()
+    return JSONResponse({"name": name, "published": published})

@@ -1,0 +1,41 @@
+"""Control's client of the ledger process. Knows its few calls; rates and counts nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from meuse.core.errors import Code, MeuseError
+
+
+class LedgerClient:
+    """One connection pool to the ledger's unix socket. Thread-safe."""
+
+    def __init__(self, socket: Path) -> None:
+        transport = httpx.HTTPTransport(uds=str(socket))
+        self._http = httpx.Client(transport=transport, base_url="http://ledger", timeout=30.0)
+
+    def call(
+        self,
+        method: str,
+        path: str,
+        *,
+        params: dict[str, Any] | None = None,
+        body: dict[str, Any] | None = None,
+    ) -> tuple[int, Any]:
+        """(status, JSON). Raises what the ledger refused, or `unavailable` when it is down."""
+        params = {k: v for k, v in (params or {}).items() if v is not None}
+        try:
+            response = self._http.request(method, path, params=params, json=body)
+        except httpx.TransportError:
+            raise MeuseError(
+                Code.UNAVAILABLE,
+                "the ledger is not answering",
+                hint="Usage waits in the journal and nothing is lost; try again shortly.",
+            ) from None
+        answer = response.json()
+        if response.status_code >= 400:
+            raise MeuseError.from_dict(answer["error"])
+        return response.status_code, answer

@@ -1,0 +1,85 @@
+"""Command lines of our processes, and how each reads its own. Standard library only.
+
+Parts such as `{sockets}` are filled in by the supervisor when it starts the process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from meuse.core.nouns import ModelVersion, Scope
+from meuse.settings import Settings
+
+
+def _python(role: str, home: Path) -> list[str]:
+    return [sys.executable, "-m", "meuse.app", role, "--home", str(home)]
+
+
+def roles(settings: Settings) -> dict[str, list[str]]:
+    """What the supervisor keeps running."""
+    common = ["--sockets", "{sockets}", "--lifeline", "{lifeline}"]
+    control = [
+        *_python("control", settings.home),
+        *common,
+        *("--pipe", "{control}", "--host", settings.host),
+        *("--http-port", "{http_port}", "--grpc-port", "{grpc_port}"),
+    ]
+    worker = [
+        *_python("worker", settings.home),
+        *common,
+        *("--slot", "{slot}", "--epoch", "{epoch}", "--http-fd", "{http}"),
+        *("--host", settings.host, "--grpc-port", "{grpc_port}"),
+    ]
+    workers = {f"worker-{slot}": worker for slot in range(settings.worker_count)}
+    return {
+        "control": control,
+        "ledger": [*_python("ledger", settings.home), *common],
+        **workers,
+    }
+
+
+def replica(settings: Settings, name: str, scope: Scope, version: ModelVersion) -> list[str]:
+    artifact = version.artifacts[0]
+    return [
+        *_python("replica", settings.home),
+        *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
+        *("--tenant", scope.tenant, "--version", version.ref),
+        *("--format", artifact.format, "--digest", artifact.digest),
+    ]
+
+
+def job(settings: Settings, folder: Path, events: int, lifeline: int) -> list[str]:
+    return [
+        *_python("job", settings.home),
+        *("--folder", str(folder), "--events", str(events), "--lifeline", str(lifeline)),
+    ]
+
+
+def inspect(settings: Settings, path: Path, format: str) -> list[str]:
+    return [*_python("inspect", settings.home), "--path", str(path), "--format", format]
+
+
+def parse(role: str, argv: Sequence[str], text: str = "", numbers: str = "") -> argparse.Namespace:
+    """Options of a process: `home` (a path), and those named, as text or as integers."""
+    parser = argparse.ArgumentParser(prog=f"meuse {role}")
+    parser.add_argument("--home", type=Path, required=True)
+    for name in text.split():
+        parser.add_argument(f"--{name}", required=True)
+    for name in numbers.split():
+        parser.add_argument(f"--{name}", type=int, required=True)
+    return parser.parse_args(argv)
+
+
+def log_to_stderr(role: str) -> None:
+    """The supervisor gives every process a log file as its standard error."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format=f"%(asctime)s {role}[%(process)d] %(levelname)s %(name)s: %(message)s",
+    )
+    for noisy in ("httpx", "httpcore", "alembic", "dbos"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

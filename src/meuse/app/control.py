@@ -1,0 +1,150 @@
+"""The control process: management API, durable jobs, reconciler, snapshots."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+import uvicorn
+
+from meuse.access.tenancy import Tenancy
+from meuse.api.application import make_app
+from meuse.api.context import Control, Inspect
+from meuse.api.ledger import LedgerClient
+from meuse.app import commands
+from meuse.app.kinds import job_kinds
+from meuse.app.up import write_secret
+from meuse.core.clock import now_ms
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import Column
+from meuse.deploy.publisher import Publisher
+from meuse.deploy.reconciler import Reconciler
+from meuse.jobs.queue import DbosJobs
+from meuse.runtime import lifeline
+from meuse.runtime.processes import LocalProcesses
+from meuse.settings import Settings, load
+from meuse.store.access import SqlAccess, SqlPlans
+from meuse.store.blobs import FolderBlobs
+from meuse.store.database import Database
+from meuse.store.datasets import SqlDatasets
+from meuse.store.deployments import SqlDeployments
+from meuse.store.jobs import SqlJobs
+from meuse.store.registry import SqlRegistry
+
+log = logging.getLogger(__name__)
+
+INSPECT_TIMEOUT_S = 120.0
+
+
+def main(argv: Sequence[str]) -> int:
+    options = commands.parse("control", argv, "sockets host", "lifeline pipe http-port grpc-port")
+    commands.log_to_stderr("control")
+    lifeline.watch(options.lifeline, lifeline.end_now)
+    settings = load(options.home)
+    sockets = Path(options.sockets)
+
+    database = Database(settings.database("meuse"))
+    database.migrate("meuse")
+    datasets, registry = SqlDatasets(database), SqlRegistry(database)
+    deployments, jobs = SqlDeployments(database), SqlJobs(database)
+    access, plans = SqlAccess(database), SqlPlans(database)
+    tenancy = Tenancy(access, plans, settings.pepper.read_bytes(), settings.environment, now_ms)
+    first_key = tenancy.bootstrap()
+    if first_key is not None:
+        write_secret(settings.admin_key, first_key.encode() + b"\n")
+
+    wake = threading.Event()  # the pipe speaks before the reconciler exists
+    processes = LocalProcesses(options.pipe, wake.set)
+    publisher = Publisher(settings.snapshot, sockets / "publish.sock", processes.workers)
+    reconciler = Reconciler(
+        deployments=deployments,
+        registry=registry,
+        access=access,
+        plans=plans,
+        launcher=processes,
+        publisher=publisher,
+        sockets=sockets,
+        command=lambda name, scope, version: commands.replica(settings, name, scope, version),
+        wake=wake,
+    )
+    kinds = job_kinds(datasets, registry, deployments, reconciler.wake)
+    queue = DbosJobs(
+        store=jobs,
+        kinds=kinds,
+        folder=settings.jobs,
+        command=lambda folder, events, life: commands.job(settings, folder, events, life),
+        database_url=settings.database("jobs"),
+        concurrency=settings.job_concurrency,
+    )
+    queue.launch()
+    threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
+    app = make_app(
+        Control(
+            tenancy=tenancy,
+            datasets=datasets,
+            blobs=FolderBlobs(settings.blobs),
+            registry=registry,
+            jobs=jobs,
+            queue=queue,
+            kinds=kinds,
+            deployments=deployments,
+            reconciler=reconciler,
+            ledger=LedgerClient(sockets / "ledger.sock"),
+            inspect=inspector(settings),
+            uploads=settings.home / "uploads",
+            max_upload_bytes=settings.max_upload_bytes,
+            http_url=f"http://{_netloc(options.host)}:{options.http_port}",
+            grpc_url=f"grpc://{_netloc(options.host)}:{options.grpc_port}",
+        )
+    )
+    socket = sockets / "control.sock"
+    socket.unlink(missing_ok=True)
+    uvicorn.Server(
+        uvicorn.Config(
+            app,
+            uds=str(socket),
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            timeout_graceful_shutdown=3,
+        )
+    ).run()
+    # Jobs go on after a restart: their children see the end of file and keep a checkpoint.
+    os._exit(0)
+
+
+def inspector(settings: Settings) -> Inspect:
+    """Parse uploads in a child: a hostile file costs a child process, not control."""
+
+    def inspect(path: Path, format: str) -> tuple[int, tuple[Column, ...]]:
+        try:
+            done = subprocess.run(
+                commands.inspect(settings, path, format),
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=INSPECT_TIMEOUT_S,
+                check=False,
+            )
+            answer = json.loads(done.stdout)
+        except (subprocess.TimeoutExpired, ValueError):
+            log.warning("inspection of an upload failed")
+            raise MeuseError(
+                Code.INVALID_DATA,
+                "the file could not be read",
+                field="body",
+                hint="It is damaged, or reading it takes too much time or memory.",
+            ) from None
+        if "error" in answer:
+            raise MeuseError.from_dict(answer["error"])
+        return answer["rows"], tuple(Column(**column) for column in answer["columns"])
+
+    return inspect
+
+
+def _netloc(host: str) -> str:
+    return f"[{host}]" if ":" in host else host

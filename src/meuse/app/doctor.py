@@ -1,0 +1,125 @@
+"""`meuse doctor`: what is on this machine, what of it works, and what to do where not."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import platform
+import shutil
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from meuse.core.errors import MeuseError
+from meuse.meter import segments
+from meuse.settings import Settings
+from meuse.store.database import Database
+
+GIB = 1 << 30
+
+EXTRAS = {
+    "serve ONNX models": (("onnxruntime",), "pip install 'meuse[onnx]'"),
+    "train and compress": (("torch", "onnxscript", "safetensors"), "pip install 'meuse[train]'"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    check: str
+    ok: bool
+    finding: str
+
+
+def examine(settings: Settings) -> list[Finding]:
+    """Run every check; a check that fails says how to mend it. Changes nothing."""
+    checks: dict[str, Callable[[Settings], tuple[bool, str]]] = {
+        "python": _python,
+        "home": _home,
+        "disk": _disk,
+        "secrets": _secrets,
+        "database": _database,
+        "platform": _platform,
+        "journal": _journal,
+    }
+    findings = []
+    for name, check in checks.items():
+        try:
+            ok, text = check(settings)
+        except (OSError, ValueError, MeuseError, sa.exc.SQLAlchemyError) as error:
+            ok, text = False, f"{type(error).__name__}: {error}"
+        findings.append(Finding(name, ok, text))
+    for name, (modules, fix) in EXTRAS.items():
+        missing = [m for m in modules if importlib.util.find_spec(m) is None]
+        text = f"missing {', '.join(missing)}: {fix}" if missing else "installed"
+        findings.append(Finding(name, not missing, text))
+    return findings
+
+
+def _python(_: Settings) -> tuple[bool, str]:
+    version = platform.python_version_tuple()
+    supported = ("3", "11") <= version[:2] <= ("3", "13") and platform.system() == "Linux"
+    return supported, f"{platform.python_version()} on {platform.system()}, {os.cpu_count()} cores"
+
+
+def _home(settings: Settings) -> tuple[bool, str]:
+    if not settings.home.exists():
+        return True, f"{settings.home} will be made by `meuse up`"
+    return os.access(settings.home, os.W_OK), str(settings.home)
+
+
+def _disk(settings: Settings) -> tuple[bool, str]:
+    place = settings.home if settings.home.exists() else settings.home.parent
+    while not place.exists():
+        place = place.parent
+    free = shutil.disk_usage(place).free
+    return free > GIB, f"{free / GIB:.1f} GiB free" + ("" if free > GIB else ": make room")
+
+
+def _secrets(settings: Settings) -> tuple[bool, str]:
+    there = [path for path in (settings.admin_key, settings.pepper) if path.exists()]
+    wide = [path for path in there if stat.S_IMODE(path.stat().st_mode) & 0o077]
+    if wide:
+        return False, f"others can read {wide[0]}: chmod 600 it"
+    return True, "only the owner reads them" if there else "none yet"
+
+
+def _database(settings: Settings) -> tuple[bool, str]:
+    url = settings.database("meuse")
+    if url.startswith("sqlite") and not (settings.home / "meuse.db").exists():
+        return True, "SQLite; made at the first start"
+    database = Database(url)
+    with database.read() as connection:
+        jobs = connection.execute(sa.text("SELECT count(*) FROM job")).scalar()
+    database.close()
+    return True, f"{database.url.get_backend_name()}, {jobs} jobs"
+
+
+def _platform(settings: Settings) -> tuple[bool, str]:
+    if not settings.run_file.exists():
+        return True, "not running"
+    what = json.loads(settings.run_file.read_text())
+    dead = [n for n, p in what["processes"].items() if not _alive(p["pid"])]
+    if not _alive(what["pid"]):
+        return False, "the supervisor was killed; `meuse up` cleans up after it"
+    if dead:
+        return False, f"not running: {', '.join(dead)}; see {settings.logs}"
+    return True, f"http://{what['host']}:{what['http_port']}, {len(what['processes'])} processes"
+
+
+def _journal(settings: Settings) -> tuple[bool, str]:
+    waiting = segments.list_segments(settings.journal) if settings.journal.exists() else []
+    size = sum(path.stat().st_size for path in waiting)
+    return True, f"{len(waiting)} segments, {size} bytes"
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

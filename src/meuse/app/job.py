@@ -1,0 +1,110 @@
+"""A job child: the heavy part of one job. torch lives here (and in nothing but children)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from meuse.app import commands
+from meuse.core.nouns import Artifact, Signature, Splits
+from meuse.core.ports import Blobs, JobContext
+from meuse.jobs import child
+from meuse.runtime import lifeline
+from meuse.settings import load
+from meuse.store.blobs import FolderBlobs
+
+
+def main(argv: Sequence[str]) -> int:
+    options = commands.parse("job", argv, "folder", "events lifeline")
+    lifeline.watch(options.lifeline, lifeline.end_now)  # before anything slow is imported
+    commands.log_to_stderr("job")
+    blobs = FolderBlobs(load(options.home).blobs)
+    works: dict[str, child.Work] = {
+        "train": lambda context, job: train(blobs, context, job),
+        "compress": lambda context, job: compress(blobs, context, job),
+    }
+    return child.main(Path(options.folder), options.events, works)
+
+
+def train(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
+    from meuse.evaluate.metrics import for_task
+    from meuse.train.loop import fit
+    from meuse.train.spec import TrainSpec
+
+    spec = TrainSpec.from_dict({k: v for k, v in job["spec"].items() if k != "deploy"})
+    splits = _splits(
+        blobs, context, job["inputs"], target=spec.target, task=spec.task, seed=spec.seed
+    )
+    done = fit(context, splits, spec, for_task(splits.task))
+    return _result(
+        blobs, job, splits, done.model_path, done.signature, done.metrics, done.code_digest
+    )
+
+
+def compress(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
+    from meuse.compress.run import run
+    from meuse.compress.spec import CompressSpec
+    from meuse.serve import engines
+
+    spec, inputs = CompressSpec.from_dict(job["spec"]), job["inputs"]
+    parent = inputs["parent"]
+    splits = _splits(
+        blobs,
+        context,
+        inputs,
+        target=parent["target"],
+        task=parent["task"],
+        seed=parent["seed"],
+    )
+    model = blobs.read(inputs["tenant"], parent["digest"])
+    done = run(
+        context,
+        model,
+        splits,
+        spec,
+        splits.task,
+        lambda data: engines.load("onnx", data, threads=1),
+    )
+    signature = Signature.from_dict(parent["signature"])
+    result = _result(blobs, job, splits, done.model_path, signature, done.metrics, done.code_digest)
+    return {**result, "report": done.report}
+
+
+def _splits(
+    blobs: Blobs,
+    context: JobContext,
+    inputs: dict[str, Any],
+    *,
+    target: str | None,
+    task: str | None,
+    seed: int,
+) -> Splits:
+    from meuse.data.splits import load_splits
+
+    path = context.folder / "data"
+    blobs.copy_to(inputs["tenant"], inputs["digest"], path)
+    return load_splits(path, inputs["format"], target=target, task=task, seed=seed)
+
+
+def _result(
+    blobs: Blobs,
+    job: dict[str, Any],
+    splits: Splits,
+    model: Path,
+    signature: Signature,
+    metrics: dict[str, float],
+    code_digest: str,
+) -> dict[str, Any]:
+    """What control needs to register the version; the artifact is in the blobs by now."""
+    with model.open("rb") as file:
+        digest, size = blobs.put(job["inputs"]["tenant"], file)
+    return {
+        "task": splits.task,
+        "target": splits.target,
+        "artifacts": [asdict(Artifact(model.name, "onnx", digest, size))],
+        "signature": signature.to_dict(),
+        "metrics": metrics,
+        "code_digest": code_digest,
+    }

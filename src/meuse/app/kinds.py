@@ -1,0 +1,155 @@
+"""What control does for each kind of job: check the spec, resolve inputs, keep the result.
+
+Here stages meet: data with training, the registry with deployments. Everything a child
+produced is in the blobs before `complete` runs, so completing is small and idempotent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from meuse.compress.spec import CompressSpec
+from meuse.core.errors import invalid
+from meuse.core.nouns import (
+    Artifact,
+    DatasetVersion,
+    Deployment,
+    DeploymentTarget,
+    Job,
+    Lineage,
+    NewVersion,
+    Scope,
+    Signature,
+)
+from meuse.core.ports import DatasetStore, DeploymentStore, RegistryStore
+from meuse.deploy import spec as deployments_spec
+from meuse.jobs.kinds import JobKind
+from meuse.registry import references
+from meuse.train.spec import TrainSpec
+
+
+def job_kinds(
+    datasets: DatasetStore,
+    registry: RegistryStore,
+    deployments: DeploymentStore,
+    wake: Callable[[], None],
+) -> dict[str, JobKind]:
+    """The kinds that this platform runs; `wake` tells the reconciler to look."""
+
+    def find_data(scope: Scope, text: str, field: str = "data") -> DatasetVersion:
+        reference = references.parse(text, field)
+        return datasets.get(scope, reference.name, reference.version)
+
+    def check_train(scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
+        deploy = spec.pop("deploy", False)
+        if not isinstance(deploy, bool):
+            raise invalid("deploy", f"{deploy!r} is not true or false")
+        asked = TrainSpec.from_dict(spec)
+        data = find_data(scope, asked.data)
+        names = [column.name for column in data.columns]
+        if asked.target is not None and asked.target not in names:
+            raise invalid(
+                "target", f"{data.ref} has no column {asked.target!r}", f"It has {names[:50]}."
+            )
+        # Pinned now: what is uploaded later does not change a job that waits.
+        pinned = replace(asked, data=data.ref, target=asked.target or names[-1])
+        return {**pinned.to_dict(), "deploy": deploy}
+
+    def data_inputs(job: Job, data: str) -> dict[str, Any]:
+        version = find_data(job.scope, data)
+        return {
+            "tenant": job.scope.tenant,
+            "data": version.ref,
+            "digest": version.digest,
+            "format": version.format,
+        }
+
+    def prepare_train(job: Job) -> dict[str, Any]:
+        return data_inputs(job, job.spec["data"])
+
+    def complete_train(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        answer = register(job, result, job.spec["model_name"], job.spec["data"], job.spec["seed"])
+        if job.spec.get("deploy"):
+            deploy(job.scope, job.spec["model_name"], answer["model"])
+            answer["deployment"] = job.spec["model_name"]
+        return answer
+
+    def check_compress(scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
+        asked = CompressSpec.from_dict(spec)
+        parent = references.resolve(registry, scope, asked.model)
+        data = find_data(scope, asked.data or parent.lineage.dataset)
+        return replace(asked, model=parent.ref, data=data.ref).to_dict()
+
+    def prepare_compress(job: Job) -> dict[str, Any]:
+        parent = references.resolve(registry, job.scope, job.spec["model"])
+        return {
+            **data_inputs(job, job.spec["data"]),
+            "parent": {
+                "digest": parent.artifacts[0].digest,
+                "signature": parent.signature.to_dict(),
+                "task": parent.task,
+                "target": parent.lineage.target,
+                # The parent's split: its test rows were never trained on.
+                "seed": parent.lineage.seed,
+            },
+        }
+
+    def complete_compress(job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        parent = references.resolve(registry, job.scope, job.spec["model"])
+        return register(
+            job, result, parent.model, job.spec["data"], parent.lineage.seed, parent.ref
+        )
+
+    def register(
+        job: Job,
+        result: dict[str, Any],
+        model: str,
+        data: str,
+        seed: int,
+        parent: str | None = None,
+    ) -> dict[str, Any]:
+        dataset = find_data(job.scope, data)
+        version = registry.add_version(
+            job.scope,
+            NewVersion(
+                model=model,
+                task=result["task"],
+                artifacts=tuple(Artifact(**artifact) for artifact in result["artifacts"]),
+                signature=Signature.from_dict(result["signature"]),
+                metrics=result["metrics"],
+                lineage=Lineage(
+                    job=job.id,
+                    dataset=dataset.ref,
+                    dataset_digest=dataset.digest,
+                    code_digest=result["code_digest"],
+                    seed=seed,
+                    target=result["target"],
+                    parent=parent,
+                ),
+                report=result.get("report", {}),
+            ),
+        )
+        answer = {"model": version.ref, "metrics": version.metrics}
+        return {**answer, "report": version.report} if version.report else answer
+
+    def deploy(scope: Scope, name: str, model: str) -> None:
+        wanted = deployments_spec.parse(scope, name, {"model": model})
+        existing = {d.name: d for d in deployments.list(scope)}.get(name)
+        if existing is not None:
+            if existing.targets == wanted.targets:
+                return  # this step ran before
+            wanted = _retarget(existing, wanted.targets)
+        deployments.put(wanted)
+        wake()
+
+    return {
+        "train": JobKind(check_train, prepare_train, complete_train),
+        "compress": JobKind(check_compress, prepare_compress, complete_compress),
+    }
+
+
+def _retarget(existing: Deployment, targets: tuple[DeploymentTarget, ...]) -> Deployment:
+    """The same deployment, scale and access on other targets."""
+    return replace(existing, targets=targets)

@@ -1,0 +1,37 @@
+"""The ledger process: journal ingest, usage, rating, invoices."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from meuse.app import commands
+from meuse.billing.ingest import Ingester
+from meuse.billing.server import make_app, run
+from meuse.core.clock import now_ms
+from meuse.meter.segments import JournalReader
+from meuse.runtime import lifeline
+from meuse.settings import load
+from meuse.store.access import SqlAccess, SqlPlans
+from meuse.store.database import Database
+from meuse.store.money import MoneyStore
+
+
+def main(argv: Sequence[str]) -> int:
+    options = commands.parse("ledger", argv, "sockets", "lifeline")
+    commands.log_to_stderr("ledger")
+    lifeline.watch(options.lifeline, lifeline.end_now)
+    settings = load(options.home)
+    money = Database(settings.database("money"))
+    money.migrate("money")
+    store = MoneyStore(money)
+    # Read only: plans and tenants are control's to write.
+    meuse = Database(settings.database("meuse"))
+    ingester = Ingester(store, JournalReader(settings.journal))
+    app = make_app(store, ingester, SqlPlans(meuse), SqlAccess(meuse), now_ms)
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    run(app, ingester, Path(options.sockets) / "ledger.sock", stop=stop)
+    return 0

@@ -1,0 +1,42 @@
+"""A replica: one engine that runs one version behind one unix socket."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from meuse.app import commands
+from meuse.core.errors import MeuseError
+from meuse.runtime import lifeline
+from meuse.serve import engines
+from meuse.serve.replica import ReplicaConfig, serve
+from meuse.settings import load
+from meuse.store.blobs import FolderBlobs
+
+log = logging.getLogger(__name__)
+
+
+def main(argv: Sequence[str]) -> int:
+    options = commands.parse("replica", argv, "sockets id tenant version format digest", "lifeline")
+    commands.log_to_stderr(options.id)
+    lifeline.watch(options.lifeline, lifeline.end_now)
+    settings, sockets = load(options.home), Path(options.sockets)
+    try:
+        data = FolderBlobs(settings.blobs).read(options.tenant, options.digest)
+        engine = engines.load(options.format, data, settings.replica_threads)
+    except MeuseError as error:
+        # The reconciler reads why, and shows it on the deployment.
+        (sockets / f"{options.id}.error").write_text(str(error))
+        log.error("%s cannot be loaded: %s", options.version, error)
+        return 1
+    serve(
+        engine,
+        ReplicaConfig(
+            id=options.id,
+            version=options.version,
+            socket=sockets / f"{options.id}.sock",
+            page=sockets / f"{options.id}.page",
+        ),
+    )
+    return 0

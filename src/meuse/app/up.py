@@ -1,0 +1,121 @@
+"""`meuse up`: check what may be bound, prepare the home, become the supervisor.
+
+Standard library only: this process runs for years and must not fail.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import os
+import secrets
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from meuse.app import commands
+from meuse.core.errors import Code, MeuseError, invalid
+from meuse.runtime.supervisor import AlreadyRunningError, Plan, Supervisor
+from meuse.settings import Settings, load
+
+
+def main(argv: Sequence[str]) -> int:
+    parser = argparse.ArgumentParser(prog="meuse up")
+    parser.add_argument("--home", type=Path)
+    parser.add_argument("--host")
+    for number in ("http-port", "grpc-port", "workers"):
+        parser.add_argument(f"--{number}", type=int)
+    parser.add_argument("--insecure", action="store_true", default=None)
+    options = vars(parser.parse_args(argv))
+    try:
+        settings = load(**options)
+        up(settings, lambda what: greet(settings, what))
+    except MeuseError as error:
+        sys.stderr.write(f"meuse: {error}\n")
+        return 1
+    return 0
+
+
+def greet(settings: Settings, what: dict[str, Any]) -> None:
+    host = f"[{what['host']}]" if ":" in what["host"] else what["host"]
+    sys.stdout.write(
+        f"Meuse listens on http://{host}:{what['http_port']} and grpc://{host}:{what['grpc_port']}\n"
+        f"  home               {settings.home}\n"
+        f"  administrator key  {settings.admin_key}\n"
+        f"  logs               {settings.logs}\n"
+        "Ctrl-C drains and stops.\n"
+    )
+    sys.stdout.flush()
+
+
+def up(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+    """Run until SIGTERM or SIGINT. `ready` is told the ports once they are bound.
+
+    Raises `invalid_field` for a binding that would be open to the network in clear text,
+    `conflict` when this home is running already.
+    """
+    check_binding(settings)
+    prepare(settings)
+    plan = Plan(
+        home=settings.home,
+        host=settings.host,
+        http_port=settings.http_port,
+        grpc_port=settings.grpc_port,
+        roles=commands.roles(settings),
+        run_file=settings.run_file,
+        logs=settings.logs,
+    )
+    try:
+        Supervisor(plan, ready).run()
+    except AlreadyRunningError:
+        raise MeuseError(
+            Code.CONFLICT,
+            f"a platform with the home {settings.home} is running already",
+            hint="Stop it, or choose another home with MEUSE_HOME.",
+        ) from None
+    except OSError as error:
+        if error.filename is not None:
+            raise
+        raise invalid(
+            "port", f"cannot listen on {settings.host}: {error.strerror}", "Use another port, or 0."
+        ) from None
+
+
+def check_binding(settings: Settings) -> None:
+    """Only loopback is served without TLS, unless the operator says so aloud."""
+    try:
+        loopback = ipaddress.ip_address(settings.host).is_loopback
+    except ValueError:
+        raise invalid("host", f"{settings.host!r} is not an address", "Use 127.0.0.1.") from None
+    for name, port in (("port", settings.http_port), ("grpc-port", settings.grpc_port)):
+        if not 0 <= port < 2**16:
+            raise invalid(name, f"{port} is not a port", "Use 0 to 65535; 0 takes a free one.")
+    if settings.workers < 0:
+        raise invalid("workers", f"{settings.workers} workers", "0 takes one per core.")
+    if not loopback and not settings.insecure:
+        raise invalid(
+            "host",
+            f"{settings.host} is not loopback and there is no TLS",
+            "Put a TLS proxy in front of 127.0.0.1, or say --insecure.",
+        )
+
+
+def prepare(settings: Settings) -> None:
+    """Make the home's folders and the pepper of keys at rest."""
+    settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for folder in (settings.journal, settings.blobs, settings.jobs, settings.pepper.parent):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    if not settings.pepper.exists():
+        write_secret(settings.pepper, secrets.token_bytes(32))
+
+
+def write_secret(path: os.PathLike[str], data: bytes) -> None:
+    """Write a file that only its owner can read; it is there whole or not at all."""
+    fresh = f"{os.fspath(path)}.new"
+    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(fresh, path)  # noqa: PTH105  a PathLike, not a Path

@@ -1,0 +1,37 @@
+"""A gateway worker: the data plane. Stays lean: no FastAPI, SQLAlchemy, torch or engine."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+
+from meuse.app import commands
+from meuse.gateway.worker import WorkerConfig, serve
+from meuse.settings import load
+
+
+def main(argv: Sequence[str]) -> int:
+    options = commands.parse(
+        "worker", argv, "sockets host", "lifeline slot epoch http-fd grpc-port"
+    )
+    commands.log_to_stderr(f"worker-{options.slot}")
+    settings = load(options.home)
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    serve(
+        WorkerConfig(
+            slot=options.slot,
+            epoch=options.epoch,
+            host=socket.gethostname().partition(".")[0] or "localhost",
+            http_fd=options.http_fd,
+            grpc_address=f"{host}:{options.grpc_port}",
+            sockets=Path(options.sockets),
+            snapshot=settings.snapshot,
+            journal=settings.journal,
+            pepper=settings.pepper.read_bytes(),
+            max_body_bytes=settings.max_body_bytes,
+            max_upload_bytes=settings.max_upload_bytes,
+            lifeline_fd=options.lifeline,
+        )
+    )
+    return 0

@@ -1,0 +1,39 @@
+"""Names and identifiers.
+
+Names are chosen by people and appear in paths; ids are made here and mean nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+
+from meuse.core.errors import invalid
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
+
+
+def check_name(name: object, field: str = "name") -> str:
+    """Return `name` when it may be a name; raise `invalid_field` otherwise."""
+    if not isinstance(name, str) or _NAME.fullmatch(name) is None:
+        raise invalid(
+            field,
+            f"{name!r} is not a valid name",
+            f"Use 1 to 63 characters that match {NAME_PATTERN}.",
+        )
+    return name
+
+
+def uuid7_bytes() -> bytes:
+    """16 bytes of a UUID version 7 (RFC 9562): 48 bits of Unix milliseconds, then random."""
+    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
+    raw[6] = (raw[6] & 0x0F) | 0x70
+    raw[8] = (raw[8] & 0x3F) | 0x80
+    return bytes(raw)
+
+
+def new_id(prefix: str) -> str:
+    """An opaque, time-ordered id such as `job-0198…` (prefix, dash, 32 hex digits)."""
+    return f"{prefix}-{uuid7_bytes().hex()}"

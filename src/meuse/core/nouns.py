@@ -1,0 +1,304 @@
+"""The nouns that stages share, as frozen records. No behaviour beyond small derivations."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from meuse.core.states import JobStatus
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+DEFAULT_TENANT = "default"
+DEFAULT_PROJECT = "default"
+
+SCOPES = frozenset(
+    {"infer", "data", "train", "models", "deploy", "keys", "usage", "billing", "admin"}
+)
+"""What a key may be allowed to do. `admin` acts for every tenant."""
+
+METERS = (
+    "requests", "rows", "prompt_tokens", "cached_tokens", "completion_tokens", "images",
+    "audio_ms", "compute_ms", "replica_ms", "training_tokens", "training_ms",
+    "storage_byte_hours", "egress_bytes", "cache_hits",
+)  # fmt: skip
+"""The closed list of meters; every quantity is an integer in the unit that the name says."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Whose things: every row and every blob belongs to a tenant and a project."""
+
+    tenant: str
+    project: str = DEFAULT_PROJECT
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Who acts: the key that called, for whom, and what it may do."""
+
+    key: str
+    tenant: str
+    project: str
+    scopes: frozenset[str]
+
+    @property
+    def scope(self) -> Scope:
+        return Scope(self.tenant, self.project)
+
+    def may(self, scope: str) -> bool:
+        return scope in self.scopes or "admin" in self.scopes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One input or output: `shape` has -1 where the batch is, `datatype` is an OIP name."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Signature:
+    """What a version takes and gives. The first output answers `/predict`."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    # Labels by class index for classifiers; the first output then holds indices.
+    classes: tuple[str | int, ...] | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, body: dict[str, Any]) -> Signature:
+        def specs(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
+            return tuple(
+                TensorSpec(r["name"], r["datatype"], tuple(int(n) for n in r["shape"]))
+                for r in rows
+            )
+
+        classes = body.get("classes")
+        return cls(
+            specs(body["inputs"]),
+            specs(body["outputs"]),
+            None if classes is None else tuple(classes),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a dataset. `kind`: integer, float or string."""
+
+    name: str
+    kind: str
+    missing: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class DatasetVersion:
+    """Data by digest. `format` is csv or npz; `blob` is the digest of the stored bytes."""
+
+    name: str
+    version: int
+    digest: str
+    format: str
+    rows: int
+    columns: tuple[Column, ...]
+    bytes: int
+    created_ms: int
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Examples:
+    """Features `x` (float32 [n, f]) and targets `y` (int64 class indices or float32, [n])."""
+
+    x: NDArray[np.float32]
+    y: NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.y)
+
+
+@dataclass(frozen=True, slots=True)
+class Splits:
+    """One dataset, split once by seed: what is trained on, selected on and judged on."""
+
+    train: Examples
+    validation: Examples
+    test: Examples
+    features: tuple[str, ...]
+    target: str
+    task: str  # classification | regression
+    classes: tuple[str | int, ...] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """A file of a version, by digest. `format` is on the allow-list (`onnx`, …)."""
+
+    name: str
+    format: str
+    digest: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lineage:
+    """Where a version came from; enough to make it again."""
+
+    job: str
+    dataset: str
+    dataset_digest: str
+    code_digest: str
+    seed: int
+    target: str
+    parent: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """Immutable. `report` holds what a compress job measured, before and after."""
+
+    model: str
+    version: int
+    task: str
+    artifacts: tuple[Artifact, ...]
+    signature: Signature
+    metrics: dict[str, float]
+    lineage: Lineage
+    created_ms: int
+    report: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def ref(self) -> str:
+        return f"{self.model}:{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class NewVersion:
+    """A version before it has a number: what a job hands to the registry."""
+
+    model: str
+    task: str
+    artifacts: tuple[Artifact, ...]
+    signature: Signature
+    metrics: dict[str, float]
+    lineage: Lineage
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Durable work. `result` is set on success, `error` (an error dict) on failure."""
+
+    id: str
+    scope: Scope
+    kind: str
+    spec: dict[str, Any]
+    status: JobStatus
+    progress: float
+    attempt: int
+    metrics: dict[str, float]
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    cancel_requested: bool
+    created_ms: int
+    updated_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class JobEvent:
+    """One line of a job's story. `kind`: status, progress, metrics or log."""
+
+    seq: int
+    ts_ms: int
+    kind: str
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class DeploymentTarget:
+    """`model` is a reference as given (`digits:1`, `digits@champion`); weight in percent."""
+
+    model: str
+    weight: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How many replicas. Fixed at `min` until the autoscaler stands."""
+
+    min: int = 1
+    max: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """What a tenant asked for under a name. `access` is a tuple of tenants or `("*",)`."""
+
+    name: str
+    scope: Scope
+    generation: int
+    targets: tuple[DeploymentTarget, ...]
+    scale: Scale
+    access: tuple[str, ...]
+    timeout_ms: int
+    updated_ms: int
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.scope.tenant}/{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """A key at rest: `hash` is HMAC-SHA-256(pepper, key). The key itself is never stored."""
+
+    id: str
+    hash: bytes
+    name: str
+    scope: Scope
+    scopes: frozenset[str]
+    created_ms: int
+    expires_ms: int | None = None
+    revoked_ms: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    name: str
+    plan: str | None
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """`amount` of the plan's currency (decimal text) per `per` units of a meter."""
+
+    meter: str
+    amount: str
+    per: int = 1
+    model: str = "*"  # "*", a deployment's bare name, or owner/name
+
+
+@dataclass(frozen=True, slots=True)
+class PlanVersion:
+    """A price list at a moment. Immutable: a change makes the next version."""
+
+    name: str
+    version: int
+    currency: str
+    prices: tuple[Price, ...]
+    created_ms: int
+
+    @property
+    def ref(self) -> str:
+        return f"{self.name}:{self.version}"

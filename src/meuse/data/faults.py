@@ -1,0 +1,47 @@
+"""How bad data is told: one way to name the place and the fix.
+
+Knows the error type only.
+"""
+
+from __future__ import annotations
+
+from meuse.core.errors import Code, MeuseError
+
+MIB = 1024 * 1024
+MAX_BYTES = 512 * MIB
+"""Largest table, uncompressed."""
+MAX_COLUMNS = 100_000
+"""Widest table; every column has a name and a place in the dataset's record."""
+
+
+def bad_data(message: str, *, field: str | None = None, hint: str | None = None) -> MeuseError:
+    """Data that cannot be accepted; `field` is a line, a column or an array."""
+    return MeuseError(Code.INVALID_DATA, message, field=field, hint=hint)
+
+
+def check_size(size: int, max_bytes: int) -> None:
+    """Raise `too_large` when a table of `size` uncompressed bytes goes over `max_bytes`."""
+    if size > max_bytes:
+        raise MeuseError(
+            Code.TOO_LARGE,
+            f"the table has {size:,} bytes uncompressed; the limit is {max_bytes:,}",
+            hint="Split it into several datasets, or drop columns.",
+        )
+
+
+def check_names(names: list[str], place: str) -> None:
+    """Column names are present, unlike each other and not too many; `place` is the field."""
+    header = "The first line must name every column once: age,income,label."
+    if len(names) > MAX_COLUMNS:
+        raise bad_data(
+            f"there are {len(names):,} columns; the limit is {MAX_COLUMNS:,}",
+            field=place,
+            hint="Drop columns.",
+        )
+    seen: set[str] = set()
+    for position, name in enumerate(names, 1):
+        if not name:
+            raise bad_data(f"column {position} has no name", field=place, hint=header)
+        if name in seen:
+            raise bad_data(f"the column name {name!r} stands twice", field=place, hint=header)
+        seen.add(name)

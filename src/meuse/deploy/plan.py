@@ -1,0 +1,136 @@
+"""Decide: (wanted, what runs, what is routed) → replicas to start and stop, routes.
+
+Pure. Two rules above all: no weight on a target that is not ready, and nothing that takes
+traffic is stopped before what replaces it is ready and published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+
+from meuse.core.states import DeploymentStatus
+
+FAILED_AFTER = 3
+
+
+@dataclass(frozen=True, slots=True)
+class WantedTarget:
+    version: str  # "digits:2"
+    weight: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """One deployment with its references resolved; `error` when they cannot be."""
+
+    name: str  # "owner/name"
+    generation: int
+    targets: tuple[WantedTarget, ...]
+    replicas: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    id: str
+    deployment: str
+    version: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A version that takes traffic, and the replicas that answer for it."""
+
+    version: str
+    weight: int
+    replicas: tuple[str, ...]
+
+
+Routes = Mapping[str, tuple[Route, ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    deployment: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """`stop` may be acted on only after `routes` is published."""
+
+    start: tuple[Start, ...]
+    stop: tuple[str, ...]
+    routes: dict[str, tuple[Route, ...]]
+
+
+def plan(
+    wanted: Sequence[Wanted],
+    replicas: Sequence[Replica],
+    routed: Routes,
+    blocked: Collection[Start] = (),
+) -> Plan:
+    """The next steps. `blocked` starts wait for their back-off."""
+    start: list[Start] = []
+    stop: list[str] = []
+    routes: dict[str, tuple[Route, ...]] = {}
+    for want in wanted:
+        mine = [r for r in replicas if r.deployment == want.name]
+        if want.error is None:
+            start += [s for s in _missing(want, mine) if s not in blocked]
+        if want.error is None and settled(want, mine):
+            kept = {t.version: _ready(mine, t.version)[: want.replicas] for t in want.targets}
+            routes[want.name] = tuple(
+                Route(t.version, t.weight, kept[t.version]) for t in want.targets
+            )
+            stop += [r.id for r in mine if r.id not in kept.get(r.version, ())]
+        else:
+            routes[want.name] = _meanwhile(want, mine, routed.get(want.name, ()))
+    known = {want.name for want in wanted}
+    stop += [r.id for r in replicas if r.deployment not in known]
+    return Plan(tuple(start), tuple(stop), routes)
+
+
+def settled(want: Wanted, mine: Sequence[Replica]) -> bool:
+    """Every target has all its replicas ready."""
+    return all(len(_ready(mine, t.version)) >= want.replicas for t in want.targets)
+
+
+def status(
+    want: Wanted, mine: Sequence[Replica], routes: Sequence[Route], failures: int
+) -> DeploymentStatus:
+    """`failures`: starts in a row that ended before their replica was ready."""
+    serving = {route.version for route in routes if route.replicas}
+    if want.error is None and settled(want, mine):
+        return DeploymentStatus.READY
+    if not serving:
+        broken = want.error is not None or failures >= FAILED_AFTER
+        return DeploymentStatus.FAILED if broken else DeploymentStatus.PENDING
+    if want.error is not None or failures >= FAILED_AFTER:
+        return DeploymentStatus.DEGRADED
+    same = serving == {t.version for t in want.targets}
+    return DeploymentStatus.DEGRADED if same else DeploymentStatus.ROLLING
+
+
+def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:
+    return tuple(sorted(r.id for r in mine if r.version == version and r.ready))
+
+
+def _missing(want: Wanted, mine: Sequence[Replica]) -> list[Start]:
+    starts = []
+    for target in want.targets:
+        have = sum(r.version == target.version for r in mine)
+        starts += [Start(want.name, target.version)] * max(0, want.replicas - have)
+    return starts
+
+
+def _meanwhile(want: Wanted, mine: Sequence[Replica], before: Sequence[Route]) -> tuple[Route, ...]:
+    """Until all is ready: what served before goes on; with nothing before, what is ready."""
+    old = tuple(Route(r.version, r.weight, _ready(mine, r.version)) for r in before)
+    old = tuple(route for route in old if route.replicas)
+    if old:
+        return old
+    new = (Route(t.version, t.weight, _ready(mine, t.version)) for t in want.targets)
+    return tuple(route for route in new if route.replicas)

@@ -1,0 +1,256 @@
+"""The bare ASGI callable: dispatch, keys, body limits, errors.
+
+`ROUTES` names every route of the data plane with the scope that it needs and is what dispatch
+runs on. Everything else is handed to control. Knows no model and no engine.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import re
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from urllib.parse import unquote
+
+import msgspec
+
+from meuse.core.errors import Code, MeuseError
+from meuse.core.ids import uuid7_bytes
+from meuse.gateway import oip, predict
+from meuse.gateway.body import ClientGoneError, Receive, Scope, Send, drain, read_body
+from meuse.gateway.control_proxy import ControlProxy
+from meuse.gateway.dataplane import DataPlane
+from meuse.gateway.routes import Caller
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRoute:
+    """`{model}` and `{deployment}` take one segment, or `owner/name`."""
+
+    method: str
+    pattern: str
+    scope: str  # "public", or the scope that the key must have
+    handler: str  # a method of `App`
+
+
+_V2 = "/v2/models/{model}"
+# Paths are read from the right: the first pattern that matches wins.
+ROUTES = (
+    HttpRoute("POST", "/predict", "infer", "predict"),
+    HttpRoute("POST", "/predictions/{deployment}", "infer", "predictions"),
+    HttpRoute("POST", _V2 + "/versions/{version}/infer", "infer", "infer"),
+    HttpRoute("POST", _V2 + "/infer", "infer", "infer"),
+    HttpRoute("GET", _V2 + "/versions/{version}/ready", "infer", "model_ready"),
+    HttpRoute("GET", _V2 + "/ready", "infer", "model_ready"),
+    HttpRoute("GET", _V2 + "/versions/{version}", "infer", "model_metadata"),
+    HttpRoute("GET", _V2, "infer", "model_metadata"),
+    HttpRoute("GET", "/v2", "public", "server_metadata"),
+    HttpRoute("GET", "/v2/health/live", "public", "live"),
+    HttpRoute("GET", "/v2/health/ready", "public", "ready"),
+    HttpRoute("GET", "/health/live", "public", "live"),
+    HttpRoute("GET", "/health/ready", "public", "ready"),
+)
+
+_OURS = (b"/v2/", b"/predictions/")
+_MAX_PATH = 1024
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
+_JSON = (b"content-type", b"application/json")
+_encode = msgspec.json.Encoder().encode
+
+
+def _regex(pattern: str) -> re.Pattern[str]:
+    named = pattern.replace("{version}", "(?P<version>[^/]+)")
+    named = re.sub(r"\{(model|deployment)\}", r"(?P<model>[^/]+(?:/[^/]+)?)", named)
+    return re.compile(named)
+
+
+_PATTERNS = [(_regex(route.pattern), route) for route in ROUTES]
+
+
+@dataclass(frozen=True, slots=True)
+class Match:
+    """A path: what it may be asked for by method, and the names in it."""
+
+    methods: dict[str, HttpRoute]
+    model: str
+    version: str | None
+
+
+@functools.lru_cache(1024)
+def match(raw_path: bytes) -> Match | None:
+    """The routes of an undecoded path; each segment is decoded by itself."""
+    path = raw_path.decode("latin-1")
+    for pattern, route in _PATTERNS:
+        if found := pattern.fullmatch(path):
+            same = {r.method: r for _, r in _PATTERNS if r.pattern == route.pattern}
+            names = found.groupdict()
+            version = names.get("version")
+            return Match(
+                same, unquote(names.get("model") or ""), unquote(version) if version else None
+            )
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a handler is given. `caller` is None on public routes only."""
+
+    match: Match
+    body: bytes
+    caller: Caller | None
+
+    @property
+    def known(self) -> Caller:
+        if self.caller is None:
+            raise MeuseError(Code.INTERNAL, "a public route asked for its caller")
+        return self.caller
+
+
+Answer = tuple[int, bytes]
+
+
+class App:
+    """One per worker."""
+
+    def __init__(self, plane: DataPlane, proxy: ControlProxy, max_body_bytes: int) -> None:
+        self._plane = plane
+        self._proxy = proxy
+        self._max_body = max_body_bytes
+        self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
+            route.handler: getattr(self, "_" + route.handler) for route in ROUTES
+        }
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        raw_path: bytes = scope["raw_path"]
+        found = match(raw_path) if len(raw_path) <= _MAX_PATH else None
+        try:
+            if found is None:
+                if raw_path.startswith(_OURS):
+                    raise MeuseError(Code.NOT_FOUND, "there is nothing here", field="path")
+                await self._proxy(scope, receive, send, request_id(scope))
+                return
+            status, body = await self._answer(scope, receive, found)
+        except ClientGoneError:
+            return
+        except MeuseError as error:
+            await self._refuse(scope, receive, send, error)
+            return
+        except Exception:
+            logger.exception("a request failed")
+            ours = MeuseError(Code.INTERNAL, "something went wrong on our side")
+            await self._refuse(scope, receive, send, ours)
+            return
+        length = str(len(body)).encode()
+        headers = [_JSON, (b"content-length", length)]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+    async def _answer(self, scope: Scope, receive: Receive, found: Match) -> Answer:
+        route = found.methods.get(scope["method"])
+        if route is None:
+            allowed = ", ".join(found.methods)
+            raise MeuseError(
+                Code.METHOD_NOT_ALLOWED,
+                f"{scope['method']} is not possible here",
+                field="method",
+                hint=f"Use {allowed}.",
+            )
+        authorization: bytes | None = None
+        length, binary = 0, False
+        for name, value in scope["headers"]:
+            if name == b"authorization":
+                authorization = value
+            elif name == b"content-length" and value.isdigit():
+                length = int(value)
+            elif name == b"inference-header-content-length":
+                binary = True
+        caller = None
+        if route.scope != "public":
+            caller = self._plane.authenticate(authorization, route.scope)
+        if binary:
+            raise MeuseError(
+                Code.UNSUPPORTED_MEDIA_TYPE,
+                "binary tensors are not served over REST",
+                field="Inference-Header-Content-Length",
+                hint="Send JSON data (binary_data=False in tritonclient), or use gRPC.",
+            )
+        body = b""
+        if route.method == "POST":
+            body = await read_body(receive, length, self._max_body)
+        return await self._handlers[route.handler](Request(found, body, caller))
+
+    # Handlers, by the names in ROUTES.
+
+    async def _predict(self, request: Request) -> Answer:
+        call = predict.read_predict(request.body, request.known)
+        return 200, predict.write(await self._plane.infer(call))
+
+    async def _predictions(self, request: Request) -> Answer:
+        call = predict.read_predictions(request.body, request.known, request.match.model)
+        return 200, predict.write(await self._plane.infer(call))
+
+    async def _infer(self, request: Request) -> Answer:
+        wanted = request.match
+        asked = oip.InferRequest(request.body, request.known, wanted.model, wanted.version)
+        return 200, asked.write(await self._plane.infer(asked.call))
+
+    async def _model_ready(self, request: Request) -> Answer:
+        wanted = request.match
+        target = self._plane.describe(request.known, wanted.model, wanted.version)
+        ready = self._plane.is_ready and target.pool.is_ready
+        return 200 if ready else 503, _encode({"name": wanted.model, "ready": ready})
+
+    async def _model_metadata(self, request: Request) -> Answer:
+        wanted = request.match
+        target = self._plane.describe(request.known, wanted.model, wanted.version)
+        return 200, _encode(oip.model_metadata(wanted.model, target))
+
+    async def _server_metadata(self, request: Request) -> Answer:
+        return 200, _encode(oip.server_metadata())
+
+    async def _live(self, request: Request) -> Answer:
+        return 200, b'{"live":true}'
+
+    async def _ready(self, request: Request) -> Answer:
+        ready = self._plane.is_ready
+        return 200 if ready else 503, _encode({"ready": ready})
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: MeuseError) -> None:
+        identity = request_id(scope)
+        if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
+            body = _encode({"error": str(error)})
+        else:
+            body = _encode({"error": {**error.to_dict(), "request_id": identity}})
+        headers = [
+            _JSON,
+            (b"content-length", str(len(body)).encode()),
+            (b"x-request-id", identity.encode()),
+        ]
+        if error.code is Code.UNAUTHENTICATED:
+            headers.append((b"www-authenticate", b"Bearer"))
+        if error.code is Code.METHOD_NOT_ALLOWED:
+            found = match(scope["raw_path"])
+            headers.append((b"allow", ", ".join(found.methods if found else ()).encode()))
+        if error.code in (Code.OVERLOADED, Code.UNAVAILABLE):
+            headers.append((b"retry-after", b"1"))
+        too_large = error.code is Code.TOO_LARGE
+        if too_large:
+            headers.append((b"connection", b"close"))
+        await send({"type": "http.response.start", "status": error.http_status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": too_large})
+        if too_large:
+            # Closing while the client still sends would reset the connection, and it might
+            # never read the answer: take some of the rest, throw it away, then close.
+            await drain(receive)
+            await send({"type": "http.response.body", "body": b""})
+
+
+def request_id(scope: Scope) -> str:
+    """The client's X-Request-Id where it is sane, else a new one."""
+    for name, value in scope["headers"]:
+        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
+            return str(value.decode())
+    return uuid7_bytes().hex()

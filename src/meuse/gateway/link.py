@@ -1,0 +1,217 @@
+"""One worker's connection to one replica.
+
+Keeps what is in flight, gathers writes per turn of the loop, holds to the replica's credits,
+connects again while it is wanted. What to do with requests of a dead replica is not decided
+here (see `links`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from numpy.typing import NDArray
+
+from meuse.core.errors import Code, MeuseError
+from meuse.serve import frames
+from meuse.serve.frames import Decoder, FrameError, Hello, Request, Response
+from meuse.serve.page import PageReader
+
+MAX_BYTES = 64 * 1024 * 1024
+"""Tensor bytes in flight per link; one request is always let through."""
+_RETRY_S = 0.02
+_RETRY_MAX_S = 1.0
+
+
+@dataclass(slots=True, eq=False)
+class Answer:
+    """What a replica produced. Arrays are read-only."""
+
+    outputs: list[tuple[str, NDArray[Any]]]
+    rows: int
+    compute_us: int
+
+
+@dataclass(slots=True, eq=False)
+class Flight:
+    """A request on its way. `alone` once it has been under a replica that died."""
+
+    id: bytes
+    deadline_ms: int
+    inputs: Sequence[tuple[str, NDArray[Any]]]
+    size: int
+    future: asyncio.Future[Answer]
+    alone: bool = False
+
+    def fail(self, error: Exception) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class Owner(Protocol):
+    """Who is told what happens on a link."""
+
+    def ready(self, link: Link) -> None:
+        """There is credit again, or for the first time."""
+
+    def lost(self, link: Link, flights: list[Flight], started: frozenset[bytes] | None) -> None:
+        """The connection broke. `started` is None when that cannot be known."""
+
+
+class Link(asyncio.Protocol):
+    """Connects on its own until `retire` or `close`."""
+
+    def __init__(self, owner: Owner, replica: str, version: str, sockets: Path) -> None:
+        self._owner = owner
+        self.replica = replica
+        self._version = version
+        self._socket = sockets / f"{replica}.sock"
+        self._page_path = sockets / f"{replica}.page"
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._decoder = Decoder()
+        self._page: PageReader | None = None
+        self._number = 0
+        self._out: list[Any] = []
+        self._credits = 0
+        self._bytes = 0
+        self._depth = 0
+        self._retired = False
+        self._retry_s = _RETRY_S
+        self._broken = asyncio.Event()
+        self.is_ready = False
+        self.flights: dict[int, Flight] = {}
+        self._keeper = self._loop.create_task(self._keep())
+
+    @property
+    def load(self) -> int:
+        """How much lies before a new request: what we sent, or what others queued too."""
+        return max(len(self.flights), self._depth)
+
+    def has_room(self, size: int) -> bool:
+        if not self.is_ready or self._retired or len(self.flights) >= self._credits:
+            return False
+        return not self.flights or self._bytes + size <= MAX_BYTES
+
+    def send(self, flight: Flight) -> None:
+        """Hand over a request; `has_room` was asked before. Its future gets the answer."""
+        self._number = number = self._number + 1
+        specs = tuple([frames.spec_of(name, array) for name, array in flight.inputs])
+        header = Request(number, flight.id, flight.deadline_ms, flight.alone, specs)
+        try:
+            buffers = frames.encode(header, [array for _, array in flight.inputs])
+        except FrameError as error:
+            flight.fail(MeuseError(Code.TOO_LARGE, str(error), field="inputs"))
+            return
+        self.flights[number] = flight
+        self._bytes += flight.size
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += buffers
+
+    def retire(self) -> None:
+        """Take nothing new; close when all is answered."""
+        self._retired = True
+        self._close_if_done()
+
+    def close(self) -> None:
+        self._keeper.cancel()
+        self._retired = True
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def _keep(self) -> None:
+        while not self._retired:
+            self._broken.clear()
+            with contextlib.suppress(OSError):
+                await self._loop.create_unix_connection(lambda: self, str(self._socket))
+                await self._broken.wait()
+            await asyncio.sleep(self._retry_s)
+            self._retry_s = min(self._retry_s * 2, _RETRY_MAX_S)
+
+    def _flush(self) -> None:
+        out, self._out = self._out, []
+        if self._transport is not None:
+            frames.write(self._transport, out)
+
+    def _close_if_done(self) -> None:
+        if self._retired and not self.flights:
+            self._keeper.cancel()
+            if self._transport is not None:
+                self._transport.close()
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # uvloop's transports have the methods, not the base class.
+        self._transport = cast("asyncio.Transport", transport)
+        self._decoder = Decoder()
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            for header, tensors in self._decoder.feed(data):
+                if type(header) is Response:
+                    self._answered(header, tensors)
+                elif type(header) is Hello and not self.is_ready:
+                    self._greeted(header)
+                else:
+                    raise FrameError(f"a replica sent {type(header).__name__}")
+        except FrameError:
+            if self._transport is not None:
+                self._transport.abort()
+            return
+        self._close_if_done()
+        if self.is_ready:
+            self._owner.ready(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        started: frozenset[bytes] | None = None
+        if self._page is not None:
+            with contextlib.suppress(OSError):
+                started = self._page.started()
+            self._page.close()
+        flights = list(self.flights.values())
+        self._transport, self._page, self._out = None, None, []
+        self._credits = self._bytes = self._depth = 0
+        self.is_ready = False
+        self.flights = {}
+        self._broken.set()
+        self._owner.lost(self, flights, started)
+
+    def _greeted(self, hello: Hello) -> None:
+        if hello.replica != self.replica or hello.version != self._version or hello.credits < 1:
+            raise FrameError(f"expected {self.replica} with {self._version}, got {hello}")
+        with contextlib.suppress(OSError):
+            self._page = PageReader(self._page_path)
+        self._credits = hello.credits
+        self._retry_s = _RETRY_S
+        self.is_ready = True
+
+    def _answered(self, response: Response, tensors: frames.Tensors) -> None:
+        flight = self.flights.pop(response.number, None)
+        if flight is None:
+            raise FrameError(f"an answer to {response.number}, which was not asked")
+        self._bytes -= flight.size
+        self._depth = response.depth
+        if flight.future.done():  # its deadline passed, or its caller has gone
+            return
+        error = response.error
+        if error is None:
+            names = [spec.name for spec in response.tensors]
+            outputs = list(zip(names, tensors, strict=True))
+            flight.future.set_result(Answer(outputs, response.rows, response.compute_us))
+        else:
+            flight.future.set_exception(
+                MeuseError.from_dict(
+                    {
+                        "code": error.code,
+                        "message": error.message,
+                        "field": error.field,
+                        "hint": error.hint,
+                    }
+                )
+            )

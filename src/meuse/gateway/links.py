@@ -1,0 +1,233 @@
+"""All links of a worker: a pool per target of a deployment, and who gets which request.
+
+A request goes to the less loaded of two replicas that have credit, else it waits in the pool,
+bounded in number and bytes, until there is credit or its deadline passes. When a replica dies,
+requests it had not started wait again; started ones are run once more, alone; one that takes
+a replica down alone is quarantined. Knows frames and snapshots; knows no key and no protocol.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import deque
+from pathlib import Path
+
+from meuse.core.clock import now_ms
+from meuse.core.errors import Code, MeuseError
+from meuse.gateway.link import Flight, Link
+from meuse.serve.snapshot import Snapshot, TargetEntry
+
+MAX_WAITING = 1024
+MAX_WAITING_BYTES = 128 * 1024 * 1024
+_SWEEP_S = 0.02
+
+
+class MovedError(Exception):
+    """The target left its deployment while the request waited; it may go to another."""
+
+
+class Pool:
+    """The replicas of one target, and the requests that wait for one of them."""
+
+    def __init__(self, name: str, sockets: Path) -> None:
+        self.name = name
+        self._sockets = sockets
+        self._links: dict[str, Link] = {}
+        self._leaving: set[Link] = set()
+        self._waiting: deque[Flight] = deque()
+        self._waiting_bytes = 0
+        self._gone = False
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether a replica is connected."""
+        return any(link.is_ready for link in self._links.values())
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self._links or self._leaving or self._waiting)
+
+    def update(self, target: TargetEntry) -> None:
+        """Follow the snapshot: connect to new replicas, let the others finish."""
+        wanted = {replica.id for replica in target.replicas}
+        for replica in wanted - self._links.keys():
+            self._links[replica] = Link(self, replica, target.version, self._sockets)
+        for replica in self._links.keys() - wanted:
+            self._release(self._links.pop(replica))
+        self._gone = False
+
+    def leave(self) -> None:
+        """The target takes no more traffic. What is in flight is still answered."""
+        self._gone = True
+        for link in self._links.values():
+            self._release(link)
+        self._links = {}
+        self._drain()
+
+    def close(self) -> None:
+        """End at once."""
+        for link in (*self._links.values(), *self._leaving):
+            link.close()
+        self._links = {}
+
+    def submit(self, flight: Flight) -> None:
+        """Send, or queue. Raises `overloaded` when the queue is full."""
+        if not self._waiting:
+            link = self._choose(flight.size)
+            if link is not None:
+                link.send(flight)
+                return
+        bytes_after = self._waiting_bytes + flight.size
+        if len(self._waiting) >= MAX_WAITING or (self._waiting and bytes_after > MAX_WAITING_BYTES):
+            raise MeuseError(
+                Code.OVERLOADED,
+                f"too many requests wait for {self.name}",
+                hint="Try again later, or add replicas.",
+            )
+        self._waiting.append(flight)
+        self._waiting_bytes = bytes_after
+
+    def sweep(self, now: int) -> None:
+        """Fail what is late. In flight it keeps its credit until the replica answers."""
+        for link in (*self._links.values(), *self._leaving):
+            for flight in link.flights.values():
+                if flight.deadline_ms <= now:
+                    flight.fail(_late())
+        if not self._waiting:
+            return
+        late = [flight for flight in self._waiting if flight.deadline_ms <= now]
+        if late:
+            ready = self.is_ready
+            for flight in late:
+                flight.fail(_late() if ready else _nobody(self.name))
+            self._set_waiting([flight for flight in self._waiting if not flight.future.done()])
+
+    # link.Owner
+
+    def ready(self, link: Link) -> None:
+        if self._waiting:
+            self._drain()
+        if link in self._leaving and not link.flights:
+            self._leaving.discard(link)
+
+    def lost(self, link: Link, flights: list[Flight], started: frozenset[bytes] | None) -> None:
+        again = []
+        for flight in flights:
+            if flight.future.done():
+                continue
+            if started is None or flight.id in started:
+                if flight.alone:
+                    flight.fail(_quarantined())
+                    continue
+                flight.alone = True
+            again.append(flight)
+        self._leaving.discard(link)
+        self._set_waiting([*again, *self._waiting])
+        self._drain()
+
+    def _release(self, link: Link) -> None:
+        if link.flights:
+            self._leaving.add(link)
+        link.retire()
+
+    def _choose(self, size: int) -> Link | None:
+        links = list(self._links.values())
+        if len(links) > 2:
+            pair = random.sample(links, 2)
+            with_room = [link for link in pair if link.has_room(size)]
+            if with_room:
+                return min(with_room, key=_load)
+        with_room = [link for link in links if link.has_room(size)]
+        if len(with_room) > 1:
+            return min(with_room, key=_load)
+        return with_room[0] if with_room else None
+
+    def _drain(self) -> None:
+        if self._gone and self._waiting:
+            for flight in self._waiting:
+                flight.fail(MovedError())
+            self._set_waiting([])
+        while self._waiting:
+            link = self._choose(self._waiting[0].size)
+            if link is None:
+                return
+            flight = self._waiting.popleft()
+            self._waiting_bytes -= flight.size
+            if not flight.future.done():
+                link.send(flight)
+
+    def _set_waiting(self, flights: list[Flight]) -> None:
+        self._waiting = deque(flights)
+        self._waiting_bytes = sum(flight.size for flight in flights)
+
+
+class Links:
+    """Every pool of the worker, by deployment ("owner/name") and version."""
+
+    def __init__(self, sockets: Path) -> None:
+        self._sockets = sockets
+        self._pools: dict[tuple[str, str], Pool] = {}
+        self._old: list[Pool] = []
+        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
+
+    def update(self, snapshot: Snapshot) -> None:
+        """Make a pool for every target and drop the others, without losing a request."""
+        wanted = {
+            (name, target.version): target
+            for name, deployment in snapshot.deployments.items()
+            for target in deployment.targets
+        }
+        for key, target in wanted.items():
+            if key not in self._pools:
+                self._pools[key] = Pool(key[0], self._sockets)
+            self._pools[key].update(target)
+        gone = [self._pools.pop(key) for key in self._pools.keys() - wanted.keys()]
+        self._old = [pool for pool in self._old if not pool.is_empty] + gone
+
+    def leave_old(self) -> None:
+        """Send the waiting requests of dropped targets elsewhere; the new routes must stand."""
+        for pool in self._old:
+            pool.leave()
+
+    def pool(self, deployment: str, version: str) -> Pool:
+        return self._pools[deployment, version]
+
+    def close(self) -> None:
+        self._sweeper.cancel()
+        for pool in (*self._pools.values(), *self._old):
+            pool.close()
+
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(_SWEEP_S)
+            now = now_ms()
+            for pool in (*self._pools.values(), *self._old):
+                pool.sweep(now)
+
+
+def _load(link: Link) -> int:
+    return link.load
+
+
+def _late() -> MeuseError:
+    return MeuseError(
+        Code.DEADLINE_EXCEEDED,
+        "the deployment did not answer in time",
+        hint="Send smaller requests, add replicas or raise timeout_ms.",
+    )
+
+
+def _nobody(name: str) -> MeuseError:
+    return MeuseError(
+        Code.UNAVAILABLE, f"no replica of {name} was there in time", hint="Try again later."
+    )
+
+
+def _quarantined() -> MeuseError:
+    return MeuseError(
+        Code.QUARANTINED,
+        "a replica died of this request twice; it is not tried again",
+        field="inputs",
+        hint="Check the input against what the model can take.",
+    )

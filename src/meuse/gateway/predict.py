@@ -1,0 +1,70 @@
+"""The simple protocol: `{model?, input_data: [[…], …]}` → `{output_data: […], model}`.
+
+Pure: bytes to calls, results to bytes.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from meuse.core.errors import Code, MeuseError
+from meuse.gateway import jsontensor
+from meuse.gateway.body import decode
+from meuse.gateway.dataplane import Call, Inputs, Result
+from meuse.gateway.routes import Caller, Target
+
+
+class _Body(msgspec.Struct):
+    input_data: msgspec.Raw
+    model: str | None = None
+
+
+class _Rows(msgspec.Struct):
+    input_data: msgspec.Raw
+
+
+_body = msgspec.json.Decoder(_Body)
+_rows = msgspec.json.Decoder(_Rows)
+_raw = msgspec.json.Decoder(msgspec.Raw)
+_encode = msgspec.json.Encoder().encode
+
+
+def read_predict(body: bytes, caller: Caller) -> Call:
+    """`POST /predict`: the body may name the deployment."""
+    request = decode(_body, body)
+    return _call(request.input_data, caller, request.model)
+
+
+def read_predictions(body: bytes, caller: Caller, deployment: str) -> Call:
+    """`POST /predictions/{deployment}`: `{input_data}` or the bare list of rows."""
+    if body.lstrip()[:1] == b"[":
+        return _call(decode(_raw, body), caller, deployment)
+    return _call(decode(_rows, body).input_data, caller, deployment)
+
+
+def _call(data: msgspec.Raw, caller: Caller, model: str | None) -> Call:
+    raw = bytes(data)
+
+    def read(target: Target) -> Inputs:
+        specs = target.entry.inputs
+        if len(specs) != 1:
+            raise MeuseError(
+                Code.INVALID_INPUT,
+                f"the model has {len(specs)} inputs: {', '.join(s.name for s in specs)}",
+                field="input_data",
+                hint="Name each input: POST /v2/models/{model}/infer.",
+            )
+        spec = specs[0]
+        return [(spec.name, jsontensor.rows(raw, spec.datatype, spec.shape, "input_data"))]
+
+    return Call(caller, model, None, "predict", read)
+
+
+def write(result: Result) -> bytes:
+    """The first output; indices become labels where the version has labels. NaN is null."""
+    array, classes = result.outputs[0][1], result.target.classes
+    output = array.tolist()
+    if classes is not None and array.dtype.kind in "iu":
+        count = len(classes)
+        output = [classes[i] if 0 <= i < count else i for i in array.ravel().tolist()]
+    return _encode({"output_data": output, "model": result.target.entry.version})

@@ -1,0 +1,205 @@
+"""A snapshot made ready for the hot path: who calls, and where a model name leads.
+
+Immutable but for two caches that live and die with it: verified keys and the names that a
+caller has resolved. So a revocation, a change of access or a rollout is one swap. Knows no
+protocol and does no input or output.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+
+from meuse.access import keys
+from meuse.core.clock import now_ms
+from meuse.core.errors import Code, MeuseError
+from meuse.gateway.links import Pool
+from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntry
+
+_CACHE = 10_000
+
+
+class Target:
+    """One version that takes traffic, with the pool of its replicas."""
+
+    __slots__ = ("classes", "entry", "input_at", "label", "outputs", "pool", "route")
+
+    def __init__(self, route: Route, entry: TargetEntry, label: str, pool: Pool) -> None:
+        self.route = route
+        self.entry = entry
+        self.label = label
+        self.pool = pool
+        self.input_at = {spec.name: spec for spec in entry.inputs}
+        self.outputs = {spec.name: spec for spec in entry.outputs}
+        self.classes = entry.classes
+
+
+class Route:
+    """A deployment: its targets by weight and by version."""
+
+    __slots__ = ("_cumulative", "_versions", "deployment", "full_name", "targets")
+
+    def __init__(
+        self, full_name: str, deployment: DeploymentEntry, pool: Callable[[str, str], Pool]
+    ) -> None:
+        self.full_name = full_name
+        self.deployment = deployment
+        models = {entry.version.rpartition(":")[0] for entry in deployment.targets}
+        self.targets = [
+            Target(
+                self,
+                entry,
+                # Open Inference clients write a bare number; enough while one model is served.
+                entry.version.rpartition(":")[2] if len(models) == 1 else entry.version,
+                pool(full_name, entry.version),
+            )
+            for entry in deployment.targets
+        ]
+        self._versions = {target.label: target for target in self.targets}
+        self._versions |= {target.entry.version: target for target in self.targets}
+        self._cumulative = list(itertools.accumulate(t.entry.weight for t in self.targets))
+
+    def choose(self, version: str | None) -> Target:
+        """The version asked for, or one by weight. Raises `not_found`, `unavailable`."""
+        targets = self.targets
+        if version:
+            target = self._versions.get(version)
+            if target is None:
+                raise MeuseError(
+                    Code.NOT_FOUND,
+                    f"there is no version {version!r} of this model",
+                    field="version",
+                    hint=f"Versions: {', '.join(t.label for t in targets) or 'none is ready'}.",
+                )
+            return target
+        if not targets or self._cumulative[-1] <= 0:
+            raise MeuseError(
+                Code.UNAVAILABLE,
+                "no version of this model is ready",
+                field="model",
+                hint="Try again later.",
+            )
+        if len(targets) == 1:
+            return targets[0]
+        return random.choices(targets, cum_weights=self._cumulative)[0]  # noqa: S311
+
+    def main(self, version: str | None) -> Target:
+        """As `choose`, but always the same one: what metadata describes."""
+        if version or len(self.targets) < 2:
+            return self.choose(version)
+        return max(self.targets, key=lambda target: target.entry.weight)
+
+
+class Caller:
+    """A verified key. Holds its header to be verified again under newer routes."""
+
+    __slots__ = ("authorization", "expires_ms", "found", "key", "plan_version", "project",
+                 "routes", "scopes", "tenant")  # fmt: skip
+
+    def __init__(self, routes: Routes, authorization: bytes, key: str, entry: KeyEntry) -> None:
+        self.routes = routes
+        self.authorization = authorization
+        self.key = key
+        self.tenant = entry.tenant
+        self.project = entry.project
+        self.scopes = entry.scopes
+        self.expires_ms = entry.expires_ms
+        tenant = routes.snapshot.tenants.get(entry.tenant)
+        self.plan_version = tenant.plan_version if tenant else None
+        self.found: dict[str | None, Route] = {}
+
+    def require(self, scope: str) -> None:
+        """Raises `forbidden` unless the key has this scope."""
+        if scope not in self.scopes and "admin" not in self.scopes:
+            raise MeuseError(
+                Code.FORBIDDEN,
+                f"the key lacks the scope {scope!r}",
+                field="scope",
+                hint=f"Use a key with the scope {scope!r}.",
+            )
+
+
+class Routes:
+    """Everything the data plane looks up, for one snapshot."""
+
+    def __init__(self, snapshot: Snapshot, pepper: bytes, pool: Callable[[str, str], Pool]) -> None:
+        self.snapshot = snapshot
+        self._pepper = pepper
+        self._verified: dict[bytes, Caller] = {}
+        self._by_name = {
+            name: Route(name, deployment, pool) for name, deployment in snapshot.deployments.items()
+        }
+
+    def authenticate(self, authorization: bytes | None) -> Caller:
+        """`Bearer <key>` → the caller. Raises `unauthenticated`."""
+        if authorization is None:
+            raise _unauthenticated("an API key is missing")
+        caller = self._verified.get(authorization)
+        if caller is None:
+            caller = self._verify(authorization)
+        if caller.expires_ms is not None and caller.expires_ms <= now_ms():
+            raise _unauthenticated("the API key has expired")
+        return caller
+
+    def _verify(self, authorization: bytes) -> Caller:
+        scheme, _, key = authorization.decode("latin-1").strip().partition(" ")
+        key = key.strip()
+        key_id = keys.key_id(key) if scheme.lower() == "bearer" else None
+        entry = self.snapshot.keys.get(key_id) if key_id else None
+        if key_id is None or entry is None or not keys.matches(self._pepper, key, entry.hash):
+            raise _unauthenticated("the API key is not valid")
+        if len(self._verified) >= _CACHE:
+            self._verified.clear()
+        caller = self._verified[authorization] = Caller(self, authorization, key_id, entry)
+        return caller
+
+    def find(self, caller: Caller, model: str | None) -> Route:
+        """The deployment that a model name means to this caller. Raises `not_found`."""
+        route = caller.found.get(model)
+        if route is None:
+            route = self._only(caller) if model is None else self._named(caller, model)
+            caller.found[model] = route  # bounded: only names that exist are kept
+        return route
+
+    def _named(self, caller: Caller, model: str) -> Route:
+        own = self._by_name.get(f"{caller.tenant}/{model}")
+        route = own or self._by_name.get(model)
+        # The same answer whether it does not exist or may not be called.
+        if route is None or not route.deployment.allows(caller.tenant):
+            raise MeuseError(
+                Code.NOT_FOUND,
+                f"there is no model {model!r}",
+                field="model",
+                hint="Name a deployment of yours, or owner/name of one you have access to.",
+            )
+        return route
+
+    def _only(self, caller: Caller) -> Route:
+        tenant = caller.tenant
+        open_to = [r for r in self._by_name.values() if r.deployment.allows(tenant)]
+        if len(open_to) == 1:
+            return open_to[0]
+        names = sorted(
+            r.deployment.name if r.deployment.tenant == tenant else r.full_name for r in open_to
+        )
+        if not names:
+            raise MeuseError(
+                Code.INVALID_FIELD, "there is no deployment to call", field="model",
+                hint="Deploy a model first.",
+            )  # fmt: skip
+        raise MeuseError(
+            Code.INVALID_FIELD,
+            f"name the model: there are {len(names)} deployments",
+            field="model",
+            hint=f"One of: {', '.join(names[:50])}.",
+        )
+
+
+def _unauthenticated(message: str) -> MeuseError:
+    return MeuseError(
+        Code.UNAUTHENTICATED,
+        message,
+        field="authorization",
+        hint="Send the header Authorization: Bearer <key>.",
+    )

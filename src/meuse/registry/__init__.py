@@ -1,0 +1,1 @@
+"""Models, immutable versions, aliases, lineage. Knows no database and no engine."""

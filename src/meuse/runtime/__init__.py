@@ -1,0 +1,1 @@
+"""Where things run: the supervisor and local processes. Standard library only."""

@@ -1,0 +1,27 @@
+"""A pipe from the parent that tells a child when the parent is gone.
+
+The parent holds the only write end, so the kernel closes it however the parent dies.
+Nothing is ever written. A child that sees the end of file has no reason to live.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+
+
+def watch(fd: int, on_eof: Callable[[], None]) -> None:
+    """Call `on_eof` from a daemon thread when the parent's end of `fd` closes."""
+
+    def wait() -> None:
+        while os.read(fd, 1):
+            pass
+        on_eof()
+
+    threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def end_now() -> None:
+    """Leave without clean-up: what must be durable already is."""
+    os._exit(0)

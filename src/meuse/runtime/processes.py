@@ -1,0 +1,55 @@
+"""Control's end of the supervisor's pipe: which replicas and workers run, start one, stop one.
+
+Adapter of `core.ports.Launcher` on local processes. The supervisor sends the whole picture
+after every change, so that a control that was just started knows what runs.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable
+from typing import Any
+
+
+class LocalProcesses:
+    """Reads the pipe in a thread; `on_change` is called there after each new picture."""
+
+    def __init__(self, fd: int, on_change: Callable[[], None]) -> None:
+        self._socket = socket.socket(fileno=fd)
+        self._lock = threading.Lock()
+        self._first = threading.Event()
+        self._picture: dict[str, dict[str, Any]] = {"replicas": {}, "workers": {}}
+        self._on_change = on_change
+        threading.Thread(target=self._listen, name="supervisor-pipe", daemon=True).start()
+
+    def start(self, replica: str, argv: list[str], label: dict[str, Any]) -> None:
+        self._send({"op": "start", "replica": replica, "argv": argv, "label": label})
+
+    def stop(self, replica: str) -> None:
+        self._send({"op": "stop", "replica": replica})
+
+    def running(self) -> dict[str, dict[str, Any]]:
+        """Labels of the replicas that run and were not told to stop, by id."""
+        self._first.wait(5.0)
+        return {
+            name: entry["label"]
+            for name, entry in self._picture["replicas"].items()
+            if not entry["stopping"]
+        }
+
+    def workers(self) -> dict[str, int]:
+        """Epochs of the gateway workers that run, by name."""
+        return {name: entry["epoch"] for name, entry in self._picture["workers"].items()}
+
+    def _send(self, message: dict[str, Any]) -> None:
+        with self._lock:
+            self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def _listen(self) -> None:
+        with self._socket.makefile("rb") as lines:
+            for line in lines:
+                self._picture = json.loads(line)
+                self._first.set()
+                self._on_change()

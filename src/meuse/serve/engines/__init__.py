@@ -1,0 +1,22 @@
+"""Engines by format. An allow-list: a format that is not here is never loaded."""
+
+from __future__ import annotations
+
+from meuse.core.errors import Code, MeuseError
+from meuse.core.ports import Engine
+
+FORMATS = frozenset({"onnx"})
+
+
+def load(format: str, model: bytes, threads: int = 1) -> Engine:
+    """An engine that runs `model`. Raises `invalid_data` for what cannot be served."""
+    if format == "onnx":
+        from meuse.serve.engines.onnx import OnnxEngine
+
+        return OnnxEngine(model, threads)
+    raise MeuseError(
+        Code.INVALID_DATA,
+        f"format {format!r} cannot be served",
+        field="format",
+        hint=f"Formats: {', '.join(sorted(FORMATS))}.",
+    )

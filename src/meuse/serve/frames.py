@@ -1,0 +1,233 @@
+"""Frames between gateway workers and replicas on a unix stream socket.
+
+    u32 total | u16 header length | u32 CRC-32 of the header | msgpack header | tensor bytes
+
+`total` counts what follows it; integers and tensors are little-endian, tensors row-major, in
+the order of the header's specs. The CRC means that nothing but payload values can ever be
+read wrongly. Decoding is strict: anything unexpected raises `FrameError` and the connection
+is closed, never the process. Knows msgspec and numpy; knows no socket.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Sequence
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    import asyncio
+
+MAX_FRAME = 256 * 1024 * 1024
+"""Largest frame, either way, in bytes."""
+MAX_HEADER = 0xFFFF
+MAX_TENSORS = 256
+MAX_RANK = 16
+_JOINED = 256 * 1024
+
+DTYPES: dict[str, np.dtype[Any]] = {
+    "BOOL": np.dtype("?"),
+    "INT8": np.dtype("<i1"),
+    "INT16": np.dtype("<i2"),
+    "INT32": np.dtype("<i4"),
+    "INT64": np.dtype("<i8"),
+    "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
+    "FP16": np.dtype("<f2"),
+    "FP32": np.dtype("<f4"),
+    "FP64": np.dtype("<f8"),
+}
+"""Open Inference datatypes that are served. BYTES is not among them yet."""
+DATATYPES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
+
+_PREFIX = struct.Struct("<IHI")
+_AFTER_TOTAL = _PREFIX.size - 4
+
+
+class FrameError(Exception):
+    """Bytes that are no frame, or a frame that is too large to send."""
+
+
+class Spec(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """One tensor of a frame; its bytes follow the header."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class Failure(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """A `MeuseError` that crosses the socket."""
+
+    code: str
+    message: str
+    field: str | None = None
+    hint: str | None = None
+
+
+class Hello(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=1, forbid_unknown_fields=True
+):
+    """Replica → worker on connect. `credits`: how many requests may be unanswered."""
+
+    replica: str
+    version: str
+    credits: int
+
+
+class Request(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=2, forbid_unknown_fields=True
+):
+    """Worker → replica. `number` is unique per connection, `id` is the usage id (16 bytes)."""
+
+    number: int
+    id: bytes
+    deadline_ms: int
+    alone: bool
+    tensors: tuple[Spec, ...]
+
+
+class Response(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=3, forbid_unknown_fields=True
+):
+    """Replica → worker. `depth`: requests still queued there when this was written."""
+
+    number: int
+    tensors: tuple[Spec, ...]
+    rows: int
+    compute_us: int
+    depth: int
+    error: Failure | None = None
+
+
+Header = Hello | Request | Response
+Tensors = list[NDArray[Any]]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(Header).decode
+
+
+def spec_of(name: str, array: NDArray[Any]) -> Spec:
+    """The spec of an array whose dtype is one of `DTYPES`."""
+    return Spec(name, DATATYPES[array.dtype], array.shape)
+
+
+def encode(header: Header, tensors: Sequence[NDArray[Any]] = ()) -> list[Any]:
+    """Buffers to write in this order; C-contiguous tensors are not copied.
+
+    Raises `FrameError` for a frame that the other side would refuse.
+    """
+    body = _encode(header)
+    size = len(body)
+    total = _AFTER_TOTAL + size + sum([tensor.nbytes for tensor in tensors])
+    if size > MAX_HEADER or total > MAX_FRAME:
+        raise FrameError(f"a frame of {total} bytes (header {size}) is too large")
+    head = _PREFIX.pack(total, size, zlib.crc32(body)) + body
+    # A view of a large array, a copy of a small one: the copy is then cheaper.
+    return [
+        head,
+        *[
+            np.ascontiguousarray(tensor).data.cast("B")
+            if tensor.nbytes > 65536
+            else tensor.tobytes()
+            for tensor in tensors
+        ],
+    ]
+
+
+def write(transport: asyncio.Transport, buffers: Sequence[Any]) -> None:
+    """Everything in one system call: small buffers joined, large ones as they are."""
+    if sum([len(buffer) for buffer in buffers]) <= _JOINED:
+        transport.write(b"".join(buffers))
+    else:
+        transport.writelines(buffers)
+
+
+class Decoder:
+    """Turns what a socket delivers into frames. One per connection; useless after an error."""
+
+    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+        self._max_frame = max_frame
+        self._pending = bytearray()
+        self._needed = 4
+
+    def feed(self, data: bytes) -> list[tuple[Header, Tensors]]:
+        """Every frame that is complete now. Arrays are read-only views of received bytes."""
+        frames: list[tuple[Header, Tensors]] = []
+        if self._pending:
+            self._pending += data
+            if len(self._pending) < self._needed:
+                return frames
+            data = bytes(self._pending)
+            self._pending.clear()
+        start, end = 0, len(data)
+        while end - start >= 4:
+            total = int.from_bytes(data[start : start + 4], "little")
+            if total > self._max_frame or total < _AFTER_TOTAL:
+                raise FrameError(f"a frame of {total} bytes is not acceptable")
+            if end - start - 4 < total:
+                self._needed = total + 4
+                break
+            frames.append(_read(data, start, start + 4 + total))
+            start += 4 + total
+        else:
+            self._needed = 4
+        if start < end:
+            self._pending += memoryview(data)[start:]
+        return frames
+
+    @property
+    def partial(self) -> bool:
+        """Whether bytes of an unfinished frame are held."""
+        return bool(self._pending)
+
+
+def _read(data: bytes, start: int, end: int) -> tuple[Header, Tensors]:
+    _, size, checksum = _PREFIX.unpack_from(data, start)
+    offset = start + _PREFIX.size
+    body = data[offset : offset + size]
+    if offset + size > end or zlib.crc32(body) != checksum:
+        raise FrameError("the header of a frame is damaged")
+    try:
+        header = _decode(body)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
+        raise FrameError(f"the header of a frame is not understood: {error}") from None
+    offset += size
+    if type(header) is Hello:
+        specs: tuple[Spec, ...] = ()
+    else:
+        specs = header.tensors
+        if len(specs) > MAX_TENSORS:
+            raise FrameError(f"a frame of {len(specs)} tensors")
+        if type(header) is Request and len(header.id) != 16:
+            raise FrameError("a usage id has 16 bytes")
+    tensors: Tensors = []
+    for spec in specs:
+        array = _tensor(data, offset, end, spec)
+        tensors.append(array)
+        offset += array.nbytes
+    if offset != end:
+        raise FrameError(f"{end - offset} bytes follow the last tensor")
+    return header, tensors
+
+
+def _tensor(data: bytes, offset: int, end: int, spec: Spec) -> NDArray[Any]:
+    dtype, shape = DTYPES.get(spec.datatype), spec.shape
+    if dtype is None or len(shape) > MAX_RANK or any(not 0 <= n < 2**62 for n in shape):
+        raise FrameError(f"tensor {spec.name!r}: {spec.datatype} of shape {shape}")
+    count = prod(shape)
+    if count * dtype.itemsize > end - offset:
+        raise FrameError(f"tensor {spec.name!r} is cut short")
+    if count == 0:  # numpy refuses an offset at the very end, and some shapes such as (0, 2**61)
+        try:
+            return np.empty(shape, dtype)
+        except ValueError:
+            raise FrameError(f"tensor {spec.name!r}: shape {shape}") from None
+    return np.frombuffer(data, dtype, count, offset).reshape(shape)

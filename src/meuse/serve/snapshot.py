@@ -1,0 +1,97 @@
+"""What gateway workers know: an immutable picture of keys, tenants and routes.
+
+Control writes it (`write`), workers read it (`read`) and swap it whole. A file, so that a
+worker that starts while control is down still serves.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import msgspec
+
+
+class KeyEntry(msgspec.Struct, frozen=True):
+    hash: bytes
+    tenant: str
+    project: str
+    scopes: frozenset[str]
+    expires_ms: int | None = None
+
+
+class TenantEntry(msgspec.Struct, frozen=True):
+    plan_version: str | None = None  # "basic:3", stamped on every usage record
+
+
+class TensorEntry(msgspec.Struct, frozen=True):
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+
+class ReplicaEntry(msgspec.Struct, frozen=True):
+    """One replica: listens on `<sockets>/<id>.sock`, marks its batch in `<sockets>/<id>.page`."""
+
+    id: str
+
+
+class TargetEntry(msgspec.Struct, frozen=True):
+    """A version that takes traffic. `version` is `model:number`."""
+
+    version: str
+    weight: int
+    inputs: tuple[TensorEntry, ...]
+    outputs: tuple[TensorEntry, ...]
+    replicas: tuple[ReplicaEntry, ...]
+    classes: tuple[str | int, ...] | None = None
+    platform: str = "onnx"
+
+
+class DeploymentEntry(msgspec.Struct, frozen=True):
+    tenant: str
+    project: str
+    name: str
+    generation: int
+    access: frozenset[str]  # tenants besides the owner; "*" is everyone
+    timeout_ms: int
+    targets: tuple[TargetEntry, ...]  # only ready ones
+
+    def allows(self, tenant: str) -> bool:
+        return tenant == self.tenant or tenant in self.access or "*" in self.access
+
+
+class Snapshot(msgspec.Struct, frozen=True):
+    number: int = 0
+    keys: dict[str, KeyEntry] = {}
+    tenants: dict[str, TenantEntry] = {}
+    deployments: dict[str, DeploymentEntry] = {}  # by "owner/name"
+
+
+EMPTY = Snapshot()
+_decoder = msgspec.msgpack.Decoder(Snapshot)
+
+
+def write(path: Path, snapshot: Snapshot) -> None:
+    """Replace the file as a whole; it is on disk when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    with fresh.open("wb") as file:
+        file.write(msgspec.msgpack.encode(snapshot))
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.chmod(0o600)
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read(path: Path) -> Snapshot:
+    """The last published snapshot; `EMPTY` (number 0) when there is none yet."""
+    try:
+        return _decoder.decode(path.read_bytes())
+    except FileNotFoundError:
+        return EMPTY

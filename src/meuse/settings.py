@@ -1,0 +1,128 @@
+"""Settings: MEUSE_HOME/meuse.toml and the environment, read once into one frozen record.
+
+Standard library only; every process reads the same record. The environment wins over the
+file: `http_port` is `MEUSE_HTTP_PORT`.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from meuse.core.errors import invalid
+
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Everything an operator can turn. Ports of 0 take a free port."""
+
+    home: Path
+    host: str = "127.0.0.1"
+    http_port: int = 8080
+    grpc_port: int = 8081
+    workers: int = 0
+    """Gateway workers; 0 takes one per core."""
+    insecure: bool = False
+    """Allow a binding other than loopback without TLS."""
+    database_url: str = ""
+    """A postgresql:// URL; empty keeps SQLite files in the home."""
+    environment: str = "live"
+    """The middle of every key: meuse_<environment>_…"""
+    max_body_bytes: int = 16 * MIB
+    """Largest inference request, REST and gRPC alike."""
+    max_upload_bytes: int = 64 * MIB
+    """Largest dataset in one request."""
+    job_concurrency: int = 1
+    """Jobs that run at once."""
+    replica_threads: int = 1
+    """Engine threads of one replica."""
+
+    @property
+    def worker_count(self) -> int:
+        return self.workers or os.cpu_count() or 1
+
+    @property
+    def journal(self) -> Path:
+        return self.home / "journal"
+
+    @property
+    def snapshot(self) -> Path:
+        return self.home / "snapshot" / "current.msgpack"
+
+    @property
+    def blobs(self) -> Path:
+        return self.home / "blobs"
+
+    @property
+    def jobs(self) -> Path:
+        return self.home / "jobs"
+
+    @property
+    def logs(self) -> Path:
+        return self.home / "logs"
+
+    @property
+    def admin_key(self) -> Path:
+        return self.home / "admin.key"
+
+    @property
+    def pepper(self) -> Path:
+        return self.home / "secrets" / "pepper"
+
+    @property
+    def run_file(self) -> Path:
+        """What `meuse up` started: ports and processes, for the CLI of the same home."""
+        return self.home / "run.json"
+
+    def database(self, name: str) -> str:
+        """The URL of one of the databases: meuse, jobs or money."""
+        return self.database_url or f"sqlite:///{self.home / name}.db"
+
+
+def default_home() -> Path:
+    return Path(os.environ.get("MEUSE_HOME") or Path.home() / ".meuse").absolute()
+
+
+def load(home: Path | None = None, env: Mapping[str, str] | None = None, **given: Any) -> Settings:
+    """Read the file and the environment; `given` (command-line options, None = not given) wins.
+
+    Raises `invalid_field` for an unknown key or a value of the wrong type.
+    """
+    home = (home or default_home()).absolute()
+    env = os.environ if env is None else env
+    path = home / "meuse.toml"
+    values: dict[str, Any] = {}
+    known = {f.name: f for f in fields(Settings) if f.name != "home"}
+    if path.exists():
+        try:
+            values = tomllib.loads(path.read_text())
+        except tomllib.TOMLDecodeError as error:
+            raise invalid("meuse.toml", f"{path} is not TOML: {error}") from None
+    for key in values:
+        if key not in known:
+            raise invalid(key, f"{path} has an unknown setting", f"Known: {', '.join(known)}.")
+    for key in known:
+        text = env.get(f"MEUSE_{key.upper()}")
+        if text is not None:
+            values[key] = text
+    values.update({key: value for key, value in given.items() if value is not None})
+    return Settings(
+        home=home, **{k: _typed(k, v, type(known[k].default)) for k, v in values.items()}
+    )
+
+
+def _typed(key: str, value: Any, wanted: type) -> Any:
+    try:
+        if wanted is bool:
+            return {"1": True, "true": True, "0": False, "false": False}[str(value).lower()]
+        if wanted is int and isinstance(value, bool):
+            raise ValueError
+        return wanted(value)
+    except (ValueError, KeyError):
+        raise invalid(key, f"{value!r} is not a {wanted.__name__}") from None

@@ -1,0 +1,301 @@
+"""money.db: usage records, their rollup, journal cursors, alarms and invoices.
+
+The only place that knows SQL about money; knows no price and no file. All writers that matter
+for exactness (ingest, invoices) take turns: `Database.write` on SQLite, an advisory lock held
+to the end of the transaction on Postgres.
+
+Usage is kept per bucket of a quarter of an hour (`core.clock.BUCKET_MS`). Every `start_ms` and
+`end_ms` of a query is [start, end) in Unix milliseconds and lies on a bucket's border.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import sqlalchemy as sa
+
+from meuse.core.clock import BUCKET_MS, Clock, day_of, now_ms, to_rfc3339
+from meuse.core.errors import Code, MeuseError, invalid, not_found
+from meuse.core.ids import new_id
+from meuse.core.nouns import DEFAULT_PROJECT
+from meuse.store import money_tables as t
+from meuse.store.database import Database
+from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, to_json
+from meuse.store.money_tables import (
+    Alarm,
+    Cursor,
+    CursorState,
+    Ingested,
+    Invoice,
+    InvoiceDraft,
+    Record,
+    RollupRow,
+)
+
+_DAY_MS = 86_400_000
+_LOCK = 0x6D65757365  # any number, the same everywhere: "meuse"
+
+
+_BY: dict[str, sa.ColumnElement[Any]] = {
+    "day": t.rollup.c.bucket_ms // _DAY_MS,
+    "model": t.rollup.c.deployment,
+    "meter": t.rollup.c.meter,
+    "version": t.rollup.c.version,
+    "key": t.rollup.c.key_id,
+    "project": t.rollup.c.project_id,
+    "tenant": t.rollup.c.tenant_id,
+    "owner": t.rollup.c.owner_id,
+    "deployment": t.rollup.c.deployment,
+    "tier": t.rollup.c.tier,
+}
+
+
+class MoneyStore:
+    """Usage and invoices in one `Database` that was migrated to the branch "money"."""
+
+    def __init__(self, database: Database, clock: Clock = now_ms) -> None:
+        self._database = database
+        self._clock = clock
+
+    # --- ingest ---
+
+    def cursor(self, segment: str) -> Cursor:
+        """How far a segment is in; offset 0 and open for one never seen."""
+        query = sa.select(t.cursors.c.offset, t.cursors.c.state, t.cursors.c.last_ts_ms)
+        with self._database.read() as connection:
+            row = connection.execute(query.where(t.cursors.c.segment == segment)).one_or_none()
+        return Cursor(0, "open", 0) if row is None else Cursor(*row)
+
+    def ingest(
+        self,
+        segment: str,
+        records: Sequence[tuple[Record, bytes]],
+        *,
+        offset: int,
+        next_offset: int,
+        state: CursorState,
+        alarms: Sequence[Alarm] = (),
+    ) -> Ingested:
+        """Take records (each with its bytes) and move the cursor, all in one transaction.
+
+        A record that is there already with the same bytes is passed over; with other bytes it
+        is a conflict: an alarm, never counted. Raises `conflict` when the cursor does not
+        stand at `offset` any more.
+        """
+        now = self._clock()
+        latest = max((record.ts for record, _ in records), default=0)
+        moved = Cursor(next_offset, state, latest)
+        with self._database.write() as connection:
+            _take_turn(connection)
+            move_cursor(connection, segment, offset, moved, now)
+            done, raised = add_records(connection, records)
+            raise_alarms(connection, (*alarms, *raised), now)
+        return done
+
+    # --- usage ---
+
+    def usage(
+        self,
+        start_ms: int,
+        end_ms: int,
+        by: Sequence[str],
+        *,
+        tenant: str | None = None,
+        owner: str | None = None,
+        project: str | None = None,
+    ) -> list[dict[str, Any]]:
+        """Quantities over whole buckets, grouped and ordered by `by` (names of `USAGE_BY`).
+
+        Rows always carry `meter`: quantities of different units never add up. None for
+        tenant (the payer), owner or project takes all.
+        """
+        _check_bounds(start_ms, end_ms)
+        names = list(dict.fromkeys((*by, "meter")))
+        for name in names:
+            if name not in _BY:
+                raise invalid("by", f"{name!r} is not a grouping", f"Use {', '.join(_BY)}.")
+        columns = [_BY[name].label(name) for name in names]
+        query = sa.select(*columns, sa.func.sum(t.rollup.c.quantity).label("quantity"))
+        query = query.where(t.rollup.c.bucket_ms >= start_ms, t.rollup.c.bucket_ms < end_ms)
+        wanted = {"tenant": tenant, "owner": owner, "project": project}
+        for name, value in wanted.items():
+            if value is not None:
+                query = query.where(_BY[name] == value)
+        groups = list(dict.fromkeys(_BY[name] for name in names))
+        with self._database.read() as connection:
+            found = connection.execute(query.group_by(*groups).order_by(*groups)).mappings().all()
+        rows = [dict(row) | {"quantity": int(row["quantity"])} for row in found]
+        for row in rows:
+            if "day" in row:
+                row["day"] = day_of(row["day"] * _DAY_MS)
+        return rows
+
+    def rollup_rows(self, tenant: str, start_ms: int, end_ms: int) -> list[RollupRow]:
+        """What a payer used, for rating."""
+        _check_bounds(start_ms, end_ms)
+        with self._database.read() as connection:
+            return _rollup_rows(connection, tenant, start_ms, end_ms)
+
+    # --- invoices and alarms ---
+
+    def put_invoice(
+        self,
+        tenant: str,
+        start_ms: int,
+        end_ms: int,
+        build: Callable[[Sequence[RollupRow]], InvoiceDraft],
+    ) -> tuple[Invoice, bool]:
+        """Make the invoice of a period; (invoice, whether it is new).
+
+        An issued one is returned as it is; a draft keeps its id and is built again. `build`
+        sees the rollup inside the same transaction: no usage slips in between reading and
+        issuing. A final one gets the next number, without gaps. Raises `conflict` when an
+        issued invoice of another period covers a part of this one, and what `build` raises.
+        """
+        _check_bounds(start_ms, end_ms)
+        with self._database.write() as connection:
+            _take_turn(connection)
+            old = _same_or_overlapping(connection, tenant, start_ms, end_ms)
+            if old is not None and old.status == "issued":
+                return _invoice(old), False
+            draft = build(_rollup_rows(connection, tenant, start_ms, end_ms))
+            now = self._clock()
+            raise_alarms(connection, draft.alarms, now)
+            number = _next_number(connection) if draft.final else None
+            created = now if old is None else old.created_ms
+            row = {
+                "id": new_id("inv") if old is None else old.id,
+                "tenant_id": tenant,
+                "project_id": DEFAULT_PROJECT,
+                "number": number,
+                "period_start_ms": start_ms,
+                "period_end_ms": end_ms,
+                "status": "issued" if draft.final else "draft",
+                "currency": draft.currency,
+                "total": draft.total,
+                "created_ms": created,
+                "updated_ms": now,
+            }
+            head = {name: row[name] for name in ("id", "number", "status")}
+            row["body"] = to_json(head | dict(draft.body) | {"created": to_rfc3339(created)})
+            if old is None:
+                connection.execute(sa.insert(t.invoices).values(row))
+            else:
+                connection.execute(
+                    sa.update(t.invoices).where(t.invoices.c.id == old.id).values(row)
+                )
+            kept = connection.execute(
+                sa.select(t.invoices).where(t.invoices.c.id == row["id"])
+            ).one()
+        return _invoice(kept), old is None
+
+    def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice:
+        """Raises `not_found`, also for another tenant's invoice; tenant None sees all."""
+        query = sa.select(t.invoices).where(t.invoices.c.id == invoice_id)
+        if tenant is not None:
+            query = query.where(t.invoices.c.tenant_id == tenant)
+        with self._database.read() as connection:
+            row = connection.execute(query).one_or_none()
+        if row is None:
+            raise not_found("invoice", invoice_id)
+        return _invoice(row)
+
+    def list_invoices(self, tenant: str | None) -> list[Invoice]:
+        """Newest period first; tenant None sees all."""
+        query = sa.select(t.invoices)
+        if tenant is not None:
+            query = query.where(t.invoices.c.tenant_id == tenant)
+        query = query.order_by(t.invoices.c.period_start_ms.desc(), t.invoices.c.id)
+        with self._database.read() as connection:
+            return [_invoice(row) for row in connection.execute(query)]
+
+    def alarms(self) -> list[dict[str, Any]]:
+        """All alarms, oldest first: {id, ts_ms, kind, tenant, detail}."""
+        query = sa.select(t.alarms).order_by(t.alarms.c.ts_ms, t.alarms.c.id)
+        with self._database.read() as connection:
+            return [
+                {
+                    "id": row.id,
+                    "ts_ms": row.ts_ms,
+                    "kind": row.kind,
+                    "tenant": row.tenant_id,
+                    "detail": json.loads(row.detail),
+                }
+                for row in connection.execute(query)
+            ]
+
+
+def _take_turn(connection: sa.Connection) -> None:
+    """One writer at a time, to the end of the transaction. SQLite's BEGIN IMMEDIATE is that."""
+    if connection.dialect.name != "sqlite":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
+
+
+def _check_bounds(start_ms: int, end_ms: int) -> None:
+    for field, bound in (("from", start_ms), ("to", end_ms)):
+        if bound % BUCKET_MS:
+            raise invalid(
+                field,
+                f"{to_rfc3339(bound)} is not on a quarter of an hour",
+                "Usage is kept per quarter of an hour: use :00, :15, :30 or :45.",
+            )
+
+
+def _rollup_rows(
+    connection: sa.Connection, tenant: str, start_ms: int, end_ms: int
+) -> list[RollupRow]:
+    r = t.rollup.c
+    key = (r.meter, r.deployment, r.plan_version)
+    query = sa.select(*key, sa.func.sum(r.quantity)).where(
+        r.tenant_id == tenant, r.bucket_ms >= start_ms, r.bucket_ms < end_ms
+    )
+    return [
+        RollupRow(meter, deployment, plan or None, int(quantity))
+        for meter, deployment, plan, quantity in connection.execute(
+            query.group_by(*key).order_by(*key)
+        )
+    ]
+
+
+def _same_or_overlapping(
+    connection: sa.Connection, tenant: str, start_ms: int, end_ms: int
+) -> sa.Row[Any] | None:
+    """The invoice of exactly this period. Raises `conflict` for an issued one across it."""
+    i = t.invoices.c
+    query = sa.select(t.invoices).where(
+        i.tenant_id == tenant, i.period_start_ms < end_ms, i.period_end_ms > start_ms
+    )
+    same = None
+    for row in connection.execute(query):
+        if (row.period_start_ms, row.period_end_ms) == (start_ms, end_ms):
+            same = row
+        elif row.status == "issued":
+            raise MeuseError(
+                Code.CONFLICT,
+                f"invoice {row.number} covers {to_rfc3339(row.period_start_ms)} to "
+                f"{to_rfc3339(row.period_end_ms)}, a part of this period",
+                field="period",
+                hint="Use a period that no issued invoice covers: usage is billed once.",
+            )
+    return same
+
+
+def _next_number(connection: sa.Connection) -> str:
+    """`INV-000001`, … Taken with the invoice in one transaction: no gaps."""
+    c = t.counters.c
+    statement = sa.update(t.counters).where(c.series == "default").values(last=c.last + 1)
+    return f"INV-{connection.execute(statement.returning(c.last)).scalar_one():06d}"
+
+
+def _invoice(row: sa.Row[Any]) -> Invoice:
+    return Invoice(
+        id=row.id,
+        tenant=row.tenant_id,
+        number=row.number,
+        status=row.status,
+        currency=row.currency,
+        total=row.total,
+        body=row.body,
+    )

@@ -1,0 +1,188 @@
+"""The tables of money.db and the records that go in and come out of it.
+
+Columns as `MoneyStore` uses them; what makes them (types, keys, guards) is the migrations'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import sqlalchemy as sa
+
+CursorState = Literal["open", "closed", "quarantined"]
+
+
+class Record(Protocol):
+    """What is kept of a usage record; `meter.record.UsageRecord` says what each field means."""
+
+    @property
+    def id(self) -> bytes: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def final(self) -> bool: ...
+    @property
+    def source(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def owner(self) -> str: ...
+    @property
+    def project(self) -> str: ...
+    @property
+    def key(self) -> str: ...
+    @property
+    def deployment(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def plan_version(self) -> str | None: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def protocol(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+    @property
+    def ts(self) -> int: ...
+    @property
+    def lease(self) -> str | None: ...
+    @property
+    def quantities(self) -> dict[str, int]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """How far a segment is in: bytes, state, the latest `ts` taken from it (0: none)."""
+
+    offset: int
+    state: CursorState
+    last_ts_ms: int
+
+
+class Alarm(Protocol):
+    """Something a person must look at. `dedup`: raised twice, it is kept once."""
+
+    @property
+    def kind(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def detail(self) -> Mapping[str, Any]: ...
+    @property
+    def dedup(self) -> str: ...
+
+
+class InvoiceDraft(Protocol):
+    """What an invoice shall say. `final` issues it; `body` lacks id, number, status, created."""
+
+    @property
+    def currency(self) -> str: ...
+    @property
+    def total(self) -> str: ...
+    @property
+    def body(self) -> Mapping[str, Any]: ...
+    @property
+    def final(self) -> bool: ...
+    @property
+    def alarms(self) -> Sequence[Alarm]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Ingested:
+    """What became of a batch. `late` are new ones inside a period that is invoiced already."""
+
+    new: int = 0
+    duplicates: int = 0
+    conflicts: int = 0
+    late: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RollupRow:
+    """A payer's quantity of one meter on one deployment under one plan version."""
+
+    meter: str
+    deployment: str
+    plan_version: str | None
+    quantity: int
+
+
+@dataclass(frozen=True, slots=True)
+class Invoice:
+    """A kept invoice. `body` is its JSON, the same text for ever once it is issued."""
+
+    id: str
+    tenant: str
+    number: str | None
+    status: str
+    currency: str
+    total: str
+    body: str
+
+
+metadata = sa.MetaData()
+
+
+def _texts(*names: str, primary_key: bool = False) -> list[sa.Column[str]]:
+    return [sa.Column(name, sa.Text, primary_key=primary_key) for name in names]
+
+
+records = sa.Table(
+    "usage_record",
+    metadata,
+    sa.Column("id", sa.LargeBinary, primary_key=True),
+    *_texts("tenant_id", "source", primary_key=True),
+    sa.Column("seq", sa.Integer),
+    sa.Column("final", sa.Boolean),
+    *_texts("owner_id", "project_id", "key_id", "deployment", "version", "plan_version"),
+    *_texts("tier", "protocol", "status"),
+    sa.Column("ts_ms", sa.BigInteger),
+    *_texts("lease", "quantities"),
+    sa.Column("digest", sa.LargeBinary),
+)
+rollup = sa.Table(
+    "usage_rollup",
+    metadata,
+    *_texts("tenant_id", primary_key=True),
+    sa.Column("bucket_ms", sa.BigInteger, primary_key=True),
+    *_texts("owner_id", "project_id", "key_id", "deployment", "version", primary_key=True),
+    *_texts("meter", "tier", "plan_version", primary_key=True),
+    sa.Column("quantity", sa.BigInteger),
+)
+cursors = sa.Table(
+    "journal_cursor",
+    metadata,
+    *_texts("segment", primary_key=True),
+    sa.Column("offset", sa.BigInteger),
+    *_texts("state"),
+    sa.Column("last_ts_ms", sa.BigInteger),
+    sa.Column("updated_ms", sa.BigInteger),
+)
+alarms = sa.Table(
+    "alarm",
+    metadata,
+    *_texts("id", primary_key=True),
+    *_texts("tenant_id", "project_id"),
+    sa.Column("ts_ms", sa.BigInteger),
+    *_texts("kind", "detail", "dedup"),
+)
+invoices = sa.Table(
+    "invoice",
+    metadata,
+    *_texts("id", primary_key=True),
+    *_texts("tenant_id", "project_id", "number"),
+    sa.Column("period_start_ms", sa.BigInteger),
+    sa.Column("period_end_ms", sa.BigInteger),
+    *_texts("status", "currency", "total", "body"),
+    sa.Column("created_ms", sa.BigInteger),
+    sa.Column("updated_ms", sa.BigInteger),
+)
+counters = sa.Table(
+    "invoice_counter",
+    metadata,
+    *_texts("series", primary_key=True),
+    sa.Column("last", sa.BigInteger),
+)

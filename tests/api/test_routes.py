@@ -1,0 +1,38 @@
+"""Every management route names the scope that it needs."""
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import APIRoute
+
+from meuse.api import access, datasets, deployments, jobs, models, money
+from meuse.core.nouns import SCOPES
+
+ROUTERS = (datasets, jobs, models, deployments, access, money)
+
+
+def scopes_of(dependant: Dependant) -> set[str]:
+    found = {getattr(dependant.call, "meuse_scope", None)} - {None}
+    for inner in dependant.dependencies:
+        found |= scopes_of(inner)
+    return found
+
+
+def test_every_route_asks_for_exactly_one_known_scope() -> None:
+    """Deny by default: a route without a scope fails here before it can be shipped."""
+    routes = [r for part in ROUTERS for r in part.router.routes if isinstance(r, APIRoute)]
+    assert len(routes) >= 30
+    for route in routes:
+        found = scopes_of(route.dependant)
+        assert len(found) == 1, route.path
+        assert found <= SCOPES, route.path
+
+
+def test_no_route_hides_another() -> None:
+    """No two routes answer the same method and path."""
+    seen = [
+        (method, route.path)
+        for part in ROUTERS
+        for route in part.router.routes
+        if isinstance(route, APIRoute)
+        for method in route.methods
+    ]
+    assert len(set(seen)) == len(seen)

@@ -1,0 +1,133 @@
+"""Invoices: when one may be issued, what it says, and that it then stays as it is."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from billing.make_usage import DAY, HOUR, Directory, plan, usage_record
+from meuse.billing.invoices import SETTLE_MS, make_invoice
+from meuse.core.clock import to_rfc3339
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import Price
+from meuse.meter.record import encode
+
+END = DAY + HOUR
+PERIOD = {"from": to_rfc3339(DAY), "to": to_rfc3339(END)}
+BASIC = plan(Price("rows", "0.50", 1000), Price("requests", "0.01"))
+
+
+def used(store, *records):
+    batch = [(record, encode(record)) for record in records]
+    segment = f"h-0-1-{records[0].id.hex()}"
+    store.ingest(segment, batch, offset=0, next_offset=1, state="closed")
+
+
+def invoice(
+    store, directory=None, *, tenant="acme", period=PERIOD, now=END + HOUR, complete_to=None
+):
+    directory = directory or Directory(BASIC, acme="basic")
+    made, new = make_invoice(
+        store,
+        directory,
+        directory,
+        tenant=tenant,
+        period=period,
+        complete_to_ms=now if complete_to is None else complete_to,
+        clock=lambda: now,
+    )
+    body = json.loads(made.body)
+    assert (made.id, made.status) == (body["id"], body["status"])
+    return body | {"new": new, "bytes": made.body}
+
+
+def test_a_past_period_is_issued_once(store):
+    """The invoice has lines, total and number; asked for again it is the same bytes."""
+    used(store, *(usage_record(quantities={"rows": 125, "requests": 1}) for _ in range(10)))
+    used(store, usage_record(ts=END), usage_record(ts=DAY - 1), usage_record(tenant="guest"))
+    first = invoice(store)
+    assert first["new"]
+    assert first["status"] == "issued"
+    assert first["number"] == "INV-000001"
+    assert first["period"] == {"from": "2026-11-01T00:00:00.000Z", "to": "2026-11-01T01:00:00.000Z"}
+    assert [(line["meter"], line["quantity"], line["amount"]) for line in first["lines"]] == [
+        ("requests", 10, "0.10"), ("rows", 1250, "0.62"),
+    ]  # fmt: skip
+    assert (first["total"], first["currency"], first["unrated"]) == ("0.72", "EUR", [])
+    assert first["draft_because"] == []
+    used(store, usage_record())
+    dearer = Directory(plan(Price("rows", "99"), Price("requests", "99")), acme="basic")
+    again = invoice(store, dearer, now=END + 2 * HOUR)
+    assert again["bytes"] == first["bytes"]
+    assert not again["new"]
+
+
+@pytest.mark.parametrize(
+    ("now", "complete_to", "reasons"),
+    [
+        (END - 1, END - 1, ["period is still open", "ingested"]),
+        (END + HOUR, END - 1, ["ingested"]),
+        (END + HOUR, END + SETTLE_MS - 1, ["ingested"]),
+        (END + HOUR, 0, ["ingested"]),
+    ],
+)
+def test_an_unfinished_period_gives_a_draft(store, now, complete_to, reasons):
+    """While the period is open or not all in, a draft without number says why; its id stays."""
+    used(store, usage_record())
+    draft = invoice(store, now=now, complete_to=complete_to)
+    assert (draft["status"], draft["number"]) == ("draft", None)
+    assert len(draft["draft_because"]) == len(reasons)
+    for reason, expected in zip(draft["draft_because"], reasons, strict=True):
+        assert expected in reason
+    used(store, usage_record())
+    issued = invoice(store, now=END + HOUR, complete_to=END + SETTLE_MS)
+    assert (issued["id"], issued["status"]) == (draft["id"], "issued")
+    assert issued["created"] == draft["created"]
+    assert issued["lines"][0]["quantity"] == 2
+
+
+def test_unrated_usage_keeps_the_draft_and_raises_an_alarm(store):
+    """Usage without a plan or price is listed, alarmed once, and nothing is issued over it."""
+    used(store, usage_record(), usage_record(plan_version=None), usage_record(plan_version="no:1"))
+    for _ in range(2):
+        draft = invoice(store)
+        assert (draft["status"], draft["draft_because"]) == ("draft", ["some usage is unrated"])
+        assert draft["total"] == "0.01"
+        assert {(row["meter"], row["plan"], row["quantity"]) for row in draft["unrated"]} == {
+            ("rows", None, 8), ("rows", "no:1", 8), ("requests", None, 1), ("requests", "no:1", 1),
+        }  # fmt: skip
+        assert [alarm["kind"] for alarm in store.alarms()] == ["unrated_usage"] * 4
+    lonely = invoice(store, Directory(acme=None))
+    assert (lonely["currency"], lonely["status"]) == ("XXX", "draft")
+
+
+def test_what_cannot_be_invoiced_is_said_clearly(store):
+    """No plan and no usage, an unknown tenant, odd bounds and two currencies are errors."""
+    none = Directory(acme=None)
+    dollars = plan(Price("rows", "1"), name="us", currency="USD")
+    cases = [
+        ({"directory": none}, Code.CONFLICT, "no plan and no usage"),
+        ({"directory": none, "tenant": "ghost"}, Code.NOT_FOUND, "ghost"),
+        ({"period": PERIOD | {"to": to_rfc3339(END + 1)}}, Code.INVALID_FIELD, "quarter"),
+        ({"period": "2026-13"}, Code.INVALID_FIELD, "month"),
+        ({"period": {"from": PERIOD["to"], "to": PERIOD["from"]}}, Code.INVALID_FIELD, "empty"),
+        ({"directory": Directory(BASIC, dollars, acme="us")}, Code.CONFLICT, "EUR"),
+    ]  # fmt: skip
+    for arguments, code, text in cases:
+        if "EUR" in text:
+            used(store, usage_record(), usage_record(plan_version="us:1"))
+        with pytest.raises(MeuseError, match=text) as caught:
+            invoice(store, **arguments)
+        assert caught.value.code is code
+        if code is Code.CONFLICT:
+            assert caught.value.hint
+    assert store.list_invoices(None) == []
+
+
+def test_a_plan_without_usage_gives_an_empty_invoice(store):
+    """A tenant with a plan that used nothing is invoiced zero in the plan's currency."""
+    body = invoice(store, Directory(plan(currency="JPY"), acme="basic:1"))
+    assert (body["status"], body["lines"], body["total"], body["currency"]) == (
+        "issued", [], "0", "JPY",
+    )  # fmt: skip

@@ -1,0 +1,29 @@
+"""What all tests share: a real Postgres, and a test's own database on either kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from postgres import PostgresMissingError, temporary_postgres
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Callable[[], str]]:
+    """A function that makes an empty Postgres database and returns its URL."""
+    try:
+        with temporary_postgres() as new_database:
+            yield new_database
+    except PostgresMissingError as reason:
+        pytest.skip(str(reason))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database: a SQLite file, then a Postgres database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path / 'test.db'}"
+    new_database: Callable[[], str] = request.getfixturevalue("postgres_server")
+    return new_database()

@@ -1,0 +1,140 @@
+"""deploy.plan: examples of each rule, then a simulated world that must keep them all"""
+
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from meuse.core.states import DeploymentStatus
+from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget, plan, settled, status
+
+NAME = "acme/digits"
+
+
+def want(*versions: str, replicas: int = 1, error: str | None = None) -> Wanted:
+    share = 100 // max(1, len(versions))
+    return Wanted(NAME, 1, tuple(WantedTarget(v, share) for v in versions), replicas, error)
+
+
+def replica(number: int, version: str, ready: bool = True) -> Replica:
+    return Replica(f"r{number}", NAME, version, ready)
+
+
+def test_a_new_deployment_starts_what_is_missing() -> None:
+    """Two replicas wanted, one on its way: one more is started, nothing is routed."""
+    step = plan([want("d:1", replicas=2)], [replica(1, "d:1", ready=False)], {})
+    assert (Start(NAME, "d:1"),) == step.start
+    assert (step.stop, step.routes) == ((), {NAME: ()})
+
+
+def test_the_old_version_serves_until_the_new_one_is_ready() -> None:
+    """While d:2 warms up, d:1 keeps all traffic and nothing is stopped."""
+    before = {NAME: (Route("d:1", 100, ("r1",)),)}
+    step = plan([want("d:2")], [replica(1, "d:1"), replica(2, "d:2", ready=False)], before)
+    assert before == step.routes
+    assert step.stop == ()
+
+
+def test_the_old_version_goes_once_the_new_one_is_ready() -> None:
+    """When d:2 is ready it takes the routes, and d:1 may be stopped after that."""
+    before = {NAME: (Route("d:1", 100, ("r1",)),)}
+    step = plan([want("d:2")], [replica(1, "d:1"), replica(2, "d:2")], before)
+    assert {NAME: (Route("d:2", 100, ("r2",)),)} == step.routes
+    assert step.stop == ("r1",)
+
+
+def test_surplus_replicas_go() -> None:
+    """Scaling down keeps as many as wanted, and routes only to those."""
+    step = plan([want("d:1")], [replica(1, "d:1"), replica(2, "d:1")], {})
+    assert (step.stop, step.routes[NAME][0].replicas) == (("r2",), ("r1",))
+
+
+def test_replicas_of_a_deleted_deployment_go() -> None:
+    """What nobody wants is stopped and not routed."""
+    step = plan([], [replica(1, "d:1")], {NAME: (Route("d:1", 100, ("r1",)),)})
+    assert (step.stop, step.routes) == (("r1",), {})
+
+
+def test_a_reference_that_is_gone_changes_nothing() -> None:
+    """When a target cannot be resolved, what serves goes on serving."""
+    before = {NAME: (Route("d:1", 100, ("r1",)),)}
+    step = plan([want(error="there is no d@x")], [replica(1, "d:1")], before)
+    assert (before, (), ()) == (step.routes, step.start, step.stop)
+
+
+def test_a_failing_start_waits_for_its_back_off() -> None:
+    """A blocked start is not repeated."""
+    step = plan([want("d:1")], [], {}, blocked={Start(NAME, "d:1")})
+    assert step.start == ()
+
+
+def test_status_tells_the_whole_story() -> None:
+    """pending → ready → rolling → degraded → failed, each from what can be seen."""
+    one, two = want("d:1"), want("d:2")
+    serving = (Route("d:1", 100, ("r1",)),)
+    ready = [replica(1, "d:1")]
+    assert status(one, [], (), 0) == DeploymentStatus.PENDING
+    assert status(one, ready, serving, 0) == DeploymentStatus.READY
+    assert status(two, ready, serving, 0) == DeploymentStatus.ROLLING
+    assert status(two, ready, serving, 3) == DeploymentStatus.DEGRADED
+    assert status(want("d:1", replicas=2), ready, serving, 0) == DeploymentStatus.DEGRADED
+    assert status(one, [], (), 3) == DeploymentStatus.FAILED
+    assert status(want(error="gone"), [], (), 0) == DeploymentStatus.FAILED
+
+
+class World:
+    """Replicas that become ready, die and are stopped, driven by the plan alone."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.replicas: dict[str, Replica] = {}
+        self.routes: dict[str, tuple[Route, ...]] = {}
+        self.count = 0
+
+    def turn(self, wanted: list[Wanted]) -> None:
+        step = plan(wanted, list(self.replicas.values()), self.routes)
+        for start in step.start:
+            self.count += 1
+            name = f"r{self.count:04}"
+            self.replicas[name] = Replica(name, start.deployment, start.version, False)
+        before = {
+            r for routes in self.routes.values() for route in routes for r in route.replicas
+        } & {r.id for r in self.replicas.values() if r.ready}
+        self.routes = step.routes
+        after = {r for routes in self.routes.values() for route in routes for r in route.replicas}
+        assert all(self.replicas[r].ready for r in after)  # no weight on what is not ready
+        assert not set(step.stop) & after  # nothing that takes traffic is stopped
+        names = {w.name for w in wanted}
+        if any(self.replicas[r].deployment in names for r in before):
+            assert after  # a deployment that served goes on serving
+        for name in step.stop:
+            del self.replicas[name]
+
+    def live(self) -> None:
+        for name, was in list(self.replicas.items()):
+            chance = self.random.random()
+            if chance < 0.4:
+                self.replicas[name] = Replica(name, was.deployment, was.version, True)
+            elif chance < 0.5:
+                del self.replicas[name]
+
+
+@given(st.integers(0, 2**32), st.lists(st.sampled_from(["d:1", "d:2", "d:3"]), min_size=1))
+def test_rollouts_never_lose_traffic(seed: int, versions: list[str]) -> None:
+    """Under random deaths and spec changes: ready targets only, and it always converges."""
+    world = World(seed)
+    for version in versions:
+        wanted = [want(version, replicas=world.random.choice([1, 2, 3]))]
+        for _ in range(world.random.randrange(6)):
+            world.turn(wanted)
+            world.live()
+    wanted = [want(versions[-1], replicas=2)]
+    for _ in range(4):  # no more deaths: it settles
+        world.turn(wanted)
+        world.replicas = {
+            n: Replica(n, r.deployment, r.version, True) for n, r in world.replicas.items()
+        }
+    world.turn(wanted)
+    assert settled(wanted[0], list(world.replicas.values()))
+    assert [versions[-1]] == [route.version for route in world.routes[NAME]]
+    assert len(world.replicas) == 2

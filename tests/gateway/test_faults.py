@@ -1,0 +1,187 @@
+"""Replicas and workers that die, hang or are absent: what callers see, what is recorded."""
+
+from __future__ import annotations
+
+import resource
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+import grpc
+import httpx
+
+from gateway.load import Load
+from gateway.rig import Rig, Worker, target, until
+from meuse.gateway.links import MAX_WAITING
+from meuse.gateway.wire import inference_pb2 as pb
+from meuse.gateway.wire.inference_pb2_grpc import GRPCInferenceServiceStub
+from serve import models
+
+
+def rows(*values: float) -> dict[str, Any]:
+    return {"model": "m", "input_data": [[value] for value in values]}
+
+
+def started(rig: Rig, replica: str) -> bool:
+    """Whether a replica has begun to execute anything."""
+    page = (rig.sockets / f"{replica}.page").read_bytes()
+    return int.from_bytes(page[:4], "little") > 0
+
+
+def platform(rig: Rig, model: bytes, *replicas: str, **more: Any) -> tuple[Worker, str]:
+    """A worker and the deployment `m` on some replicas, which need not exist."""
+    key = rig.key()
+    rig.deploy("acme/m", target("m:1", model, list(replicas)), **more)
+    rig.publish()
+    return rig.worker(), key
+
+
+def test_a_killed_replica_loses_no_request(rig: Rig) -> None:
+    """kill -9 in the middle of a batch: all are answered, with one final record each."""
+    first = rig.replica("r1", "m:1", models.slow())
+    rig.replica("r2", "m:1", models.slow())
+    worker, key = platform(rig, models.slow(), "r1", "r2")
+    values = [60 + i / 64 for i in range(24)]
+    load = Load(worker.url, key, [rows(value) for value in values])
+    until(lambda: started(rig, "r1") and started(rig, "r2"))
+    time.sleep(0.05)
+    first.kill()
+    answers = load.wait()
+    assert answers == [(200, {"output_data": [[value]], "model": "m:1"}) for value in values]
+    records = rig.records()
+    assert [(r.status, r.final, r.seq) for r in records] == [("ok", True, 0)] * len(values)
+    assert len({r.id for r in records}) == len(values)
+    worker.forget()
+
+
+def test_a_request_that_kills_replicas_is_quarantined(rig: Rig) -> None:
+    """It gets 422 after its second victim; its neighbours are answered by the next replica."""
+    model = models.doubled()
+    both = [rig.replica(r, "m:1", model, poison=True) for r in ("r1", "r2")]
+    worker, key = platform(rig, model, "r1", "r2")
+    bad = {"model": "m", "input_data": [[1, 666]]}
+    good = [{"model": "m", "input_data": [[i, i]]} for i in range(12)]
+    load = Load(worker.url, key, [bad, *good])
+    for process in both:
+        process.wait(10)
+    until(lambda: load.answers[0])
+    late = {"model": "m", "input_data": [[50, 50]]}
+    waiting = Load(worker.url, key, [late])
+    rig.replica("r1", "m:1", model, poison=True, wait=False)
+    (status, body), *others = load.wait()
+    assert (status, body["error"]["code"], body["error"]["field"]) == (422, "quarantined", "inputs")
+    assert [answer[1].get("output_data") for answer in others] == [
+        [[2.0 * i, 2.0 * i]] for i in range(12)
+    ]
+    assert waiting.wait()[0][1]["output_data"] == [[100.0, 100.0]]
+    assert Counter(r.status for r in rig.records()) == {"error": 1, "ok": 13}
+    worker.forget()
+
+
+def test_without_a_replica_a_request_waits_for_one(rig: Rig) -> None:
+    """It is answered when a replica appears in time, else 503 and an error record."""
+    worker, key = platform(rig, models.doubled(), "r1", timeout_ms=2000)
+    body = {"model": "m", "input_data": [[1, 2]]}
+    load = Load(worker.url, key, [body])
+    rig.replica("r1", "m:1", models.doubled())
+    assert load.wait() == [(200, {"output_data": [[2.0, 4.0]], "model": "m:1"})]
+    rig.processes[-1].kill()
+    begun = time.monotonic()
+    ((status, answer),) = Load(worker.url, key, [body]).wait()
+    assert 1.9 < time.monotonic() - begun < 3
+    assert (status, answer["error"]["code"], answer["error"]["field"]) == (503, "unavailable", None)
+    assert [r.status for r in rig.records()] == ["ok", "error"]
+    worker.forget()
+
+
+def test_a_slow_replica_meets_the_deadline(rig: Rig) -> None:
+    """In flight or queued, a request is told 504 when its time is over."""
+    rig.replica("r1", "m:1", models.slow())
+    worker, key = platform(rig, models.slow(), "r1", timeout_ms=150)
+    answers = Load(worker.url, key, [rows(600), rows(601)]).wait()
+    assert [(status, a["error"]["code"]) for status, a in answers] == [
+        (504, "deadline_exceeded")
+    ] * 2
+    assert [r.status for r in rig.records()] == ["error", "error"]
+    worker.forget()
+
+
+def test_the_waiting_queue_is_bounded(rig: Rig) -> None:
+    """Beyond it requests are refused at once, and leave no record."""
+    worker, key = platform(rig, models.doubled(), "r1", timeout_ms=3000)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=(1, 2))
+    tensor.contents.fp32_contents.extend([1, 2])
+    given = pb.ModelInferRequest(model_name="m", inputs=[tensor])
+    with grpc.insecure_channel(worker.grpc) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        metadata = (("authorization", f"Bearer {key}"),)
+        calls = [stub.ModelInfer.future(given, metadata=metadata) for _ in range(MAX_WAITING + 40)]
+        codes = Counter(call.code().name for call in calls)
+    assert codes == {"RESOURCE_EXHAUSTED": 40, "UNAVAILABLE": MAX_WAITING}
+    assert Counter(r.status for r in rig.records()) == {"error": MAX_WAITING}
+    worker.forget()
+
+
+def test_a_drained_replica_loses_no_request(rig: Rig) -> None:
+    """SIGTERM while requests are queued there: the rest go to the other replica."""
+    first = rig.replica("r1", "m:1", models.slow())
+    rig.replica("r2", "m:1", models.slow())
+    worker, key = platform(rig, models.slow(), "r1", "r2")
+    load = Load(worker.url, key, [rows(30 + i / 64) for i in range(30)])
+    until(lambda: started(rig, "r1"))
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(10) == 0
+    more = Load(worker.url, key, [rows(1)] * 10)
+    assert [status for status, _ in load.wait() + more.wait()] == [200] * 40
+    assert Counter(r.status for r in rig.records()) == {"ok": 40}
+    worker.forget()
+
+
+def test_a_rollout_takes_waiting_requests_along(rig: Rig) -> None:
+    """Requests that wait for a target that leaves are answered by the one that comes."""
+    worker, key = platform(rig, models.doubled(), "r1")
+    load = Load(worker.url, key, [{"model": "m", "input_data": [[1, 2]]}] * 3)
+    time.sleep(0.2)
+    identity = models.identity(models.FLOAT, ["n", 2])
+    rig.replica("r2", "m:2", identity)
+    rig.deploy("acme/m", target("m:2", identity, ["r2"]))
+    rig.listen()
+    rig.publish()
+    assert load.wait() == [(200, {"output_data": [[1.0, 2.0]], "model": "m:2"})] * 3
+    assert [r.version for r in rig.records()] == ["m:2"] * 3
+    worker.forget()
+
+
+def test_nothing_is_served_unmetered(rig: Rig) -> None:
+    """While the journal cannot grow, answers are 503; afterwards all is well again."""
+    rig.replica("r1", "m:1", models.doubled())
+    worker, key = platform(rig, models.doubled(), "r1")
+    body = {"model": "m", "input_data": [[1, 2]]}
+    headers = {"authorization": f"Bearer {key}"}
+    with httpx.Client(base_url=worker.url, headers=headers) as client:
+        assert client.post("/predict", json=body).status_code == 200
+        (segment,) = rig.journal.iterdir()
+        _, hard = resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE)
+        size = segment.stat().st_size
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (size, hard))
+        answer = client.post("/predict", json=body)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "unavailable")
+        resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
+        assert client.post("/predict", json=body).status_code == 200
+    assert [r.status for r in rig.records()] == ["ok", "ok"]
+    worker.forget()
+
+
+def test_a_killed_worker_loses_no_record(rig: Rig) -> None:
+    """Each answer that arrived has its record; others are at most the requests in flight."""
+    rig.replica("r1", "m:1", models.doubled())
+    worker, key = platform(rig, models.doubled(), "r1")
+    body = {"model": "m", "input_data": [[1, 2]]}
+    loads = [Load(worker.url, key, [body] * 16) for _ in range(4)]
+    until(lambda: len(rig.records()) > 10)
+    worker.process.kill()
+    answered = [status for load in loads for status, _ in load.wait()].count(200)
+    assert answered <= len(rig.records()) <= 64
+    assert answered > 0
+    worker.forget()

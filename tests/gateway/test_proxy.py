@@ -1,0 +1,86 @@
+"""What is not the data plane's goes to control as it is, and comes back as it is."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from gateway.rig import until
+
+if TYPE_CHECKING:
+    from gateway.conftest import Platform
+
+UPLOAD = 2 * 1024 * 1024
+
+
+@pytest.fixture(scope="module")
+def proxied(platform: Platform) -> Iterator[Platform]:
+    """The platform with something behind `control.sock`."""
+    path = platform.rig.sockets / "control.sock"
+    script = Path(__file__).parent / "run_control.py"
+    process = subprocess.Popen([sys.executable, str(script), str(path)])
+    until(path.exists)
+    until(lambda: platform.http.get("/api/x").status_code == 201)
+    yield platform
+    process.kill()
+    process.wait()
+    path.unlink()
+
+
+def test_requests_pass_unchanged(proxied: Platform) -> None:
+    """Method, undecoded path, query, headers and body; hop-by-hop headers stay behind."""
+    answer = proxied.http.request(
+        "PUT",
+        "/api/models/a%2Fb/x?y=1&z=%20",
+        content=b"body",
+        headers={"connection": "keep-alive, x-mine", "x-mine": "1", "te": "trailers", "x-a": "b"},
+    )
+    body = answer.json()
+    assert (answer.status_code, body["method"], body["size"]) == (201, "PUT", 4)
+    assert (body["path"], body["query"]) == ("/api/models/a%2Fb/x", "y=1&z=%20")
+    headers = body["headers"]
+    assert headers["authorization"] == f"Bearer {proxied.key}"
+    assert headers["x-a"] == "b"
+    assert not {"x-mine", "te"} & set(headers)
+    assert headers["x-request-id"] == answer.headers["x-request-id"]
+    assert "x-private" not in answer.headers
+
+
+def test_bodies_stream(proxied: Platform) -> None:
+    """Uploads larger than an inference body arrive whole, with and without a length."""
+    data = bytes(range(256)) * (UPLOAD // 256)
+    expected = hashlib.sha256(data).hexdigest()
+    parts = [data[i : i + 65536] for i in range(0, len(data), 65536)]
+    for content in (data, iter(parts)):
+        answer = proxied.http.post("/api/datasets?name=x", content=content).json()
+        assert (answer["size"], answer["sha256"]) == (len(data), expected)
+
+
+@pytest.mark.parametrize("announced", [True, False])
+def test_uploads_are_limited(proxied: Platform, announced: bool) -> None:
+    """One byte too many is 413, said or counted."""
+    data = b"x" * (UPLOAD + 1)
+    content: Any = data if announced else iter([data[:UPLOAD], data[UPLOAD:]])
+    answer = proxied.http.post("/api/datasets", content=content)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
+    assert answer.json()["error"]["field"] == "body"
+
+
+def test_events_come_one_by_one_and_leaving_is_noticed(proxied: Platform) -> None:
+    """A first event arrives while the stream is open; control learns that the client left."""
+    before = proxied.http.get("/api/x").json()["left"]
+    with proxied.http.stream("GET", "/api/events") as stream:
+        assert next(stream.iter_raw()) == b"data: 1\n\n"
+    until(lambda: proxied.http.get("/api/x").json()["left"] == before + 1)
+
+
+def test_an_early_answer_arrives(proxied: Platform) -> None:
+    """Control may refuse before it has read the body."""
+    answer = proxied.http.post("/api/early", content=b"x" * 500_000)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (403, "forbidden")

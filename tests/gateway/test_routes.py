@@ -1,0 +1,100 @@
+"""The table of HTTP routes is what is dispatched, and what is guarded."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import httpx
+import pytest
+
+from meuse.core.nouns import SCOPES
+from meuse.gateway.http import ROUTES, match
+from meuse.gateway.rpc import METHODS
+
+if TYPE_CHECKING:
+    from gateway.conftest import Platform
+
+
+def path_of(pattern: str, model: str) -> str:
+    return (
+        pattern.replace("{model}", model).replace("{deployment}", model).replace("{version}", "1")
+    )
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: f"{r.method} {r.pattern}")
+def test_every_route_is_guarded(platform: Platform, route: object) -> None:
+    """No key and a wrong key: 401; a key without the scope: 403; another tenant's: 404."""
+    from meuse.gateway.http import HttpRoute
+
+    assert isinstance(route, HttpRoute)
+    path = path_of(route.pattern, "acme/digits")
+    with httpx.Client(base_url=platform.worker.url) as client:
+
+        def status(key: str | None) -> int:
+            headers = {} if key is None else {"authorization": f"Bearer {key}"}
+            body = b'{"model":"acme/digits","input_data":[[1]],"inputs":[]}'
+            content = body if route.method == "POST" else None
+            return client.request(route.method, path, headers=headers, content=content).status_code
+
+        if route.scope == "public":
+            assert [status(None), status("wrong")] == [200, 200]
+        else:
+            assert route.scope in SCOPES
+            assert [status(None), status("wrong"), status(platform.no_infer)] == [401, 401, 403]
+            assert status(platform.blue) == 404
+
+
+def test_only_health_and_server_metadata_are_public() -> None:
+    """The list of what needs no key is short and known."""
+    assert {r.pattern for r in ROUTES if r.scope == "public"} == {
+        "/v2", "/v2/health/live", "/v2/health/ready", "/health/live", "/health/ready",
+    }  # fmt: skip
+    assert {name for name, scope in METHODS.items() if scope == "public"} == {
+        "ServerLive", "ServerReady", "ServerMetadata",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("route", ROUTES, ids=lambda r: f"{r.method} {r.pattern}")
+def test_other_methods_are_refused(platform: Platform, route: object) -> None:
+    """405 with the methods that are possible."""
+    from meuse.gateway.http import HttpRoute
+
+    assert isinstance(route, HttpRoute)
+    answer = platform.http.request("DELETE", path_of(route.pattern, "digits"))
+    assert answer.status_code == 405
+    assert answer.headers["allow"] == route.method
+
+
+@pytest.mark.parametrize(
+    ("path", "pattern", "model", "version"),
+    [
+        ("/v2/models/m", "/v2/models/{model}", "m", None),
+        ("/v2/models/o/m", "/v2/models/{model}", "o/m", None),
+        ("/v2/models/o%2Fm/infer", "/v2/models/{model}/infer", "o/m", None),
+        ("/v2/models/o/m/ready", "/v2/models/{model}/ready", "o/m", None),
+        ("/v2/models/m/ready", "/v2/models/{model}/ready", "m", None),
+        ("/v2/models/ready", "/v2/models/{model}", "ready", None),
+        ("/v2/models/ready/ready", "/v2/models/{model}/ready", "ready", None),
+        ("/v2/models/m/versions/2", "/v2/models/{model}/versions/{version}", "m", "2"),
+        ("/v2/models/o/m/versions/m%3A2/infer", "/v2/models/{model}/versions/{version}/infer",
+         "o/m", "m:2"),
+        ("/v2/models/a%20b", "/v2/models/{model}", "a b", None),
+        ("/predictions/o/m", "/predictions/{deployment}", "o/m", None),
+    ],
+)  # fmt: skip
+def test_paths_are_read_from_the_right(
+    path: str, pattern: str, model: str, version: str | None
+) -> None:
+    """Names may hold a slash, as it is or encoded."""
+    found = match(path.encode())
+    assert found is not None
+    assert {route.pattern for route in found.methods.values()} == {pattern}
+    assert (found.model, found.version) == (model, version)
+
+
+@pytest.mark.parametrize(
+    "path", ["/v2/models/a/b/c", "/v2/nothing", "/predictions/", "/v2/models/"]
+)
+def test_unknown_paths_of_ours(platform: Platform, path: str) -> None:
+    """They are not found here, and not handed to control."""
+    assert platform.http.get(path).status_code == 404

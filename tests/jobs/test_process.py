@@ -1,0 +1,143 @@
+"""jobs.process and jobs.child, with real children"""
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from meuse.jobs import process
+
+WORK = str(Path(__file__).parent / "work.py")
+
+
+def command(folder: Path, events: int, life: int) -> list[str]:
+    return [sys.executable, WORK, str(folder), str(events), str(life)]
+
+
+def run(folder: Path, do: str, cancelled: threading.Event | None = None):
+    document = {"job": "job-1", "kind": "test", "spec": {"do": do}, "inputs": {}}
+    (folder / "job.json").write_text(json.dumps(document))
+    reports: list[tuple[str, dict]] = []
+    outcome = process.run(
+        folder,
+        command,
+        lambda kind, data: reports.append((kind, data)),
+        cancelled or threading.Event(),
+    )
+    return outcome, reports
+
+
+def until(condition, seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def gone(pid: int) -> bool:
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return True
+
+
+def test_reports_arrive_in_order_and_the_result_last(tmp_path: Path) -> None:
+    """Log, progress and metrics are streamed; the outcome is the work's result."""
+    outcome, reports = run(tmp_path, "return")
+    assert outcome == {"result": {"answer": 42, "resumed": False}}
+    assert [kind for kind, _ in reports] == ["log", "progress", "metrics"]
+    assert reports[2][1] == {"figures": {"loss": 0.25}, "epoch": 1}
+
+
+def test_a_refusal_keeps_code_and_field(tmp_path: Path) -> None:
+    """An error that the work raises reaches the parent as it was."""
+    outcome, _ = run(tmp_path, "refuse")
+    assert (outcome["error"]["code"], outcome["error"]["field"]) == ("invalid_field", "spec.do")
+
+
+def test_an_unexpected_error_is_internal_and_logged(tmp_path: Path) -> None:
+    """A bug in the work fails the job; the traceback stands in the job's log."""
+    outcome, _ = run(tmp_path, "crash")
+    assert outcome["error"]["code"] == "internal"
+    assert "RuntimeError: boom" in (tmp_path / "log.txt").read_text()
+
+
+def test_a_killed_child_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    """SIGKILL is survived: the next child finds the checkpoint, and the log says so."""
+    outcome, reports = run(tmp_path, "die-once")
+    assert outcome == {"result": {"answer": 42, "resumed": True}}
+    assert any("signal 9" in data.get("message", "") for _, data in reports)
+
+
+def test_a_child_that_always_dies_fails_the_job(tmp_path: Path) -> None:
+    """After a few deaths the job fails with the signal named."""
+    outcome, _ = run(tmp_path, "always-die")
+    assert "signal 9" in outcome["error"]["message"]
+
+
+def test_cancel_ends_the_child_and_what_it_started(tmp_path: Path) -> None:
+    """Within two seconds of a cancel neither the child nor its own child runs."""
+    cancelled = threading.Event()
+    outcomes = []
+    thread = threading.Thread(
+        target=lambda: outcomes.append(run(tmp_path, "spawn-sleep", cancelled)[0])
+    )
+    thread.start()
+    until((tmp_path / "pid").exists)
+    until(lambda: (tmp_path / "pid").read_text() != "")
+    pid = int((tmp_path / "pid").read_text())
+    group = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and in_group(p, pid)]
+    assert len(group) >= 2
+    began = time.monotonic()
+    cancelled.set()
+    thread.join(5)
+    until(lambda: all(gone(member) for member in group), 2)
+    assert time.monotonic() - began < 2
+    assert outcomes == [{"cancelled": True}]
+
+
+def in_group(path: Path, group: int) -> bool:
+    try:
+        return os.getpgid(int(path.name)) == group
+    except ProcessLookupError:
+        return False
+
+
+def test_a_child_leaves_when_its_parent_is_killed(tmp_path: Path) -> None:
+    """The lifeline closes with the parent, however it died."""
+    script = (
+        "import sys, threading; sys.path.insert(0, sys.argv[1]);"
+        "import test_process as t; from pathlib import Path;"
+        "t.run(Path(sys.argv[2]), 'sleep')"
+    )
+    import subprocess
+
+    parent = subprocess.Popen(
+        [sys.executable, "-c", script, str(Path(__file__).parent), str(tmp_path)]
+    )
+    until(lambda: (tmp_path / "pid").exists() and (tmp_path / "pid").read_text() != "")
+    child = int((tmp_path / "pid").read_text())
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    until(lambda: gone(child), 5)
+
+
+def test_two_children_never_work_in_one_folder(tmp_path: Path) -> None:
+    """The second child waits for the folder's lock until the first is gone."""
+    cancelled = threading.Event()
+    first = threading.Thread(target=run, args=(tmp_path, "sleep", cancelled))
+    first.start()
+    until((tmp_path / "pid").exists)
+    done: list[dict] = []
+    second = threading.Thread(target=lambda: done.append(run(tmp_path, "return")[0]))
+    second.start()
+    second.join(1.5)
+    assert second.is_alive()
+    assert done == []
+    cancelled.set()
+    first.join(5)
+    second.join(10)
+    assert [outcome["result"]["answer"] for outcome in done] == [42]

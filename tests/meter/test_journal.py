@@ -1,0 +1,142 @@
+"""The writer of the journal: what is on disk after append, sync, rotation and failure."""
+
+from __future__ import annotations
+
+import os
+import resource
+import stat
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from billing.make_usage import usage_record
+from meuse.meter.journal import JournalWriter
+from meuse.meter.record import RecordError
+from meuse.meter.segments import State, is_released, list_segments, read
+
+
+def test_appended_records_are_read_back_in_order(tmp_path):
+    """Every appended record can be read at once, without sync, in the order of writing."""
+    writer = JournalWriter(tmp_path, "host", 0, 1)
+    records = [usage_record(ts=n) for n in range(50)]
+    for record in records:
+        writer.append(record)
+    batch = read(writer.path, 0)
+    assert [record for record, _ in batch.records] == records
+    assert (batch.state, batch.next_offset) == (State.END, writer.path.stat().st_size)
+    writer.close()
+
+
+def test_segments_rotate_and_are_released(tmp_path):
+    """A full segment makes room for the next number; sync releases it, close the last one."""
+    writer = JournalWriter(tmp_path, "a-host.example", 3, 7, segment_bytes=400)
+    for _ in range(10):
+        writer.append(usage_record())
+    writer.sync()
+    paths = list_segments(tmp_path)
+    assert [path.name for path in paths] == [f"a-host.example-3-7-{n}" for n in range(len(paths))]
+    assert len(paths) > 2
+    assert all(path.stat().st_size < 800 for path in paths)
+    assert [is_released(path) for path in paths] == [True] * (len(paths) - 1) + [False]
+    writer.close()
+    assert is_released(paths[-1])
+    assert sum(len(read(path, 0, closed=True).records) for path in paths) == 10
+
+
+def test_segments_are_listed_by_number_not_by_text(tmp_path):
+    """Segment 10 comes after segment 9, and files that are no segments are passed over."""
+    for name in ("h-0-1-10", "h-0-1-9", "h-0-2-0", "h-10-1-0", "h-2-1-0", ".h-0-1-11.new", "notes"):
+        (tmp_path / name).touch()
+    assert [path.name for path in list_segments(tmp_path)] == [
+        "h-0-1-9", "h-0-1-10", "h-0-2-0", "h-2-1-0", "h-10-1-0",
+    ]  # fmt: skip
+    assert list_segments(tmp_path / "absent") == []
+
+
+def test_files_are_private_and_never_reopened(tmp_path):
+    """Segments have mode 0600 and a used epoch is refused while its file is there."""
+    writer = JournalWriter(tmp_path / "journal", "host", 0, 1)
+    assert stat.S_IMODE(writer.path.stat().st_mode) == 0o600
+    assert stat.S_IMODE(writer.path.parent.stat().st_mode) == 0o700
+    with pytest.raises(FileExistsError):
+        JournalWriter(tmp_path / "journal", "host", 0, 1)
+    assert os.listdir(tmp_path / "journal") == ["host-0-1-0"]
+    assert not is_released(writer.path)
+    writer.close()
+    with pytest.raises(ValueError, match="not a segment name"):
+        JournalWriter(tmp_path, "../host", 0, 1)
+
+
+def test_a_refused_write_leaves_whole_records_only(tmp_path):
+    """When the disk refuses in the middle of a record, append raises and takes the part back."""
+    writer = JournalWriter(tmp_path, "host", 0, 1)
+    for _ in range(3):
+        writer.append(usage_record())
+    whole = writer.path.stat().st_size
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (whole + 50, hard))
+        for _ in range(2):
+            with pytest.raises(OSError, match="record could be written"):
+                writer.append(usage_record())
+            assert writer.path.stat().st_size == whole
+        resource.setrlimit(resource.RLIMIT_FSIZE, (whole, hard))
+        with pytest.raises(OSError, match="too large"):
+            writer.append(usage_record())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    writer.append(usage_record())
+    batch = read(writer.path, 0)
+    assert (len(batch.records), batch.state) == (4, State.END)
+    writer.close()
+
+
+def test_nothing_is_appended_after_close_or_of_a_bad_record(tmp_path):
+    """A closed journal and an unacceptable record raise, and the file stays as it was."""
+    writer = JournalWriter(tmp_path, "host", 0, 1)
+    for record in (usage_record(quantities={"rows": -1}), usage_record(key="k" * 70_000)):
+        with pytest.raises(RecordError):
+            writer.append(record)
+    assert writer.path.stat().st_size == 0
+    writer.close()
+    writer.close()
+    writer.sync()
+    with pytest.raises(ValueError, match="closed"):
+        writer.append(usage_record())
+
+
+def test_sync_runs_beside_appends_and_rotations(tmp_path):
+    """Appends and rotations lose nothing while other threads sync all the time."""
+    writer = JournalWriter(tmp_path, "host", 0, 1, segment_bytes=5_000)
+    done = threading.Event()
+
+    def keep_syncing() -> None:
+        while not done.is_set():
+            writer.sync()
+
+    threads = [threading.Thread(target=keep_syncing) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    records = [usage_record() for _ in range(1_500)]
+    for record in records:
+        writer.append(record)
+    done.set()
+    for thread in threads:
+        thread.join()
+    writer.close()
+    found = [r for path in list_segments(tmp_path) for r, _ in read(path, 0, closed=True).records]
+    assert found == records
+    open_files = {os.path.realpath(f"/proc/self/fd/{fd}") for fd in os.listdir("/proc/self/fd")}
+    assert not {path for path in open_files if path.startswith(str(tmp_path))}
+
+
+def test_the_writer_needs_no_heavy_library():
+    """A lean worker that writes usage has loaded no database, web or numeric library."""
+    heavy = {"sqlalchemy", "starlette", "fastapi", "pydantic", "numpy", "torch", "uvicorn"}
+    code = (
+        "import sys, meuse.meter.journal, meuse.meter.segments;"
+        f"sys.exit(', '.join({heavy!r} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

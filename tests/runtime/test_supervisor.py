@@ -1,0 +1,135 @@
+"""runtime.supervisor and runtime.processes, with real processes"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+
+
+class Platform:
+    """A supervisor over toy children (see toy.py)."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.process = subprocess.Popen([sys.executable, str(HERE / "toy.py"), "up", str(home)])
+        self.until(lambda: self.described().get("pid") == self.process.pid)
+
+    def described(self) -> dict:
+        try:
+            return json.loads((self.home / "run.json").read_text())
+        except (FileNotFoundError, ValueError):
+            return {"processes": {}}
+
+    def pid(self, name: str) -> int:
+        return self.described()["processes"].get(name, {}).get("pid", 0)
+
+    def until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, self.described()
+            time.sleep(0.02)
+
+    def alive(self) -> list[int]:
+        """Processes whose command line names this home."""
+        found = []
+        for path in Path("/proc").iterdir():
+            if path.name.isdigit():
+                try:
+                    if str(self.home).encode() in (path / "cmdline").read_bytes():
+                        found.append(int(path.name))
+                except (FileNotFoundError, ProcessLookupError):
+                    continue
+        return found
+
+
+@pytest.fixture
+def platform(tmp_path: Path) -> Iterator[Platform]:
+    made = Platform(tmp_path / "home")
+    yield made
+    if made.process.poll() is None:
+        made.process.terminate()
+    made.process.wait(20)
+
+
+@pytest.mark.parametrize("name", ["control", "ledger", "worker-0"])
+def test_a_killed_role_is_started_again(platform: Platform, name: str) -> None:
+    """SIGKILL of any role brings up another one, with a new epoch."""
+    before = platform.described()["processes"][name]
+    os.kill(before["pid"], signal.SIGKILL)
+    platform.until(lambda: platform.pid(name) not in (0, before["pid"]))
+    assert platform.described()["processes"][name]["epoch"] > before["epoch"]
+
+
+def test_a_connection_waits_while_no_worker_lives(platform: Platform) -> None:
+    """The supervisor owns the listening socket: a queued connection survives a dead worker."""
+    what = platform.described()
+    os.kill(platform.pid("worker-0"), signal.SIGKILL)
+    with socket.create_connection((what["host"], what["http_port"]), timeout=10) as connection:
+        assert connection.makefile("rb").readline() == b"hello\n"
+
+
+def test_replicas_outlive_control_and_are_told_to_the_next(platform: Platform) -> None:
+    """Control starts a replica over its pipe, dies, and its successor sees the replica."""
+    platform.until(lambda: platform.pid("replica-1"))
+    replica, control = platform.pid("replica-1"), platform.pid("control")
+    seen = platform.home / "seen"
+    platform.until(lambda: seen.exists() and "replica-1" in seen.read_text())
+    seen.unlink()
+    os.kill(control, signal.SIGKILL)
+    platform.until(lambda: platform.pid("control") not in (0, control))
+    platform.until(lambda: seen.exists() and "replica-1" in seen.read_text())
+    assert replica == platform.pid("replica-1")
+    assert json.loads(seen.read_text())["replica-1"] == {"model": "digits:1"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_no_orphan_is_left(platform: Platform, how: signal.Signals) -> None:
+    """However the supervisor ends, every process of its home ends too."""
+    platform.until(lambda: platform.pid("replica-1"))
+    assert len(platform.alive()) >= 5
+    platform.process.send_signal(how)
+    platform.process.wait(20)
+    platform.until(lambda: not platform.alive())
+    if how is not signal.SIGKILL:
+        assert platform.process.returncode == 0
+        assert not (platform.home / "run.json").exists()
+
+
+def test_one_supervisor_per_home(platform: Platform) -> None:
+    """A second one refuses, changes nothing, and may start once the first is gone."""
+    second = subprocess.run(
+        [sys.executable, str(HERE / "toy.py"), "up", str(platform.home)],
+        capture_output=True,
+        check=False,
+        timeout=20,
+    )
+    assert b"AlreadyRunningError" in second.stderr
+    assert platform.process.poll() is None
+    sockets = platform.described()["sockets"]
+    platform.process.kill()
+    platform.process.wait()
+    third = Platform(platform.home)
+    assert not Path(sockets).exists()  # what the killed one left is swept
+    third.process.terminate()
+    assert third.process.wait(20) == 0
+
+
+def test_a_role_that_cannot_start_is_not_hammered(tmp_path: Path) -> None:
+    """A role that dies at once is started again with growing pauses."""
+    home = tmp_path / "home"
+    process = subprocess.Popen(
+        [sys.executable, str(HERE / "toy.py"), "up-broken", str(home)], stderr=subprocess.PIPE
+    )
+    time.sleep(2.5)
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert 3 <= said.count(b"ledger ended (exit 7)") <= 5

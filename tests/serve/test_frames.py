@@ -1,0 +1,176 @@
+"""Frames: round trips, and nothing but frames or `FrameError` from any bytes."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from meuse.serve import frames
+from meuse.serve.frames import DTYPES, Decoder, Failure, FrameError, Hello, Request, Response, Spec
+
+arrays = st.builds(
+    lambda dtype, shape, seed: (
+        np.random.default_rng(seed).integers(0, 2, shape).astype(DTYPES[dtype])
+    ),
+    st.sampled_from(sorted(DTYPES)),
+    st.lists(st.integers(0, 4), max_size=4).map(tuple),
+    st.integers(0, 99),
+)
+tensor_lists = st.lists(st.tuples(st.text(max_size=8), arrays), max_size=4)
+numbers = st.integers(0, 2**63 - 1)
+
+
+def specs(tensors: list[tuple[str, Any]]) -> tuple[Spec, ...]:
+    return tuple(frames.spec_of(name, array) for name, array in tensors)
+
+
+messages = st.one_of(
+    st.tuples(st.builds(Hello, st.text(max_size=20), st.text(max_size=20), numbers), st.just([])),
+    tensor_lists.flatmap(
+        lambda ts: st.tuples(
+            st.builds(
+                Request,
+                numbers,
+                st.binary(min_size=16, max_size=16),
+                numbers,
+                st.booleans(),
+                st.just(specs(ts)),
+            ),
+            st.just([a for _, a in ts]),
+        )
+    ),
+    tensor_lists.flatmap(
+        lambda ts: st.tuples(
+            st.builds(
+                Response,
+                numbers,
+                st.just(specs(ts)),
+                numbers,
+                numbers,
+                numbers,
+                st.none() | st.builds(Failure, st.text(max_size=9), st.text(max_size=9)),
+            ),
+            st.just([a for _, a in ts]),
+        )
+    ),
+)
+
+
+def wire(message: tuple[Any, list[Any]]) -> bytes:
+    return b"".join(bytes(part) for part in frames.encode(*message))
+
+
+def same(left: list[Any], right: list[Any]) -> bool:
+    return len(left) == len(right) and all(
+        a[0] == b[0]
+        and all(
+            x.dtype == y.dtype and np.array_equal(x, y) for x, y in zip(a[1], b[1], strict=True)
+        )
+        for a, b in zip(left, right, strict=True)
+    )
+
+
+@given(st.lists(messages, min_size=1, max_size=4), st.lists(st.integers(0, 400), max_size=6))
+def test_frames_survive_any_cutting(sent: list[Any], cuts: list[int]) -> None:
+    """Whatever was encoded is decoded, however the socket cuts the stream."""
+    stream = b"".join(wire(message) for message in sent)
+    edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
+    decoder, got = Decoder(), []
+    for start, end in zip(edges, edges[1:], strict=False):
+        got += decoder.feed(stream[start:end])
+    assert same(sent, got)
+    assert not decoder.partial
+
+
+@given(messages, st.data())
+def test_a_cut_frame_is_never_decoded(sent: Any, data: st.DataObject) -> None:
+    """A frame that lacks bytes yields nothing."""
+    stream = wire(sent)
+    cut = data.draw(st.integers(0, len(stream) - 1))
+    assert Decoder().feed(stream[:cut]) == []
+
+
+@settings(max_examples=300)
+@given(messages, st.data())
+def test_a_flipped_byte_outside_the_payload_is_noticed(sent: Any, data: st.DataObject) -> None:
+    """A changed prefix or header is refused or waited for; a changed payload changes values."""
+    stream = bytearray(wire(sent))
+    at = data.draw(st.integers(0, len(stream) - 1))
+    stream[at] ^= data.draw(st.integers(1, 255))
+    header_end = 10 + struct.unpack_from("<IH", wire(sent))[1]
+    try:
+        got = Decoder().feed(bytes(stream))
+    except FrameError:
+        assert at < header_end
+        return
+    if at < header_end:
+        # Only a larger total passes unnoticed, until the bytes it announces have come.
+        assert got == []
+        assert at < 4
+    else:
+        assert got[0][0] == sent[0]
+        assert [a.shape for a in got[0][1]] == [a.shape for a in sent[1]]
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_or_waited_for(noise: bytes) -> None:
+    """Random bytes never raise anything but `FrameError`."""
+    try:
+        assert Decoder().feed(noise) == []
+    except FrameError:
+        pass
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.text() | st.binary(),
+        lambda inner: st.lists(inner, max_size=6) | st.dictionaries(st.text(), inner, max_size=3),
+        max_leaves=12,
+    )
+)
+def test_other_headers_are_refused(value: Any) -> None:
+    """A header that is well-formed msgpack but no frame raises `FrameError`."""
+    body = msgspec.msgpack.encode(value)
+    stream = struct.pack("<IHI", 6 + len(body), len(body), zlib.crc32(body)) + body
+    with pytest.raises(FrameError):
+        Decoder().feed(stream)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape"),
+    [
+        ("FP32", (-1, 4)),
+        ("FP32", (2**62,)),
+        ("FP32", (1,) * 17),
+        ("FP32", (5,)),
+        ("FP32", (2**61, 0, 2**61)),
+        ("FP32", (3,)),
+        ("BYTES", (4,)),
+        ("object", (4,)),
+    ],
+)
+def test_bad_tensors_are_refused(datatype: str, shape: tuple[int, ...]) -> None:
+    """Sizes that do not fit the bytes, and datatypes that are not served."""
+    body = msgspec.msgpack.encode(Request(1, b"u" * 16, 0, False, (Spec("x", datatype, shape),)))
+    stream = struct.pack("<IHI", 6 + len(body) + 16, len(body), zlib.crc32(body)) + body + b"0" * 16
+    with pytest.raises(FrameError):
+        Decoder().feed(stream)
+
+
+def test_sizes_are_limited_before_they_are_held() -> None:
+    """A frame announced as too large is refused at its first four bytes, and never sent."""
+    with pytest.raises(FrameError):
+        Decoder(max_frame=1000).feed(struct.pack("<I", 1001))
+    with pytest.raises(FrameError):
+        frames.encode(Hello("r" * 70_000, "v", 1))
+    one = np.zeros(1, np.float64)
+    huge = np.lib.stride_tricks.as_strided(one, (frames.MAX_FRAME,), (0,))
+    with pytest.raises(FrameError):
+        frames.encode(Response(1, (), 1, 1, 0), [huge])

@@ -1,0 +1,75 @@
+"""The ONNX engine: signatures read from the model, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto
+
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import TensorSpec
+from meuse.serve import engines
+from serve import models
+
+
+def test_the_signature_is_read_from_the_session() -> None:
+    """Open dimensions are -1, datatypes have Open Inference names."""
+    signature = engines.load("onnx", models.pair()).signature
+    assert signature.inputs == (TensorSpec("a", "FP32", (-1, 2)), TensorSpec("b", "INT64", (-1,)))
+    assert signature.outputs == (
+        TensorSpec("s", "FP32", (-1, 2)),
+        TensorSpec("big", "BOOL", (-1,)),
+    )
+
+
+def test_it_computes() -> None:
+    """Outputs come by name."""
+    x = np.random.default_rng(1).normal(size=(3, 64)).astype(np.float32)
+    got = engines.load("onnx", models.classifier(), threads=1).run({"x": x})
+    np.testing.assert_allclose(got["y"], x @ models.WEIGHTS, rtol=1e-4)
+    assert got["label"].tolist() == (x @ models.WEIGHTS).argmax(1).tolist()
+
+
+def test_other_formats_are_refused() -> None:
+    """Formats are an allow-list."""
+    with pytest.raises(MeuseError) as caught:
+        engines.load("pickle", b"")
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "format")
+
+
+@pytest.mark.parametrize("junk", [b"", b"junk", b"\x00" * 100])
+def test_junk_is_refused(junk: bytes) -> None:
+    """Bytes that are no model."""
+    with pytest.raises(MeuseError) as caught:
+        engines.load("onnx", junk)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
+
+
+def test_strings_are_refused() -> None:
+    """A datatype that is not served is named with its tensor."""
+    with pytest.raises(MeuseError) as caught:
+        engines.load("onnx", models.identity(TensorProto.STRING, ["n"]))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "x")
+
+
+@pytest.mark.parametrize("location", ["w.bin", "absolute", "../cwd/w.bin"])
+def test_external_data_is_refused(
+    location: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where the file is there: a model must not read files of the machine it runs on."""
+    folder = tmp_path / "cwd"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    model = onnx.load_from_string(models.scores())
+    onnx.save_model(model, "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    outside = onnx.load_model("m.onnx", load_external_data=False)
+    for entry in outside.graph.initializer[0].external_data:
+        if entry.key == "location":
+            entry.value = str(folder / "w.bin") if location == "absolute" else location
+    with pytest.raises(MeuseError) as caught:
+        engines.load("onnx", outside.SerializeToString())
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
+    assert "external" in str(caught.value)

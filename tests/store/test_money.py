@@ -1,0 +1,268 @@
+"""money.db on SQLite and Postgres: exactly once, sums that agree, invoices that stay."""
+
+from __future__ import annotations
+
+import json
+import random
+import threading
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+
+from billing.make_usage import DAY, HOUR, usage_record
+from meuse.core.clock import BUCKET_MS
+from meuse.core.errors import Code, MeuseError
+from meuse.meter.record import encode
+from meuse.store import money_tables
+from meuse.store.database import Database
+from meuse.store.money import MoneyStore
+
+
+@dataclass
+class Draft:
+    currency: str = "EUR"
+    total: str = "1.00"
+    body: dict[str, Any] = field(default_factory=lambda: {"lines": []})
+    final: bool = False
+    alarms: tuple[Any, ...] = ()
+
+
+@pytest.fixture
+def database(database_url):
+    database = Database(database_url)
+    database.migrate("money")
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def store(database):
+    return MoneyStore(database)
+
+
+def batch(*records):
+    return [(record, encode(record)) for record in records]
+
+
+def ingest(store, *records, segment="h-0-1-0", state="open"):
+    offset = store.cursor(segment).offset
+    return store.ingest(
+        segment, batch(*records), offset=offset, next_offset=offset + len(records), state=state
+    )
+
+
+def quantities(store, **where):
+    rows = store.usage(DAY, DAY + 24 * HOUR, ["meter"], **where)
+    return {row["meter"]: row["quantity"] for row in rows}
+
+
+def test_migrated_tables_are_the_ones_we_use(database):
+    """Every table and column that the store names exists, and migrating again changes nothing."""
+    database.migrate("money")
+    with database.read() as connection:
+        context = MigrationContext.configure(connection)
+        found = [
+            d for d in compare_metadata(context, money_tables.metadata) if isinstance(d, tuple)
+        ]
+        kinds = [d for d in found if d[0] in ("add_table", "add_column", "remove_column")]
+        assert kinds == []
+        tables = set(sa.inspect(connection).get_table_names())
+    assert set(money_tables.metadata.tables) <= tables
+
+
+def test_records_rollup_and_cursor_move_together(store, database):
+    """A batch is kept, added up by bucket and counted in the cursor."""
+    done = ingest(
+        store,
+        usage_record(),
+        usage_record(ts=DAY + BUCKET_MS - 1, quantities={"rows": 2}),
+        usage_record(ts=DAY + BUCKET_MS, quantities={"rows": 4}, plan_version=None),
+    )
+    assert (done.new, done.duplicates, done.conflicts, done.late) == (3, 0, 0, 0)
+    cursor = store.cursor("h-0-1-0")
+    assert (cursor.offset, cursor.state, cursor.last_ts_ms) == (3, "open", DAY + BUCKET_MS)
+    assert quantities(store) == {"requests": 1, "rows": 14}
+    rows = store.rollup_rows("acme", DAY, DAY + BUCKET_MS)
+    assert [(r.meter, r.plan_version, r.quantity) for r in rows] == [
+        ("requests", "basic:1", 1), ("rows", "basic:1", 10),
+    ]  # fmt: skip
+    assert store.rollup_rows("acme", DAY + BUCKET_MS, DAY + HOUR)[0].plan_version is None
+    with database.read() as connection:
+        row = connection.execute(sa.select(money_tables.records)).mappings().first()
+    assert json.loads(row["quantities"])["rows"] in (2, 4, 8)
+    assert (row["final"], len(row["digest"])) == (True, 16)
+
+
+def test_the_same_record_counts_once(store):
+    """A record that comes again, in the batch or later, in any segment, is passed over."""
+    records = [usage_record() for _ in range(20)]
+    assert ingest(store, *records, records[3], records[3]).duplicates == 2
+    again = ingest(store, *records, usage_record(), segment="h-1-1-0")
+    assert (again.new, again.duplicates) == (1, 20)
+    assert quantities(store) == {"requests": 21, "rows": 168}
+    assert store.alarms() == []
+
+
+def test_the_same_id_with_other_bytes_is_an_alarm(store):
+    """A conflicting record is never counted; its alarm is kept once per content."""
+    record = usage_record()
+    other = usage_record(id=record.id, quantities={"rows": 999})
+    assert ingest(store, record, other).conflicts == 1
+    assert ingest(store, other).conflicts == 1
+    assert quantities(store) == {"requests": 1, "rows": 8}
+    (alarm,) = store.alarms()
+    assert alarm["kind"] == "usage_conflict"
+    assert alarm["tenant"] == "acme"
+    assert alarm["detail"]["id"] == record.id.hex()
+    # Another tenant's or source's record may have the same id.
+    assert ingest(store, usage_record(id=record.id, tenant="other")).new == 1
+    assert ingest(store, usage_record(id=record.id, source="import")).new == 1
+
+
+def test_a_batch_is_all_or_nothing(store):
+    """A batch at another offset, of a closed segment or with a row that fails changes nothing."""
+    ingest(store, usage_record(), state="closed")
+    for offset in (0, 1):
+        with pytest.raises(MeuseError) as caught:
+            store.ingest(
+                "h-0-1-0", batch(usage_record()), offset=offset, next_offset=2, state="open"
+            )
+        assert caught.value.code is Code.CONFLICT
+    bad = (usage_record(tenant=None), b"payload")
+    with pytest.raises(sa.exc.IntegrityError):
+        store.ingest(
+            "h-0-2-0", [*batch(usage_record()), bad], offset=0, next_offset=9, state="open"
+        )
+    assert store.cursor("h-0-2-0").offset == 0
+    assert quantities(store) == {"requests": 1, "rows": 8}
+
+
+def test_two_ingesters_count_once(database_url, store):
+    """Batches that arrive from several threads and connections at once count each id once."""
+    records = [usage_record() for _ in range(300)]
+    others = [Database(database_url) for _ in range(3)]
+    errors: list[BaseException] = []
+
+    def run(number: int, database: Database) -> None:
+        mine = records[:]
+        random.Random(number).shuffle(mine)
+        try:
+            for at in range(0, 300, 50):
+                ingest(MoneyStore(database), *mine[at : at + 50], segment=f"h-{number}-1-0")
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(others)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for database in others:
+        database.close()
+    assert errors == []
+    assert quantities(store) == {"requests": 300, "rows": 2400}
+
+
+def test_usage_is_grouped_and_filtered(store):
+    """Every grouping works, the meter is always told apart, tenants see their own."""
+    ingest(
+        store,
+        usage_record(key="k1"),
+        usage_record(key="k2", ts=DAY + 24 * HOUR, tier="batch"),
+        usage_record(tenant="guest", project="lab", version="digits:2"),
+    )
+    rows = store.usage(DAY, DAY + 48 * HOUR, ["day", "model", "meter"], tenant="acme")
+    assert rows[0] == {
+        "day": "2026-11-01", "model": "acme/digits", "meter": "requests", "quantity": 1,
+    }  # fmt: skip
+    assert [(row["day"], row["meter"], row["quantity"]) for row in rows] == [
+        ("2026-11-01", "requests", 1), ("2026-11-01", "rows", 8),
+        ("2026-11-02", "requests", 1), ("2026-11-02", "rows", 8),
+    ]  # fmt: skip
+    assert quantities(store, tenant="guest") == {"requests": 1, "rows": 8}
+    assert quantities(store, owner="acme") == {"requests": 2, "rows": 16}
+    assert quantities(store, project="lab") == {"requests": 1, "rows": 8}
+    everything = ["day", "model", "meter", "version", "key", "project", "tenant", "owner",
+                  "deployment", "tier"]  # fmt: skip
+    full = store.usage(DAY, DAY + 48 * HOUR, everything)
+    assert len(full) == 6
+    assert set(full[0]) == {*everything, "quantity"}
+    assert store.usage(DAY, DAY + HOUR, ["key"], tenant="acme") == [
+        {"key": "k1", "meter": "requests", "quantity": 1},
+        {"key": "k1", "meter": "rows", "quantity": 8},
+    ]
+    for by, start in ((["colour"], DAY), (["day"], DAY + 1)):
+        with pytest.raises(MeuseError) as caught:
+            store.usage(start, DAY + HOUR, by)
+        assert caught.value.code is Code.INVALID_FIELD
+        assert caught.value.hint
+
+
+def test_quantities_beyond_32_bits_stay_exact(store):
+    """Sums of large quantities are exact integers on both databases."""
+    large = 2**53 - 1
+    ingest(store, *(usage_record(quantities={"egress_bytes": large}) for _ in range(500)))
+    assert quantities(store) == {"egress_bytes": 500 * large}
+
+
+def test_invoices_get_gapless_numbers_and_drafts_keep_their_id(store):
+    """A draft keeps its id when made again; numbers go to issued invoices only, one by one."""
+    draft, new = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft())
+    assert (new, draft.status, draft.number) == (True, "draft", None)
+    again, new = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(total="2.00"))
+    assert (again.id, again.total, new) == (draft.id, "2.00", False)
+    issued, new = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(final=True))
+    assert (issued.id, issued.number, new) == (draft.id, "INV-000001", False)
+
+    def fails(rows):
+        raise MeuseError(Code.CONFLICT, "no")
+
+    with pytest.raises(MeuseError, match="no"):
+        store.put_invoice("other", DAY, DAY + HOUR, fails)
+    second, new = store.put_invoice("other", DAY, DAY + HOUR, lambda rows: Draft(final=True))
+    assert (second.number, new) == ("INV-000002", True)
+    assert json.loads(second.body)["number"] == "INV-000002"
+    assert [i.id for i in store.list_invoices("acme")] == [issued.id]
+    assert len(store.list_invoices(None)) == 2
+    with pytest.raises(MeuseError):
+        store.get_invoice("other", issued.id)
+    assert store.get_invoice(None, issued.id) == store.get_invoice("acme", issued.id) == issued
+
+
+def test_an_issued_invoice_cannot_be_changed(store, database):
+    """Asked for again it is the same; the database refuses every UPDATE and DELETE of it."""
+    issued, _ = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(final=True))
+    same, _ = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(total="9.00"))
+    assert same == issued
+    table = money_tables.invoices
+    for statement in (sa.update(table).values(total="0.00"), sa.delete(table)):
+        refused = pytest.raises(sa.exc.DBAPIError, match="issued invoice is immutable")
+        with refused, database.write() as connection:
+            connection.execute(statement)
+    assert store.get_invoice("acme", issued.id) == issued
+
+
+def test_no_usage_is_invoiced_twice(store):
+    """A period that overlaps an issued invoice is refused; one beside it is not."""
+    store.put_invoice("acme", DAY, DAY + 2 * HOUR, lambda rows: Draft(final=True))
+    with pytest.raises(MeuseError) as caught:
+        store.put_invoice("acme", DAY + HOUR, DAY + 3 * HOUR, lambda rows: Draft())
+    assert caught.value.code is Code.CONFLICT
+    assert "INV-000001" in caught.value.message
+    store.put_invoice("acme", DAY + 2 * HOUR, DAY + 3 * HOUR, lambda rows: Draft(final=True))
+    store.put_invoice("guest", DAY + HOUR, DAY + 3 * HOUR, lambda rows: Draft())
+
+
+def test_usage_after_its_invoice_raises_an_alarm(store):
+    """A record that arrives for an invoiced period is counted and told of."""
+    issued, _ = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(final=True))
+    done = ingest(store, usage_record(), usage_record(), usage_record(tenant="guest"),
+                  usage_record(ts=DAY + HOUR))  # fmt: skip
+    assert (done.new, done.late) == (4, 2)
+    (alarm,) = store.alarms()
+    assert (alarm["kind"], alarm["tenant"]) == ("late_usage", "acme")
+    assert (alarm["detail"]["invoice"], alarm["detail"]["n"]) == (issued.id, 2)

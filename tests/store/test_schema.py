@@ -1,0 +1,41 @@
+"""The migrations and the declared tables say the same."""
+
+import sqlalchemy as sa
+
+from meuse.store.database import Database
+from meuse.store.tables import metadata
+
+
+def test_migrations_make_the_declared_tables(database_url: str) -> None:
+    """After `upgrade head` every declared column, key and unique constraint is there, no more."""
+    database = Database(database_url)
+    database.migrate("meuse")
+    database.migrate("meuse")  # again: nothing to do
+    with database.read() as connection:
+        inspector = sa.inspect(connection)
+        there = set(inspector.get_table_names()) - {"alembic_meuse"}
+        assert set(metadata.tables) == there
+        for name, table in metadata.tables.items():
+            columns = {c["name"]: c for c in inspector.get_columns(name)}
+            assert {c.name for c in table.columns} == set(columns), name
+            assert {c.name: bool(c.nullable) for c in table.columns} == {
+                n: c["nullable"] for n, c in columns.items()
+            }, name
+            key = inspector.get_pk_constraint(name)["constrained_columns"]
+            assert {c.name for c in table.primary_key} == set(key), name
+            unique = {
+                frozenset(c.name for c in constraint.columns)
+                for constraint in table.constraints
+                if isinstance(constraint, sa.UniqueConstraint)
+            }
+            found = {frozenset(c["column_names"]) for c in inspector.get_unique_constraints(name)}
+            assert unique == found, name
+    database.close()
+
+
+def test_every_owned_table_has_tenant_project_and_owner() -> None:
+    """Whose a row is stands in every table, from the first migration."""
+    operators = {"tenant", "plan_version"}
+    for name, table in metadata.tables.items():
+        if name not in operators:
+            assert {"tenant_id", "project_id", "owner"} <= set(table.columns.keys()), name

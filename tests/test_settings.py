@@ -1,0 +1,36 @@
+"""settings"""
+
+from pathlib import Path
+
+import pytest
+
+from meuse.core.errors import MeuseError
+from meuse.settings import load
+
+
+def test_options_win_over_environment_over_file(tmp_path: Path) -> None:
+    """Three sources, one frozen record."""
+    (tmp_path / "meuse.toml").write_text("http_port = 1\ngrpc_port = 1\nworkers = 1\n")
+    env = {"MEUSE_GRPC_PORT": "2", "MEUSE_WORKERS": "2"}
+    made = load(tmp_path, env, workers=3, host=None)
+    assert (made.http_port, made.grpc_port, made.workers, made.host) == (1, 2, 3, "127.0.0.1")
+
+
+@pytest.mark.parametrize(
+    ("text", "field"),
+    [("htpp_port = 1", "htpp_port"), ("workers = 'many'", "workers"), ("workers =", "meuse.toml"),
+     ("workers = true", "workers"), ("insecure = 'maybe'", "insecure")],
+)  # fmt: skip
+def test_mistakes_in_the_file_are_named(tmp_path: Path, text: str, field: str) -> None:
+    """A typo does not pass silently."""
+    (tmp_path / "meuse.toml").write_text(text)
+    with pytest.raises(MeuseError) as refusal:
+        load(tmp_path, {})
+    assert field == refusal.value.field
+
+
+def test_databases_are_files_or_one_server(tmp_path: Path) -> None:
+    """Without a URL three SQLite files in the home, with one the same server for all."""
+    assert f"sqlite:///{tmp_path}/money.db" == load(tmp_path, {}).database("money")
+    url = "postgresql://localhost/meuse"
+    assert url == load(tmp_path, {"MEUSE_DATABASE_URL": url}).database("money")

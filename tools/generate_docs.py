@@ -1,0 +1,69 @@
+"""Write docs/errors.md from the table in core/errors.py; `--check` fails when it is stale."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from meuse.core.errors import STATUS
+
+TARGET = Path(__file__).parent.parent / "docs" / "errors.md"
+
+MEANING = {
+    "invalid_request": "The request as a whole makes no sense here.",
+    "invalid_json": "The body is not JSON, or not an object.",
+    "invalid_field": "A field is missing, unknown or has a value that cannot be; `field` names it.",
+    "invalid_data": "A dataset cannot be used; `field` names the line, column or split.",
+    "invalid_input": "An inference input does not fit the model's signature.",
+    "unauthenticated": "The key is missing, malformed, unknown, expired or revoked.",
+    "forbidden": "The key is known and lacks the scope.",
+    "not_found": "There is no such thing, or the caller may not know of it.",
+    "method_not_allowed": "The path exists, with other methods.",
+    "conflict": "The thing is in a state, or in use, that forbids this.",
+    "precondition_failed": "`If-Match` names another generation.",
+    "too_large": "The body is over the limit.",
+    "unsupported_media_type": "The content type is not one that this call reads.",
+    "gate_refused": "A compressed model missed its goal; the message has the numbers.",
+    "quarantined": "This request ended the engine's process more than once.",
+    "cancelled": "The job was cancelled.",
+    "overloaded": "The queue is full; try again later.",
+    "engine_error": "The model failed on this input.",
+    "internal": "A fault of ours; the logs have the cause under the request id.",
+    "unavailable": "A part that this call needs is down or not ready; try again.",
+    "deadline_exceeded": "No answer within the deployment's timeout.",
+}
+
+
+def render() -> str:
+    rows = [
+        f"| `{code}` | {http} | {grpc} | {MEANING[code]} |" for code, (http, grpc) in STATUS.items()
+    ]
+    return "\n".join(
+        [
+            "# Errors",
+            "",
+            "Every error is `{error: {code, message, field, hint, request_id}}`; Open Inference",
+            'REST answers `{"error": "…"}` and gRPC a status with the message, as their',
+            "protocols ask. Codes are a closed list: rely on them, not on messages.",
+            "",
+            "| code | HTTP | gRPC | meaning |",
+            "|---|---|---|---|",
+            *rows,
+            "",
+        ]
+    )
+
+
+def main() -> int:
+    text = render()
+    if "--check" in sys.argv:
+        if not TARGET.exists() or TARGET.read_text() != text:
+            sys.stderr.write("docs/errors.md is stale: run python tools/generate_docs.py\n")
+            return 1
+        return 0
+    TARGET.write_text(text)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
