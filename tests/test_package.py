@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -87,3 +88,26 @@ def test_error_table_is_current() -> None:
         [sys.executable, str(ROOT / "tools/generate_docs.py"), "--check"], check=False
     )
     assert done.returncode == 0
+
+
+def test_the_wheel_carries_what_runs_and_nothing_else(tmp_path: Path) -> None:
+    """Migrations, the proto, the typing marker and the licence are in; no .pth, no tests."""
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("meuse-*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for wanted in (
+        "meuse/py.typed",
+        "meuse/gateway/wire/inference.proto",
+        "meuse/store/migrations/meuse/versions/0001_first.py",
+        "meuse/store/migrations/money/env.py",
+    ):
+        assert wanted in names
+    assert any(name.endswith("/licenses/LICENSE") for name in names)
+    foreign = [n for n in names if not n.startswith(("meuse/", f"meuse-{meuse.__version__}"))]
+    assert foreign == []
+    assert not any(name.endswith(".pth") for name in names)

@@ -284,6 +284,10 @@ def invoice(
     print(f"{made['status']} {made['number'] or made['id']} for {tenant}")
     _table(made["lines"], ["meter", "model", "quantity", "unit_price", "per", "amount"], False)
     print(f"total {made['total']} {made['currency']}")
+    for row in made["unrated"]:
+        print(f"unrated: {row['quantity']} {row['meter']} of {row['model']}: {row['reason']}")
+    for reason in made["draft_because"]:
+        print(f"a draft: {reason}")
 
 
 @app.command()

@@ -189,3 +189,13 @@ def test_deployment_generations_rise_and_can_be_guarded(database: Database) -> N
         store.put(deployment(), if_match=1)
     assert refusal.value.code == Code.PRECONDITION_FAILED
     assert store.get(MINE, "digits").timeout_ms == 5
+
+
+def test_a_deployment_name_is_one_per_tenant(database: Database) -> None:
+    """Clients call owner/name: a second project cannot take a name that is in use."""
+    store = SqlDeployments(database)
+    store.put(deployment())
+    with pytest.raises(MeuseError) as refusal:
+        store.put(replace(deployment(), scope=Scope("acme", "research")))
+    assert refusal.value.code == Code.CONFLICT
+    assert store.put(replace(deployment(), scope=OTHER)).generation == 1

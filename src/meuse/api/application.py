@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -11,8 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meuse.api import access, datasets, deployments, jobs, models, money
-from meuse.api.context import Control, error_response
+from meuse.api.context import ANY, Control, error_response, requires
 from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import Principal
 from meuse.core.version import __version__
 
 log = logging.getLogger(__name__)
@@ -27,10 +29,17 @@ def make_app(control: Control) -> FastAPI:
         version=__version__,
         summary="Models as a service: data, training, compression, serving, metering, billing.",
         description="Every call needs `Authorization: Bearer <key>`.",
+        openapi_url=None,  # FastAPI's own route would answer without a key
     )
     app.state.control = control
     for part in (datasets, jobs, models, deployments, access, money):
         app.include_router(part.router)
+
+    @app.get("/openapi.json", include_in_schema=False)
+    def openapi(caller: Annotated[Principal, requires(ANY)]) -> dict[str, Any]:
+        """The description of this API, for any valid key."""
+        return app.openapi()
+
     app.add_exception_handler(MeuseError, _refused)
     app.add_exception_handler(RequestValidationError, _unreadable)
     app.add_exception_handler(HTTPException, _http)

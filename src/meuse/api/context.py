@@ -59,6 +59,10 @@ def control_of(request: Request) -> Control:
     return parts
 
 
+ANY = "any"
+"""Not a scope: what every valid key may see."""
+
+
 def requires(scope: str) -> DependsParam:
     """The caller, who must hold `scope`. Every route has one of these; a test walks them."""
 
@@ -68,7 +72,7 @@ def requires(scope: str) -> DependsParam:
         caller = control_of(request).tenancy.authenticate(
             key.strip() if kind.lower() == "bearer" else None
         )
-        if not caller.may(scope):
+        if scope != ANY and not caller.may(scope):
             raise MeuseError(
                 Code.FORBIDDEN,
                 f"this key lacks the scope {scope!r}",

@@ -53,6 +53,21 @@ class SqlDeployments:
                     field="If-Match",
                     hint="Read the deployment again and repeat the change.",
                 )
+            elsewhere = connection.execute(
+                sa.select(table.c.project_id).where(
+                    table.c.tenant_id == scope.tenant,
+                    table.c.name == deployment.name,
+                    table.c.project_id != scope.project,
+                )
+            ).scalar()
+            if elsewhere is not None:
+                # Clients call `owner/name`: a name is one deployment for the whole tenant.
+                raise MeuseError(
+                    Code.CONFLICT,
+                    f"project {elsewhere!r} has a deployment of this name",
+                    field="name",
+                    hint="Use another name.",
+                )
             new = replace(deployment, generation=(current or 0) + 1, updated_ms=now_ms())
             body = {
                 "targets": [asdict(t) for t in new.targets],
