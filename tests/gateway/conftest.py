@@ -66,7 +66,6 @@ def platform() -> Iterator[Platform]:
         platform = Platform(rig)
         yield platform
         platform.http.close()
-        platform.worker.forget()
     finally:
         rig.close()
 

@@ -77,6 +77,7 @@ class Rig:
         self.snapshot_file = self.home / "snapshot" / "current.msgpack"
         self.life_read, self.life_write = os.pipe()
         self.processes: list[subprocess.Popen[bytes]] = []
+        self.workers: list[Worker] = []
         self.state = Snapshot(tenants={"acme": TenantEntry("basic:3"), "blue": TenantEntry()})
         self.control: Control | None = None
 
@@ -136,7 +137,7 @@ class Rig:
         }
         process = self._start(TESTS / "serve" / "run_replica.py", given, [self.life_read])
         if ready:
-            until(lambda: (self.sockets / f"{replica}.sock").exists())
+            until((self.sockets / f"{replica}.sock").exists)
         return process
 
     def worker(self, **more: Any) -> Worker:
@@ -164,6 +165,7 @@ class Rig:
             TESTS / "gateway" / "run_worker.py", given, [self.life_read, http.fileno()]
         )
         worker = Worker(process, http, grpc)
+        self.workers.append(worker)
         until(lambda: worker.status("/health/live") == 200)
         return worker
 
@@ -193,6 +195,8 @@ class Rig:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             process.wait()
+        for worker in self.workers:
+            worker.close()
         if self.control is not None:
             self.control.close()
         os.close(self.life_read)
@@ -234,10 +238,10 @@ class Worker:
     def stop(self, seconds: float = 15) -> int:
         """SIGTERM; the exit status."""
         self.process.send_signal(signal.SIGTERM)
-        self._grpc.close()
         return int(self.process.wait(seconds))
 
-    def forget(self) -> None:
+    def close(self) -> None:
+        """Let go of the gRPC port."""
         self._grpc.close()
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import uvicorn
 
-left = 0
+left: list[str] = []  # paths of event streams whose clients have gone
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -36,7 +36,7 @@ async def app(scope: Any, receive: Any, send: Any) -> None:
         "headers": {n.decode(): v.decode() for n, v in scope["headers"]},
         "size": size,
         "sha256": digest.hexdigest(),
-        "left": left,
+        "left": len(left),
     }
     await answer(send, 201, json.dumps(body).encode())
 
@@ -53,12 +53,11 @@ async def answer(send: Any, status: int, body: bytes) -> None:
 
 async def events(receive: Any, send: Any) -> None:
     """One event, then silence until the client goes."""
-    global left
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
     await send({"type": "http.response.body", "body": b"data: 1\n\n", "more_body": True})
     await asyncio.wait_for(receive(), 20)
-    left += 1
+    left.append("/api/events")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,6 @@ def test_a_killed_replica_loses_no_request(rig: Rig) -> None:
     records = rig.records()
     assert [(r.status, r.final, r.seq) for r in records] == [("ok", True, 0)] * len(values)
     assert len({r.id for r in records}) == len(values)
-    worker.forget()
 
 
 def test_a_request_that_kills_replicas_is_quarantined(rig: Rig) -> None:
@@ -76,7 +75,6 @@ def test_a_request_that_kills_replicas_is_quarantined(rig: Rig) -> None:
     ]
     assert waiting.wait()[0][1]["output_data"] == [[100.0, 100.0]]
     assert Counter(r.status for r in rig.records()) == {"error": 1, "ok": 13}
-    worker.forget()
 
 
 def test_without_a_replica_a_request_waits_for_one(rig: Rig) -> None:
@@ -92,7 +90,6 @@ def test_without_a_replica_a_request_waits_for_one(rig: Rig) -> None:
     assert 1.9 < time.monotonic() - begun < 3
     assert (status, answer["error"]["code"], answer["error"]["field"]) == (503, "unavailable", None)
     assert [r.status for r in rig.records()] == ["ok", "error"]
-    worker.forget()
 
 
 def test_a_slow_replica_meets_the_deadline(rig: Rig) -> None:
@@ -104,7 +101,6 @@ def test_a_slow_replica_meets_the_deadline(rig: Rig) -> None:
         (504, "deadline_exceeded")
     ] * 2
     assert [r.status for r in rig.records()] == ["error", "error"]
-    worker.forget()
 
 
 def test_the_waiting_queue_is_bounded(rig: Rig) -> None:
@@ -120,7 +116,6 @@ def test_the_waiting_queue_is_bounded(rig: Rig) -> None:
         codes = Counter(call.code().name for call in calls)
     assert codes == {"RESOURCE_EXHAUSTED": 40, "UNAVAILABLE": MAX_WAITING}
     assert Counter(r.status for r in rig.records()) == {"error": MAX_WAITING}
-    worker.forget()
 
 
 def test_a_drained_replica_loses_no_request(rig: Rig) -> None:
@@ -135,7 +130,6 @@ def test_a_drained_replica_loses_no_request(rig: Rig) -> None:
     more = Load(worker.url, key, [rows(1)] * 10)
     assert [status for status, _ in load.wait() + more.wait()] == [200] * 40
     assert Counter(r.status for r in rig.records()) == {"ok": 40}
-    worker.forget()
 
 
 def test_a_rollout_takes_waiting_requests_along(rig: Rig) -> None:
@@ -150,7 +144,6 @@ def test_a_rollout_takes_waiting_requests_along(rig: Rig) -> None:
     rig.publish()
     assert load.wait() == [(200, {"output_data": [[1.0, 2.0]], "model": "m:2"})] * 3
     assert [r.version for r in rig.records()] == ["m:2"] * 3
-    worker.forget()
 
 
 def test_nothing_is_served_unmetered(rig: Rig) -> None:
@@ -170,7 +163,6 @@ def test_nothing_is_served_unmetered(rig: Rig) -> None:
         resource.prlimit(worker.process.pid, resource.RLIMIT_FSIZE, (hard, hard))
         assert client.post("/predict", json=body).status_code == 200
     assert [r.status for r in rig.records()] == ["ok", "ok"]
-    worker.forget()
 
 
 def test_a_killed_worker_loses_no_record(rig: Rig) -> None:
@@ -184,4 +176,3 @@ def test_a_killed_worker_loses_no_record(rig: Rig) -> None:
     answered = [status for load in loads for status, _ in load.wait()].count(200)
     assert answered <= len(rig.records()) <= 64
     assert answered > 0
-    worker.forget()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given
@@ -114,14 +115,13 @@ def test_floats_arrive_as_they_were(values: list[list[float]]) -> None:
 @given(st.text(alphabet='[]{}1.,-e"ntu \\'), st.sampled_from(["FP32", "INT8", "BOOL"]))
 def test_noise_is_refused_or_read(text: str, datatype: str) -> None:
     """Nothing but `MeuseError` comes out, whatever comes in (the body was JSON before)."""
-    import msgspec
-
     try:
         msgspec.json.decode(text.encode())
     except msgspec.DecodeError:
         return
     for shape in ((-1, 2), (-1,), (1, 2, 2)):
         try:
-            assert jsontensor.rows(text.encode(), datatype, shape, "f").shape[0] > 0
-        except MeuseError as error:
-            assert error.code is Code.INVALID_INPUT
+            got = jsontensor.rows(text.encode(), datatype, shape, "f")
+        except MeuseError:
+            continue
+        assert got.shape[0] > 0

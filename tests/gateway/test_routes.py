@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from meuse.core.nouns import SCOPES
-from meuse.gateway.http import ROUTES, match
+from meuse.gateway.http import ROUTES, HttpRoute, match
 from meuse.gateway.rpc import METHODS
 
 if TYPE_CHECKING:
@@ -22,11 +22,8 @@ def path_of(pattern: str, model: str) -> str:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: f"{r.method} {r.pattern}")
-def test_every_route_is_guarded(platform: Platform, route: object) -> None:
+def test_every_route_is_guarded(platform: Platform, route: HttpRoute) -> None:
     """No key and a wrong key: 401; a key without the scope: 403; another tenant's: 404."""
-    from meuse.gateway.http import HttpRoute
-
-    assert isinstance(route, HttpRoute)
     path = path_of(route.pattern, "acme/digits")
     with httpx.Client(base_url=platform.worker.url) as client:
 
@@ -55,11 +52,8 @@ def test_only_health_and_server_metadata_are_public() -> None:
 
 
 @pytest.mark.parametrize("route", ROUTES, ids=lambda r: f"{r.method} {r.pattern}")
-def test_other_methods_are_refused(platform: Platform, route: object) -> None:
+def test_other_methods_are_refused(platform: Platform, route: HttpRoute) -> None:
     """405 with the methods that are possible."""
-    from meuse.gateway.http import HttpRoute
-
-    assert isinstance(route, HttpRoute)
     answer = platform.http.request("DELETE", path_of(route.pattern, "digits"))
     assert answer.status_code == 405
     assert answer.headers["allow"] == route.method

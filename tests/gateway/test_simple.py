@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
+from meuse.access import keys
 from meuse.meter.record import UsageRecord
 from serve import models
 
@@ -157,8 +159,6 @@ def test_bad_keys(platform: Platform, header: str | None) -> None:
     if header == "bad-crc":
         header = "Bearer " + platform.key[:-1] + ("0" if platform.key[-1] != "0" else "1")
     elif header == "unknown":
-        from meuse.access import keys
-
         header = "Bearer " + keys.mint()[1]
     headers = {} if header is None else {"authorization": header}
     del platform.http.headers["authorization"]
@@ -184,10 +184,6 @@ def test_expired_keys_and_missing_scopes(platform: Platform) -> None:
 
 def test_the_key_of_another_owner_does_not_fit(platform: Platform) -> None:
     """A key with a known id and a right checksum, but another secret, is refused."""
-    import zlib
-
-    from meuse.access import keys
-
     other = platform.key[:-38] + "x" * 32
     forged = other + keys._base62(zlib.crc32(other.encode()), 6)
     assert keys.key_id(forged) == keys.key_id(platform.key)

@@ -39,7 +39,6 @@ def test_it_serves_without_control_and_ledger(rig: Rig) -> None:
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["field"]) == (503, "unavailable", None)
     assert error["request_id"] == "mine"
-    worker.forget()
 
 
 def test_it_acknowledges_snapshots(rig: Rig) -> None:
@@ -72,7 +71,6 @@ def test_it_acknowledges_snapshots(rig: Rig) -> None:
     rig.publish()
     gone = predict(worker, fresh, {"model": "n", "input_data": [[0.5] * 64]})
     assert (gone.status_code, gone.json()["error"]["field"]) == (404, "model")
-    worker.forget()
 
 
 def test_access_follows_the_snapshot(rig: Rig) -> None:
@@ -89,7 +87,6 @@ def test_access_follows_the_snapshot(rig: Rig) -> None:
     assert seen == [404, 200, 404, 200]
     assert len(control.hellos) == 1
     assert predict(worker, key).status_code == 200
-    worker.forget()
 
 
 def test_it_starts_before_anything_is_published(rig: Rig) -> None:
@@ -102,7 +99,6 @@ def test_it_starts_before_anything_is_published(rig: Rig) -> None:
     rig.listen()
     rig.publish()
     assert worker.status("/health/ready") == 200
-    worker.forget()
 
 
 def test_sigterm_finishes_what_is_in_flight(rig: Rig) -> None:
@@ -136,7 +132,6 @@ def test_it_ends_with_its_parent(rig: Rig) -> None:
     worker.process.wait(5)
     assert time.monotonic() - begun < 3
     load.wait()
-    worker.forget()
 
 
 def test_workers_share_ports(rig: Rig) -> None:
@@ -149,8 +144,6 @@ def test_workers_share_ports(rig: Rig) -> None:
     assert len(rig.records()) == 2
     with grpc.insecure_channel(worker.grpc) as channel:
         grpc.channel_ready_future(channel).result(5)
-    worker.forget()
-    second.forget()
 
 
 @pytest.mark.parametrize("count", [1, 3])
@@ -167,4 +160,3 @@ def test_load_spreads_over_replicas(rig: Rig, count: int) -> None:
     assert [status for status, _ in load.wait()] == [200] * 12
     pages = [(rig.sockets / f"{name}.page").read_bytes()[:1] for name in names]
     assert all(page != b"\0" for page in pages)
-    worker.forget()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import struct
 import zlib
 from typing import Any
@@ -83,7 +85,7 @@ def test_frames_survive_any_cutting(sent: list[Any], cuts: list[int]) -> None:
     stream = b"".join(wire(message) for message in sent)
     edges = sorted({0, len(stream), *(cut for cut in cuts if cut < len(stream))})
     decoder, got = Decoder(), []
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         got += decoder.feed(stream[start:end])
     assert same(sent, got)
     assert not decoder.partial
@@ -122,10 +124,8 @@ def test_a_flipped_byte_outside_the_payload_is_noticed(sent: Any, data: st.DataO
 @given(st.binary(max_size=200))
 def test_noise_is_refused_or_waited_for(noise: bytes) -> None:
     """Random bytes never raise anything but `FrameError`."""
-    try:
+    with contextlib.suppress(FrameError):
         assert Decoder().feed(noise) == []
-    except FrameError:
-        pass
 
 
 @given(

@@ -59,6 +59,9 @@ class ControlProxy:
             await asyncio.wait({pump, watch}, return_when=asyncio.FIRST_COMPLETED)
             if pump.done():
                 pump.result()
+        except httpx.TransportError as error:
+            # Control broke off in the middle: only a cut connection can say so now.
+            raise ClientGoneError from error
         finally:
             for task in (pump, watch):
                 task.cancel()

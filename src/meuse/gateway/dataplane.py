@@ -67,6 +67,8 @@ class DataPlane:
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool)
         self.is_draining = False
+        self.recorded = 0
+        """How many records were appended: whether there is anything to sync."""
 
     @property
     def snapshot_number(self) -> int:
@@ -164,6 +166,7 @@ class DataPlane:
         )
         try:
             self._journal.append(record)
+            self.recorded += 1
         except (OSError, RecordError, ValueError) as error:
             logger.error("the usage journal refuses records: %s", error)
             raise MeuseError(

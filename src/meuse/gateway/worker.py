@@ -99,7 +99,7 @@ async def _run(config: WorkerConfig) -> None:
     grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
     await grpc.start()
     listening = asyncio.create_task(http.serve(sockets=[socket.socket(fileno=config.http_fd)]))
-    helpers = [asyncio.create_task(snapshots.follow()), asyncio.create_task(_sync(journal))]
+    helpers = [asyncio.create_task(snapshots.follow()), asyncio.create_task(_sync(journal, plane))]
     # What is loaded now stays: later collections need not walk it, forked pages stay shared.
     gc.collect()
     gc.freeze()
@@ -137,10 +137,15 @@ def _http_server(app: App) -> _Server:
     )
 
 
-async def _sync(journal: JournalWriter) -> None:
+async def _sync(journal: JournalWriter, plane: DataPlane) -> None:
+    synced = -1  # a new segment is brought to the disk before its first record
     while True:
         await asyncio.sleep(_SYNC_S)
+        recorded = plane.recorded
+        if recorded == synced:
+            continue
         try:
             await asyncio.to_thread(journal.sync)
+            synced = recorded
         except OSError as error:
             logger.error("the usage journal cannot be synced: %s", error)
