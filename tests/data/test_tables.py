@@ -126,7 +126,7 @@ def test_columns_of_an_npz(tmp_path: Path) -> None:
         ({"x": np.zeros((0, 4))}, "columns.x", "no row"),
         ({"x": np.zeros((3, 0))}, "columns.x", "no row"),
         ({"x": np.zeros((3, 2)), "x_1": np.zeros(3)}, "arrays", "'x_1' stands twice"),
-        ({}, None, "no array"),
+        ({}, "body", "no array"),
     ],
 )
 def test_bad_arrays_are_refused_by_name(

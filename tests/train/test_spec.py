@@ -80,6 +80,7 @@ def test_values_may_come_as_text() -> None:
         ({"learning_rate": "nan"}, "learning_rate", "above 0"),
         ({"learning_rate": float("inf")}, "learning_rate", "above 0"),
         ({"learning_rate": 10**400}, "learning_rate", "above 0"),
+        ({"learning_rate": 1e40}, "learning_rate", "at most 1000"),
         ({"learning_rate": "fast"}, "learning_rate", "above 0"),
         ({"learning_rate": "1_0"}, "learning_rate", "above 0"),
         ({"learning_rate": True}, "learning_rate", "above 0"),

@@ -6,7 +6,7 @@ tenant, and nobody makes a key with more scopes than their own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,12 +89,15 @@ class Tenancy:
             raise invalid("expires", "the key would have expired already")
         return self._mint(name, Scope(tenant, project), frozenset(scopes), expires_ms)
 
-    def bootstrap(self) -> str | None:
-        """The administrator's key on the first start; None when keys exist."""
+    def bootstrap(self, keep: Callable[[str], None] = lambda key: None) -> str | None:
+        """The administrator's key on the first start; None when keys exist.
+
+        `keep` has the key before it counts: one that nobody was given would lock the home.
+        """
         if self.store.keys(None):
             return None
         self.store.put_tenant("default", None)
-        return self._mint("administrator", Scope("default"), SCOPES, None)[1]
+        return self._mint("administrator", Scope("default"), SCOPES, None, keep)[1]
 
     def put_tenant(self, name: str, body: Mapping[str, Any]) -> Tenant:
         _no_others(body, {"plan"})
@@ -116,7 +119,12 @@ class Tenancy:
         return self.plans.put_plan(name, check_currency(body.get("currency")), rows)
 
     def _mint(
-        self, name: str, scope: Scope, scopes: frozenset[str], expires_ms: int | None
+        self,
+        name: str,
+        scope: Scope,
+        scopes: frozenset[str],
+        expires_ms: int | None,
+        keep: Callable[[str], None] = lambda key: None,
     ) -> tuple[KeyRecord, str]:
         key_id, key = keys.mint(self.environment)
         record = KeyRecord(
@@ -128,6 +136,7 @@ class Tenancy:
             created_ms=self.clock(),
             expires_ms=expires_ms,
         )
+        keep(key)
         self.store.add_key(record)
         return record, key
 

@@ -10,6 +10,7 @@ from fastapi.responses import JSONResponse
 
 from meuse.api.context import Body, Parts, requires
 from meuse.core.clock import now_ms, to_rfc3339
+from meuse.core.errors import not_found
 from meuse.core.nouns import KeyRecord, PlanVersion, Principal, Tenant
 
 router = APIRouter(prefix="/api", tags=["access"])
@@ -94,9 +95,17 @@ def put_plan(parts: Parts, caller: Admin, name: str, body: Body) -> dict[str, An
 
 @router.get("/plans")
 def list_plans(parts: Parts, caller: Billing) -> dict[str, Any]:
-    return {"items": [_plan(plan) for plan in parts.tenancy.plans.plans()]}
+    """Every version of the price lists that concern the caller: all for an administrator,
+    the tenant's own for others."""
+    shown = parts.tenancy.plans.plans()
+    if "admin" not in caller.scopes:
+        mine = parts.tenancy.store.tenant(caller.tenant).plan
+        shown = [plan for plan in shown if plan.name == mine]
+    return {"items": [_plan(plan) for plan in shown]}
 
 
 @router.get("/plans/{name}")
 def one_plan(parts: Parts, caller: Billing, name: str) -> dict[str, Any]:
+    if "admin" not in caller.scopes and parts.tenancy.store.tenant(caller.tenant).plan != name:
+        raise not_found("plan", name)
     return _plan(parts.tenancy.plans.plan(name))

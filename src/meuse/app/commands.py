@@ -59,8 +59,11 @@ def job(settings: Settings, folder: Path, events: int, lifeline: int) -> list[st
     ]
 
 
-def inspect(settings: Settings, path: Path, format: str) -> list[str]:
-    return [*_python("inspect", settings.home), "--path", str(path), "--format", format]
+def inspect(settings: Settings, path: Path, format: str, lifeline: int) -> list[str]:
+    return [
+        *_python("inspect", settings.home),
+        *("--path", str(path), "--format", format, "--lifeline", str(lifeline)),
+    ]
 
 
 def parse(role: str, argv: Sequence[str], text: str = "", numbers: str = "") -> argparse.Namespace:

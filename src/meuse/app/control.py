@@ -54,9 +54,10 @@ def main(argv: Sequence[str]) -> int:
     deployments, jobs = SqlDeployments(database), SqlJobs(database)
     access, plans = SqlAccess(database), SqlPlans(database)
     tenancy = Tenancy(access, plans, settings.pepper.read_bytes(), settings.environment, now_ms)
-    first_key = tenancy.bootstrap()
-    if first_key is not None:
-        write_secret(settings.admin_key, first_key.encode() + b"\n")
+    tenancy.bootstrap(lambda key: write_secret(settings.admin_key, key.encode() + b"\n"))
+    uploads = settings.home / "uploads"
+    for cut_off in uploads.glob("upload-*"):  # when a predecessor was killed
+        cut_off.unlink()
 
     wake = threading.Event()  # the pipe speaks before the reconciler exists
     processes = LocalProcesses(options.pipe, wake.set)
@@ -96,7 +97,7 @@ def main(argv: Sequence[str]) -> int:
             reconciler=reconciler,
             ledger=LedgerClient(sockets / "ledger.sock"),
             inspect=inspector(settings),
-            uploads=settings.home / "uploads",
+            uploads=uploads,
             max_upload_bytes=settings.max_upload_bytes,
             http_url=f"http://{_netloc(options.host)}:{options.http_port}",
             grpc_url=f"grpc://{_netloc(options.host)}:{options.grpc_port}",
@@ -122,11 +123,13 @@ def inspector(settings: Settings) -> Inspect:
     """Parse uploads in a child: a hostile file costs a child process, not control."""
 
     def inspect(path: Path, format: str) -> tuple[int, tuple[Column, ...]]:
+        life_read, life_write = os.pipe()
         try:
             done = subprocess.run(
-                commands.inspect(settings, path, format),
+                commands.inspect(settings, path, format, life_read),
                 stdin=subprocess.DEVNULL,
                 capture_output=True,
+                pass_fds=(life_read,),
                 timeout=INSPECT_TIMEOUT_S,
                 check=False,
             )
@@ -139,6 +142,9 @@ def inspector(settings: Settings) -> Inspect:
                 field="body",
                 hint="It is damaged, or reading it takes too much time or memory.",
             ) from None
+        finally:
+            os.close(life_read)
+            os.close(life_write)
         if "error" in answer:
             raise MeuseError.from_dict(answer["error"])
         return answer["rows"], tuple(Column(**column) for column in answer["columns"])

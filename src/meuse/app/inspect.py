@@ -12,12 +12,14 @@ from pathlib import Path
 from meuse.app import commands
 from meuse.core.errors import MeuseError
 from meuse.data.tables import inspect
+from meuse.runtime import lifeline
 
 MEMORY = 4 << 30
 
 
 def main(argv: Sequence[str]) -> int:
-    options = commands.parse("inspect", argv, "path format")
+    options = commands.parse("inspect", argv, "path format", "lifeline")
+    lifeline.watch(options.lifeline, lifeline.end_now)
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     try:
         rows, columns = inspect(Path(options.path), options.format)

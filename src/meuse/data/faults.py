@@ -14,8 +14,8 @@ MAX_COLUMNS = 100_000
 """Widest table; every column has a name and a place in the dataset's record."""
 
 
-def bad_data(message: str, *, field: str | None = None, hint: str | None = None) -> MeuseError:
-    """Data that cannot be accepted; `field` is a line, a column or an array."""
+def bad_data(message: str, *, field: str = "body", hint: str | None = None) -> MeuseError:
+    """Data that cannot be accepted; `field` is a line, a column, an array or the body."""
     return MeuseError(Code.INVALID_DATA, message, field=field, hint=hint)
 
 
@@ -25,6 +25,7 @@ def check_size(size: int, max_bytes: int) -> None:
         raise MeuseError(
             Code.TOO_LARGE,
             f"the table has {size:,} bytes uncompressed; the limit is {max_bytes:,}",
+            field="body",
             hint="Split it into several datasets, or drop columns.",
         )
 

@@ -45,7 +45,7 @@ class Route:
 
     version: str
     weight: int
-    replicas: tuple[str, ...]
+    replicas: tuple[str, ...]  # none: requests wait for one
 
 
 Routes = Mapping[str, tuple[Route, ...]]
@@ -127,10 +127,14 @@ def _missing(want: Wanted, mine: Sequence[Replica]) -> list[Start]:
 
 
 def _meanwhile(want: Wanted, mine: Sequence[Replica], before: Sequence[Route]) -> tuple[Route, ...]:
-    """Until all is ready: what served before goes on; with nothing before, what is ready."""
+    """Until all is ready: what served before goes on; with nothing before, what is ready.
+
+    When nothing is left that answers, the route stays: requests wait there for what comes.
+    """
     old = tuple(Route(r.version, r.weight, _ready(mine, r.version)) for r in before)
     old = tuple(route for route in old if route.replicas)
     if old:
         return old
-    new = (Route(t.version, t.weight, _ready(mine, t.version)) for t in want.targets)
-    return tuple(route for route in new if route.replicas)
+    new = tuple(Route(t.version, t.weight, _ready(mine, t.version)) for t in want.targets)
+    new = tuple(route for route in new if route.replicas)
+    return new or tuple(Route(r.version, r.weight, ()) for r in before)

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,8 @@ class State:
     """What the API shows of a deployment beside its spec."""
 
     status: DeploymentStatus
-    observed_generation: int
+    generation: int  # what was looked at
+    observed_generation: int  # what was ready last
     routes: tuple[Route, ...]
     error: str | None
 
@@ -87,7 +88,6 @@ class Reconciler:
         self._turning = threading.Lock()
         self._ready: set[str] = set()
         self._started: dict[str, Start] = {}  # ours, not yet ready
-        self._seen: set[str] = set()  # a start is a message: it takes a moment to show
         self._failures: dict[Start, _Failures] = {}
         self._versions: dict[tuple[Scope, str], ModelVersion] = {}
         self._states: dict[str, State] = {}
@@ -113,8 +113,15 @@ class Reconciler:
         self._wake.set()
 
     def state(self, deployment: Deployment) -> State:
-        pending = State(DeploymentStatus.PENDING, 0, (), None)
-        return self._states.get(deployment.full_name, pending)
+        """As of the last turn; a generation that no turn has seen yet is on its way."""
+        known = self._states.get(deployment.full_name)
+        if known is None:
+            return State(DeploymentStatus.PENDING, 0, 0, (), None)
+        if known.generation == deployment.generation:
+            return known
+        serves = any(route.replicas for route in known.routes)
+        status = DeploymentStatus.ROLLING if serves else DeploymentStatus.PENDING
+        return replace(known, status=status, error=None)
 
     def publish(self) -> bool:
         """Publish keys, access and plans as they stand now, with the present routes."""
@@ -125,6 +132,7 @@ class Reconciler:
         with self._turning:
             specs = {d.full_name: d for d in self._deployments.list(None)}
             wanted = [self._resolve(spec) for spec in specs.values()]
+            self._forget(wanted)
             replicas = self._look()
             step = planning.plan(wanted, replicas, self._routes, self._blocked())
             for start in step.start:
@@ -134,9 +142,11 @@ class Reconciler:
             published = self.publish()
             if published:
                 for replica in step.stop:
+                    self._started.pop(replica, None)  # its end is no failure
                     self._launcher.stop(replica)
             self._remember(wanted, replicas, specs)
-            unsettled = any(s.status is not DeploymentStatus.READY for s in self._states.values())
+            on_its_way = (DeploymentStatus.PENDING, DeploymentStatus.ROLLING)
+            unsettled = any(state.status in on_its_way for state in self._states.values())
             return changed or bool(self._started) or not published or unsettled
 
     # -- looking -----------------------------------------------------------------------
@@ -159,10 +169,9 @@ class Reconciler:
             if replica in running and _listens(self._sockets / f"{replica}.sock"):
                 self._failures.pop(start, None)
                 del self._started[replica]
-            elif replica not in running and replica in self._seen:
+            elif replica not in running:
                 del self._started[replica]
                 self._failed(replica, start)
-        self._seen |= running.keys()
         self._ready &= running.keys()
         replicas = []
         for replica, label in running.items():
@@ -182,6 +191,11 @@ class Reconciler:
         except OSError:
             failures.reason = "the replica ended before it was ready; see logs/replica.log"
         log.warning("%s of %s: %s", start.version, start.deployment, failures.reason)
+
+    def _forget(self, wanted: list[Wanted]) -> None:
+        """Failures of versions that nobody asks for any more."""
+        current = {Start(want.name, t.version) for want in wanted for t in want.targets}
+        self._failures = {s: f for s, f in self._failures.items() if s in current}
 
     def _blocked(self) -> set[Start]:
         now = time.monotonic()
@@ -214,7 +228,7 @@ class Reconciler:
                     self._states[want.name].observed_generation if want.name in self._states else 0
                 )
             )
-            states[want.name] = State(status, observed, routes, error)
+            states[want.name] = State(status, want.generation, observed, routes, error)
         self._states = states
 
     def _snapshot(self) -> Snapshot:

@@ -21,7 +21,7 @@ Send = Callable[[Message], Awaitable[None]]
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_S = 5.0
 
-_MISSING = re.compile(r"missing required field `([^`]*)`")
+_NAMED = re.compile(r"(?:missing required|unknown) field `([^`]*)`")
 _WHERE = re.compile(r" - at `\$\.?([^`]*)`")
 
 
@@ -35,9 +35,9 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         return decoder.decode(body)
     except msgspec.ValidationError as error:
         text = str(error)
-        where, missing = _WHERE.search(text), _MISSING.search(text)
+        where, named = _WHERE.search(text), _NAMED.search(text)
         path = [where[1]] if where and where[1] else []
-        path += [missing[1]] if missing else []
+        path += [named[1]] if named else []
         message = _WHERE.sub("", text)
         raise MeuseError(
             Code.INVALID_FIELD, message[:1].lower() + message[1:], field=".".join(path) or "body"
@@ -73,12 +73,12 @@ async def read_body(receive: Receive, announced: int, limit: int) -> bytes:
     raise too_large(limit)
 
 
-def too_large(limit: int) -> MeuseError:
+def too_large(limit: int, hint: str = "Send fewer rows in one request.") -> MeuseError:
     return MeuseError(
         Code.TOO_LARGE,
         f"the body has more than {limit} bytes",
         field="body",
-        hint="Send fewer rows in one request.",
+        hint=hint,
     )
 
 

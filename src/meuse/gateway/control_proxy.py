@@ -78,7 +78,7 @@ class ControlProxy:
             headers.append((b"x-request-id", request_id.encode()))
         sizes = [value for name, value in headers if name == b"content-length"]
         if any(value.isdigit() and int(value) > self._max_upload for value in sizes):
-            raise too_large(self._max_upload)
+            raise too_large(self._max_upload, "The operator can raise max_upload_bytes.")
         chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
         has_body = chunked or any(value != b"0" for value in sizes)
         query = scope["query_string"]
@@ -99,7 +99,7 @@ class ControlProxy:
                 raise ClientGoneError
             size += len(message["body"])
             if size > self._max_upload:
-                raise too_large(self._max_upload)
+                raise too_large(self._max_upload, "The operator can raise max_upload_bytes.")
             more = message["more_body"]
             yield message["body"]
 

@@ -14,12 +14,12 @@ from meuse.gateway.dataplane import Call, Inputs, Result
 from meuse.gateway.routes import Caller, Target
 
 
-class _Body(msgspec.Struct):
+class _Body(msgspec.Struct, forbid_unknown_fields=True):
     input_data: msgspec.Raw
     model: str | None = None
 
 
-class _Rows(msgspec.Struct):
+class _Rows(msgspec.Struct, forbid_unknown_fields=True):
     input_data: msgspec.Raw
 
 

@@ -137,6 +137,7 @@ class DbosJobs:
     def _finish(self, job_id: str, outcome: dict[str, Any]) -> None:
         job = self._store.get(None, job_id)
         if job.status.ended:
+            self._tidy(job)  # this step ran before, perhaps not to its end
             return
         if "result" in outcome:
             outcome = _outcome(lambda: self._kinds[job.kind].complete(job, outcome["result"]))

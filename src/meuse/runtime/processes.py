@@ -18,38 +18,51 @@ class LocalProcesses:
 
     def __init__(self, fd: int, on_change: Callable[[], None]) -> None:
         self._socket = socket.socket(fileno=fd)
-        self._lock = threading.Lock()
+        self._sending = threading.Lock()
+        self._looking = threading.Lock()  # the two fields below
         self._first = threading.Event()
         self._picture: dict[str, dict[str, Any]] = {"replicas": {}, "workers": {}}
+        self._asked: dict[str, dict[str, Any]] = {}  # starts that no picture shows yet
         self._on_change = on_change
         threading.Thread(target=self._listen, name="supervisor-pipe", daemon=True).start()
 
     def start(self, replica: str, argv: list[str], label: dict[str, Any]) -> None:
+        with self._looking:
+            self._asked[replica] = label
         self._send({"op": "start", "replica": replica, "argv": argv, "label": label})
 
     def stop(self, replica: str) -> None:
         self._send({"op": "stop", "replica": replica})
 
     def running(self) -> dict[str, dict[str, Any]]:
-        """Labels of the replicas that run and were not told to stop, by id."""
+        """Labels of the replicas that run and were not told to stop, by id.
+
+        A replica is among them from the moment its start is asked for until it has ended.
+        """
         self._first.wait(5.0)
-        return {
-            name: entry["label"]
-            for name, entry in self._picture["replicas"].items()
-            if not entry["stopping"]
-        }
+        with self._looking:
+            entries = self._picture["replicas"].items()
+            shown = {name: entry["label"] for name, entry in entries if not entry["stopping"]}
+            return shown | self._asked
 
     def workers(self) -> dict[str, int]:
         """Epochs of the gateway workers that run, by name."""
         return {name: entry["epoch"] for name, entry in self._picture["workers"].items()}
 
     def _send(self, message: dict[str, Any]) -> None:
-        with self._lock:
+        with self._sending:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _listen(self) -> None:
         with self._socket.makefile("rb") as lines:
             for line in lines:
-                self._picture = json.loads(line)
+                try:
+                    picture = json.loads(line)
+                except ValueError:
+                    continue  # cut off when we were slow to read; the next one is whole again
+                with self._looking:
+                    self._picture = picture
+                    for replica in picture["replicas"]:
+                        self._asked.pop(replica, None)
                 self._first.set()
                 self._on_change()

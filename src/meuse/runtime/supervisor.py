@@ -12,6 +12,7 @@ children come from the composition root; `{name}` in them is filled in here.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -32,6 +33,7 @@ GRACE_S = 12.0
 REPLICA_GRACE_S = 10.0
 BACKOFF_S = (0.05, 0.2, 1.0, 3.0, 5.0)
 STEADY_S = 10.0
+LEFTOVER_S = 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,10 +93,10 @@ class Supervisor:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise AlreadyRunningError(str(self._plan.home)) from None
-        self._sweep()
+        patience = LEFTOVER_S if self._sweep() else 0.0
         self._sockets = Path(tempfile.mkdtemp(prefix="meuse-"))  # 0700 and short
         try:
-            self._listen()
+            self._listen(patience)
             self._watch_signals()
             for name in self._plan.roles:
                 self._start_role(name)
@@ -108,21 +110,33 @@ class Supervisor:
             shutil.rmtree(self._sockets, ignore_errors=True)
             lock.close()
 
-    def _sweep(self) -> None:
-        """Remove what a killed predecessor left: this home's lock is ours, so it is dead."""
+    def _sweep(self) -> bool:
+        """Remove what a killed predecessor left: this home's lock is ours, so it is dead.
+
+        True when there was one; its workers may need a moment to see that and leave.
+        """
         try:
             left = Path(json.loads(self._plan.run_file.read_text())["sockets"])
         except (OSError, ValueError, KeyError):
-            return
+            return False
         if left.name.startswith("meuse-") and left.parent == Path(tempfile.gettempdir()):
             shutil.rmtree(left, ignore_errors=True)
+        return True
 
     # -- sockets ---------------------------------------------------------------------
 
-    def _listen(self) -> None:
+    def _listen(self, patience: float) -> None:
         self._http = socket.socket(_family(self._plan.host), socket.SOCK_STREAM)
         self._http.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._http.bind((self._plan.host, self._plan.http_port))
+        deadline = time.monotonic() + patience
+        while True:
+            try:
+                self._http.bind((self._plan.host, self._plan.http_port))
+                break
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.05)
         # Queued here, a connection survives the death of any worker.
         self._http.listen(2048)
         # grpcio cannot take a listening socket: workers listen with SO_REUSEPORT, and this

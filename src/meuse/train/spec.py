@@ -22,6 +22,7 @@ MAX_EPOCHS = 10_000
 MAX_BATCH = 1_000_000
 MAX_SEED = 2**31 - 1
 MAX_WIDTH = 8192
+MAX_RATE = 1000.0
 MAX_LAYERS = 16
 
 # Chosen on the validation split of digits (classification) and diabetes (regression).
@@ -33,7 +34,7 @@ _LEARNING_RATES: dict[tuple[str, str], float] = {
     ("linear", "sgd"): 0.01,
     ("linear", "adam"): 0.01,
 }
-_RATE_HINT = "Use a finite number above 0, such as 0.001."
+_RATE_HINT = "Use a number above 0 and at most 1000, such as 0.001."
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +129,8 @@ def _dropout(value: object) -> float:
 
 def _learning_rate(value: object) -> float:
     rate = real("learning_rate", value, _RATE_HINT)
-    if rate <= 0:
-        raise invalid("learning_rate", f"{value!r} is not above 0", _RATE_HINT)
+    if not 0 < rate <= MAX_RATE:
+        raise invalid("learning_rate", f"{value!r} is not above 0 and at most 1000", _RATE_HINT)
     return rate
 
 

@@ -1,0 +1,175 @@
+"""NVIDIA's tritonclient against the platform, in one process with our own stubs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
+from numpy.typing import NDArray
+from tritonclient.utils import InferenceServerException
+
+from e2e.conftest import Digits, Platform
+from e2e.helpers import JSON, rpc_infer, rpc_request
+from meuse.gateway.wire import inference_pb2 as wire
+
+ROWS = 7
+
+
+@pytest.fixture(scope="module", params=["default", "acme"])
+def who(request: pytest.FixtureRequest, platform: Platform, served: JSON) -> tuple[str, str]:
+    """(key, model name): the owner, then another tenant."""
+    name = "digits" if request.param == "default" else "default/digits"
+    return platform.key("infer", tenant="globex" if "/" in name else "default"), name
+
+
+@pytest.fixture
+def http(platform: Platform) -> Iterator[Any]:
+    with triton_http.InferenceServerClient(platform.url.removeprefix("http://")) as client:
+        yield client
+
+
+@pytest.fixture
+def rpc(platform: Platform) -> Iterator[Any]:
+    with triton_grpc.InferenceServerClient(platform.grpc) as client:
+        yield client
+
+
+@pytest.fixture
+def rows(digits: Digits) -> NDArray[np.float32]:
+    return np.array(digits.rows[:ROWS], np.float32)
+
+
+@pytest.fixture
+def labels(admin: httpx.Client, served: JSON, digits: Digits) -> list[int]:
+    """What /predict answers for the same rows."""
+    body = {"model": "digits", "input_data": digits.rows[:ROWS]}
+    found: list[int] = admin.post("/predict", json=body).json()["output_data"]
+    return found
+
+
+def _header(key: str) -> dict[str, str]:
+    return {"authorization": f"Bearer {key}"}
+
+
+def _inputs(kind: Any, values: NDArray[Any], datatype: str, **how: Any) -> list[Any]:
+    given = kind.InferInput("input", list(values.shape), datatype)
+    given.set_data_from_numpy(values, **how)
+    return [given]
+
+
+def test_http_client(
+    http: Any, who: tuple[str, str], rows: NDArray[np.float32], labels: list[int]
+) -> None:
+    """tritonclient over HTTP checks health, reads metadata and infers, as owner and tenant."""
+    key, model = who
+    assert http.is_server_live()
+    assert http.is_server_ready()
+    assert http.is_model_ready(model, headers=_header(key))
+    assert http.is_model_ready(model, "2", headers=_header(key))
+    assert http.get_server_metadata()["name"] == "meuse"
+    described = http.get_model_metadata(model, headers=_header(key))
+    assert (described["name"], described["versions"]) == (model, ["2"])
+    assert described["inputs"] == [{"name": "input", "datatype": "FP32", "shape": [-1, 64]}]
+    outputs = [triton_http.InferRequestedOutput("label", binary_data=False)]
+    inputs = _inputs(triton_http, rows, "FP32", binary_data=False)
+    result = http.infer(model, inputs, outputs=outputs, request_id="7", headers=_header(key))
+    assert result.as_numpy("label").tolist() == labels
+    answer = result.get_response()
+    assert (answer["id"], answer["model_name"], answer["model_version"]) == ("7", model, "2")
+    assert [o["name"] for o in answer["outputs"]] == ["label"]
+
+
+def test_grpc_client(
+    rpc: Any, who: tuple[str, str], rows: NDArray[np.float32], labels: list[int]
+) -> None:
+    """tritonclient over gRPC checks health, reads metadata and infers, as owner and tenant."""
+    key, model = who
+    assert rpc.is_server_live()
+    assert rpc.is_server_ready()
+    assert rpc.is_model_ready(model, headers=_header(key))
+    assert rpc.get_server_metadata().name == "meuse"
+    described = rpc.get_model_metadata(model, headers=_header(key))
+    assert (described.name, list(described.versions)) == (model, ["2"])
+    assert [o.name for o in described.outputs] == ["label", "probabilities"]
+    inputs = _inputs(triton_grpc, rows, "FP32")  # raw bytes
+    result = rpc.infer(model, inputs, request_id="7", headers=_header(key))
+    assert result.as_numpy("label").tolist() == labels
+    probabilities = result.as_numpy("probabilities")
+    assert probabilities.shape == (ROWS, 10)
+    assert np.allclose(probabilities.sum(1), 1, atol=1e-5)
+    assert (result.get_response().id, result.get_response().model_version) == ("7", "2")
+
+
+@pytest.mark.parametrize(
+    ("datatype", "dtype"),
+    [("FP64", np.float64), ("INT64", np.int64), ("UINT8", np.uint8), ("BOOL", np.bool_)],
+)
+def test_other_datatypes_are_refused(
+    http: Any, rpc: Any, platform: Platform, served: JSON, datatype: str, dtype: type
+) -> None:
+    """Tensors of another datatype are refused by both clients with the one expected."""
+    values, headers = np.zeros((1, 64), dtype), _header(platform.admin_key)
+    with pytest.raises(InferenceServerException) as caught:
+        http.infer(
+            "digits", _inputs(triton_http, values, datatype, binary_data=False), headers=headers
+        )
+    assert caught.value.status() == "400"
+    assert "(field: inputs[0].datatype) Expected: FP32" in caught.value.message()
+    with pytest.raises(InferenceServerException) as caught:
+        rpc.infer("digits", _inputs(triton_grpc, values, datatype), headers=headers)
+    assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
+    assert "(field: inputs[0].datatype) Expected: FP32" in caught.value.message()
+
+
+def test_errors_reach_the_clients(http: Any, rpc: Any, platform: Platform, served: JSON) -> None:
+    """Wrong shapes, unknown models and missing keys reach both clients as their status."""
+    rows = np.zeros((1, 63), np.float32)
+    mine = _header(platform.admin_key)
+    for model, headers, status, code in (
+        ("digits", mine, "400", "INVALID_ARGUMENT"),
+        ("nothing", mine, "404", "NOT_FOUND"),
+        ("digits", {}, "401", "UNAUTHENTICATED"),
+    ):
+        with pytest.raises(InferenceServerException) as caught:
+            http.infer(
+                model, _inputs(triton_http, rows, "FP32", binary_data=False), headers=headers
+            )
+        assert caught.value.status() == status
+        with pytest.raises(InferenceServerException) as caught:
+            rpc.infer(model, _inputs(triton_grpc, rows, "FP32"), headers=headers)
+        assert caught.value.status() == f"StatusCode.{code}"
+        assert not http.is_model_ready("nothing", headers=headers)
+
+
+def test_binary_tensors_over_http_are_refused(
+    http: Any, platform: Platform, served: JSON, rows: NDArray[np.float32]
+) -> None:
+    """The binary extension of Open Inference REST is not served, and that is said."""
+    with pytest.raises(InferenceServerException) as caught:
+        http.infer(
+            "digits", _inputs(triton_http, rows, "FP32"), headers=_header(platform.admin_key)
+        )
+    assert caught.value.status() in ("400", "415")
+    assert "binary" in caught.value.message()
+
+
+def test_stubs_live_side_by_side(
+    platform: Platform, rpc: Any, rows: NDArray[np.float32], labels: list[int], digits: Digits
+) -> None:
+    """tritonclient's messages and ours share a process: each infers, and they are not mixed up."""
+    theirs = triton_grpc.service_pb2
+    ours = rpc_infer(platform.grpc, platform.admin_key, rpc_request("digits", digits.rows[:ROWS]))
+    assert isinstance(ours, wire.ModelInferResponse)
+    assert list(ours.outputs[0].contents.int64_contents) == labels
+    found = rpc.infer(
+        "digits", _inputs(triton_grpc, rows, "FP32"), headers=_header(platform.admin_key)
+    ).get_response()
+    assert isinstance(found, theirs.ModelInferResponse)
+    again = theirs.ModelInferResponse.FromString(ours.SerializeToString())
+    assert list(again.outputs[0].contents.int64_contents) == labels
+    assert again.model_name == ours.model_name
