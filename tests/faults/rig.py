@@ -12,12 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from meuse.client import Client
 from meuse.core.errors import Code, MeuseError
+from meuse.serve import snapshot
 
 T = TypeVar("T")
 
@@ -50,16 +51,16 @@ class Platform:
 
     # -- start and end -------------------------------------------------------------------
 
-    def start(self, port: int = 0) -> Platform:
+    def start(self) -> Platform:
         """Start `meuse up` and wait until control and ledger answer."""
-        self.spawn(port)
+        self.spawn()
         self.wait_up()
         return self
 
-    def spawn(self, port: int = 0) -> None:
+    def spawn(self, http_port: int = 0, grpc_port: int = 0) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MEUSE_")}
         options = ["--home", str(self.home), "--workers", "2"]
-        options += ["--http-port", str(port), "--grpc-port", "0"]
+        options += ["--http-port", str(http_port), "--grpc-port", str(grpc_port)]
         with self.log.open("ab") as log:
             self._up = subprocess.Popen(
                 [sys.executable, "-m", "meuse.app", "up", *options],
@@ -170,9 +171,14 @@ class Platform:
         """The process of this name, once it runs."""
         return until(lambda: self.processes().get(name), seconds)
 
-    def replicas(self, deployment: str = "") -> dict[str, int]:
-        """Replica processes by id."""
-        return {n: p for n, p in self.processes().items() if n.startswith("replica-")}
+    def replicas(self, deployment: str | None = None) -> dict[str, int]:
+        """Live replicas by id: all, or those that workers may route to for "owner/name"."""
+        running = {n: p for n, p in self.processes().items() if n.startswith("replica-")}
+        if deployment is None:
+            return running
+        routes = snapshot.read(self.home / "snapshot" / "current.msgpack").deployments[deployment]
+        routed = {replica.id for target in routes.targets for replica in target.replicas}
+        return {name: pid for name, pid in running.items() if name in routed}
 
     def kill(self, pid: int) -> bool:
         """SIGKILL a process of this home; False when it is gone already."""
@@ -183,6 +189,16 @@ class Platform:
         except ProcessLookupError:
             return False
         return True
+
+    @contextlib.contextmanager
+    def slow(self, pid: int) -> Iterator[None]:
+        """A process that gets no time until the block ends."""
+        assert self._is_ours(pid)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(pid, signal.SIGCONT)
 
     def is_gone(self, pid: int) -> bool:
         return not self._is_ours(pid)
