@@ -34,3 +34,15 @@ def test_databases_are_files_or_one_server(tmp_path: Path) -> None:
     assert f"sqlite:///{tmp_path}/money.db" == load(tmp_path, {}).database("money")
     url = "postgresql://localhost/meuse"
     assert url == load(tmp_path, {"MEUSE_DATABASE_URL": url}).database("money")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("environment", "staging-1"), ("environment", "Prod"), ("job_concurrency", "0"),
+     ("max_body_bytes", "10"), ("replica_threads", "0"), ("http_port", "99999")],
+)  # fmt: skip
+def test_values_that_cannot_work_are_refused_at_once(tmp_path: Path, name: str, value: str) -> None:
+    """A setting that would break something later, such as unreadable keys, is named now."""
+    with pytest.raises(MeuseError) as refusal:
+        load(tmp_path, {f"MEUSE_{name.upper()}": value})
+    assert refusal.value.field == name

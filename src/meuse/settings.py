@@ -7,6 +7,7 @@ file: `http_port` is `MEUSE_HTTP_PORT`.
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -40,8 +41,12 @@ class Settings:
     """Largest dataset in one request."""
     job_concurrency: int = 1
     """Jobs that run at once."""
+    job_memory_bytes: int = 0
+    """Most data memory of one job; 0: three quarters of the machine's."""
     replica_threads: int = 1
     """Engine threads of one replica."""
+    max_replicas: int = 32
+    """Most replicas of all deployments together."""
 
     @property
     def worker_count(self) -> int:
@@ -85,6 +90,19 @@ class Settings:
         return self.database_url or f"sqlite:///{self.home / name}.db"
 
 
+_BOUNDS = (
+    ("http_port", 0, 65535),
+    ("grpc_port", 0, 65535),
+    ("workers", 0, 256),
+    ("max_body_bytes", 1024, 512 * MIB),
+    ("max_upload_bytes", 1024, 16 * 1024 * MIB),
+    ("job_concurrency", 1, 64),
+    ("job_memory_bytes", 0, 1 << 50),
+    ("replica_threads", 1, 256),
+    ("max_replicas", 1, 4096),
+)
+
+
 def default_home() -> Path:
     return Path(os.environ.get("MEUSE_HOME") or Path.home() / ".meuse").absolute()
 
@@ -112,9 +130,21 @@ def load(home: Path | None = None, env: Mapping[str, str] | None = None, **given
         if text is not None:
             values[key] = text
     values.update({key: value for key, value in given.items() if value is not None})
-    return Settings(
+    settings = Settings(
         home=home, **{k: _typed(k, v, type(known[k].default)) for k, v in values.items()}
     )
+    _check(settings)
+    return settings
+
+
+def _check(settings: Settings) -> None:
+    if re.fullmatch(r"[a-z]{1,16}", settings.environment) is None:
+        raise invalid(
+            "environment", f"{settings.environment!r} cannot stand in a key", "Use a to z, 1 to 16."
+        )
+    for name, low, high in _BOUNDS:
+        if not low <= getattr(settings, name) <= high:
+            raise invalid(name, f"{getattr(settings, name)} is not from {low} to {high}")
 
 
 def _typed(key: str, value: Any, wanted: type) -> Any:

@@ -126,3 +126,40 @@ def test_a_changed_plan_is_a_new_version_and_the_old_one_stays(tenancy: Tenancy)
     body["prices"][0]["amount"] = "0.60"
     assert tenancy.put_plan("basic", body).version == 2
     assert tenancy.plans.plan("basic", 1).prices[0].amount == "0.50"
+
+
+def test_a_key_stays_in_its_project(tenancy: Tenancy) -> None:
+    """A new key belongs to its maker's project; naming another one needs an administrator."""
+    caller = admin(tenancy)
+    body = {"name": "ops", "scopes": ["keys", "infer"], "project": "research"}
+    theirs = tenancy.authenticate(tenancy.make_key(caller, body)[1])
+    record, _ = tenancy.make_key(theirs, {"name": "app", "scopes": ["infer"]})
+    assert record.scope.project == "research"
+    with pytest.raises(MeuseError) as refusal:
+        tenancy.make_key(theirs, {"name": "app", "scopes": ["infer"], "project": "default"})
+    assert (refusal.value.code, refusal.value.field) == (Code.FORBIDDEN, "project")
+
+
+def test_a_key_revokes_no_more_than_it_is(tenancy: Tenancy) -> None:
+    """A key with `keys` alone cannot take down a key that may do more, or of another project."""
+    caller = admin(tenancy)
+    weak = tenancy.authenticate(tenancy.make_key(caller, {"name": "w", "scopes": ["keys"]})[1])
+    strong, _ = tenancy.make_key(caller, {"name": "s", "scopes": ["keys", "deploy"]})
+    apart, _ = tenancy.make_key(caller, {"name": "a", "scopes": ["keys"], "project": "research"})
+    for key_id, code in ((strong.id, Code.FORBIDDEN), (apart.id, Code.NOT_FOUND)):
+        with pytest.raises(MeuseError) as refusal:
+            tenancy.revoke_key(weak, key_id)
+        assert refusal.value.code == code
+    tenancy.revoke_key(weak, weak.key)
+    assert tenancy.store.key(weak.key) is None
+
+
+def test_the_last_administrator_cannot_be_revoked(tenancy: Tenancy) -> None:
+    """There is always a way back in; with a second administrator the first may go."""
+    caller = admin(tenancy)
+    with pytest.raises(MeuseError) as refusal:
+        tenancy.revoke_key(caller, caller.key)
+    assert refusal.value.code == Code.CONFLICT
+    tenancy.make_key(caller, {"name": "second", "scopes": ["admin"]})
+    tenancy.revoke_key(caller, caller.key)
+    assert tenancy.store.key(caller.key) is None

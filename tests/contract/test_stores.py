@@ -199,3 +199,21 @@ def test_a_deployment_name_is_one_per_tenant(database: Database) -> None:
         store.put(replace(deployment(), scope=Scope("acme", "research")))
     assert refusal.value.code == Code.CONFLICT
     assert store.put(replace(deployment(), scope=OTHER)).generation == 1
+
+
+def test_first_writes_at_once_do_not_collide(database: Database) -> None:
+    """Eight first writers of one name get eight versions or generations, and no error."""
+    stores = SqlDatasets(database), SqlDeployments(database)
+    found: list[tuple[int, int]] = []
+
+    def write(n: int) -> None:
+        version, _ = stores[0].add_version(MINE, dataset(f"{n:064}"))
+        found.append((version.version, stores[1].put(deployment()).generation))
+
+    threads = [threading.Thread(target=write, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(v for v, _ in found) == list(range(1, 9))
+    assert sorted(g for _, g in found) == list(range(1, 9))

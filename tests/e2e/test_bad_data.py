@@ -92,7 +92,7 @@ def test_archives_that_are_no_npz(admin: httpx.Client, digits: Digits) -> None:
     with zipfile.ZipFile(other, "w") as archive:
         archive.writestr("x.npy", b"\x80\x04pickled")
     for content, field in (
-        (b"", None), (b"x" * 99, None), (whole[:-30], None), (other.getvalue(), "columns.x"),
+        (b"", "body"), (b"x" * 99, "body"), (whole[:-30], "body"), (other.getvalue(), "columns.x"),
     ):  # fmt: skip
         answer = admin.post("/api/datasets?name=no-table", content=content, headers=NPZ)
         refused(answer, 400, "invalid_data", field)
@@ -102,7 +102,7 @@ def test_a_zip_bomb_is_not_unpacked(admin: httpx.Client) -> None:
     """An NPZ within the upload limit that unpacks to more than a table may have answers 413."""
     content = bomb()
     answer = admin.post("/api/datasets?name=bomb", content=content, headers=NPZ)
-    refused(answer, 413, "too_large", None)
+    refused(answer, 413, "too_large", "body")
     refused(admin.get("/api/datasets/bomb"), 404, "not_found", "data")
 
 

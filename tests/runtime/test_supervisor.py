@@ -133,3 +133,24 @@ def test_a_role_that_cannot_start_is_not_hammered(tmp_path: Path) -> None:
     process.terminate()
     _, said = process.communicate(timeout=20)
     assert 3 <= said.count(b"ledger ended (exit 7)") <= 5
+
+
+def test_a_start_that_the_system_refuses_ends_nothing(platform: Platform) -> None:
+    """A replica whose program is not there is told to control as failed; all else goes on."""
+    platform.until(lambda: platform.pid("replica-1"))
+    before = platform.described()["processes"]
+    (platform.home / "ask").write_text("/no/such/program")
+    platform.until((platform.home / "failed").exists)
+    assert platform.described()["processes"] == before
+    assert "replica-2" not in json.loads((platform.home / "seen").read_text())
+
+
+def test_a_run_file_that_cannot_be_written_ends_nothing(platform: Platform) -> None:
+    """With its run file in the way, the supervisor still replaces a dead role."""
+    (platform.home / "run.new").mkdir()
+    worker = platform.pid("worker-0")
+    what = platform.described()
+    os.kill(worker, signal.SIGKILL)
+    with socket.create_connection((what["host"], what["http_port"]), timeout=10) as connection:
+        assert connection.makefile("rb").readline() == b"hello\n"
+    assert platform.process.poll() is None

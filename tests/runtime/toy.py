@@ -40,11 +40,18 @@ def control(home: Path, fd: int) -> None:
     if not processes.running():
         argv = [*THIS, "replica", str(home), "{lifeline}"]
         processes.start("replica-1", argv, {"model": "digits:1"})
-    while changed.wait(60):
+    asked = False
+    while True:
+        changed.wait(0.1)
         changed.clear()
         fresh = home / "seen.new"
         fresh.write_text(json.dumps(processes.running()))
         fresh.replace(home / "seen")
+        if asked and "replica-2" not in processes.running():
+            (home / "failed").touch()
+        if (home / "ask").exists() and not asked:
+            asked = True
+            processes.start("replica-2", [(home / "ask").read_text()], {})
 
 
 def worker(fd: int) -> None:

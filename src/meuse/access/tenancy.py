@@ -12,7 +12,7 @@ from typing import Any
 
 from meuse.access import keys
 from meuse.core.clock import Clock, from_rfc3339
-from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.ids import check_name
 from meuse.core.money import check_currency, parse_amount
 from meuse.core.nouns import (
@@ -68,13 +68,19 @@ class Tenancy:
                 "scopes", f"{scopes!r} is not a list of scopes", f"Known: {sorted(SCOPES)}."
             )
         tenant = caller.tenant if body.get("tenant") is None else body["tenant"]
-        project = body.get("project")
-        project = DEFAULT_PROJECT if project is None else check_name(project, "project")
+        own = caller.project if tenant == caller.tenant else DEFAULT_PROJECT
+        project = check_name(own if body.get("project") is None else body["project"], "project")
         if "admin" not in caller.scopes:
-            if tenant != caller.tenant:
-                raise MeuseError(
-                    Code.FORBIDDEN, "only an administrator makes keys for others", field="tenant"
-                )
+            for field, asked, mine in (
+                ("tenant", tenant, caller.tenant),
+                ("project", project, caller.project),
+            ):
+                if asked != mine:
+                    raise MeuseError(
+                        Code.FORBIDDEN,
+                        f"only an administrator makes keys for another {field}",
+                        field=field,
+                    )
             if not set(scopes) <= caller.scopes:
                 raise MeuseError(
                     Code.FORBIDDEN,
@@ -88,6 +94,37 @@ class Tenancy:
         if expires_ms is not None and expires_ms <= self.clock():
             raise invalid("expires", "the key would have expired already")
         return self._mint(name, Scope(tenant, project), frozenset(scopes), expires_ms)
+
+    def revoke_key(self, caller: Principal, key_id: str) -> None:
+        """Revoke a key that can do no more than the caller's; the last administrator stays."""
+        record = self.store.key(key_id)
+        admin = "admin" in caller.scopes
+        if record is None or (not admin and record.scope != caller.scope):
+            raise not_found("key", key_id)
+        if not admin and not record.scopes <= caller.scopes:
+            raise MeuseError(
+                Code.FORBIDDEN,
+                "a key cannot revoke one that may do more",
+                field="scopes",
+                hint=f"It has {sorted(record.scopes)}.",
+            )
+        if "admin" in record.scopes and self._last_administrator(record.id):
+            raise MeuseError(
+                Code.CONFLICT,
+                "this is the last administrator's key",
+                field="key_id",
+                hint="Make another one first.",
+            )
+        self.store.revoke_key(None, key_id, self.clock())
+
+    def _last_administrator(self, key_id: str) -> bool:
+        now = self.clock()
+        return not any(
+            "admin" in key.scopes
+            and key.id != key_id
+            and (key.expires_ms is None or key.expires_ms > now)
+            for key in self.store.keys(None)
+        )
 
     def bootstrap(self, keep: Callable[[str], None] = lambda key: None) -> str | None:
         """The administrator's key on the first start; None when keys exist.

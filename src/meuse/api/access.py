@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from meuse.api.context import Body, Parts, requires
-from meuse.core.clock import now_ms, to_rfc3339
+from meuse.core.clock import to_rfc3339
 from meuse.core.errors import not_found
 from meuse.core.nouns import KeyRecord, PlanVersion, Principal, Tenant
 
@@ -63,8 +63,7 @@ def list_keys(parts: Parts, caller: Keys) -> dict[str, Any]:
 @router.delete("/keys/{key_id}")
 def revoke_key(parts: Parts, caller: Keys, key_id: str) -> dict[str, Any]:
     """Revoke a key; when `published` is true no worker takes it any more."""
-    scope = None if "admin" in caller.scopes else caller.scope
-    parts.tenancy.store.revoke_key(scope, key_id, now_ms())
+    parts.tenancy.revoke_key(caller, key_id)
     return {"id": key_id, "published": parts.reconciler.publish()}
 
 

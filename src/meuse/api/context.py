@@ -50,6 +50,7 @@ class Control:
     inspect: Inspect
     uploads: Path
     max_upload_bytes: int
+    max_replicas: int
     http_url: str
     grpc_url: str
 
@@ -58,6 +59,8 @@ def control_of(request: Request) -> Control:
     parts: Control = request.app.state.control
     return parts
 
+
+MAX_JSON = 1 << 20
 
 ANY = "any"
 """Not a scope: what every valid key may see."""
@@ -87,8 +90,17 @@ def requires(scope: str) -> DependsParam:
 
 
 async def json_body(request: Request) -> dict[str, Any]:
-    """The body as a JSON object; an empty body is `{}`."""
-    raw = await request.body()
+    """The body as a JSON object; an empty body is `{}`. Parsed on the loop, so bounded."""
+    raw = b""
+    async for piece in request.stream():
+        raw += piece
+        if len(raw) > MAX_JSON:
+            raise MeuseError(
+                Code.TOO_LARGE,
+                f"the body has more than {MAX_JSON} bytes",
+                field="body",
+                hint="Data goes to /api/datasets, rows to /predict.",
+            )
     if not raw:
         return {}
     try:

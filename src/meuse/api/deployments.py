@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Response
@@ -58,9 +58,14 @@ def put(
     """Ask for {model | targets, scale?, access?, timeout_ms?}. A new spec supersedes one that
     is still on its way. `If-Match: <generation>` answers 412 when somebody was faster."""
     wanted = specs.parse(caller.scope, name, body)
+    pinned = []
     for i, target in enumerate(wanted.targets):
         field = "model" if "model" in body else f"targets[{i}].model"
-        references.resolve(parts.registry, caller.scope, target.model, field)
+        version = references.resolve(parts.registry, caller.scope, target.model, field)
+        # An alias is followed; a bare name means the latest version now, not every later one.
+        pinned.append(target if "@" in target.model else replace(target, model=version.ref))
+    wanted = replace(wanted, targets=tuple(pinned))
+    _check_room(parts, wanted)
     for i, tenant in enumerate(wanted.access):
         if tenant != "*":
             try:
@@ -70,13 +75,24 @@ def put(
     match = None
     if if_match is not None:
         text = if_match.strip('"')
-        if not (text.isascii() and text.isdigit()):
+        if not (text.isascii() and text.isdigit() and len(text) < 10):
             raise invalid("If-Match", f"{if_match!r} is not a generation")
         match = int(text)
     made = parts.deployments.put(wanted, match)
     published = parts.reconciler.publish()
     parts.reconciler.wake()
     return JSONResponse({"name": name, "generation": made.generation, "published": published}, 202)
+
+
+def _check_room(parts: Control, wanted: Deployment) -> None:
+    others = [d for d in parts.deployments.list(None) if d.full_name != wanted.full_name]
+    taken = sum(d.scale.min * len(d.targets) for d in others)
+    if taken + wanted.scale.min * len(wanted.targets) > parts.max_replicas:
+        raise invalid(
+            "scale.min",
+            f"the platform runs at most {parts.max_replicas} replicas, {taken} are taken",
+            "Ask for fewer, or the operator to raise max_replicas.",
+        )
 
 
 @router.get("")

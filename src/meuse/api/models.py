@@ -82,7 +82,7 @@ def set_alias(parts: Parts, caller: Caller, name: str, alias: str, body: Body) -
     if not 0 < version < 2**31:
         raise invalid("version", f"{version} is not a version")
     parts.registry.set_alias(caller.scope, name, alias, version)
-    parts.reconciler.wake()
+    parts.reconciler.wake()  # workers route by version: they hear of it when the rollout is ready
     return {"model": name, "alias": alias, "version": version}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
@@ -34,12 +35,17 @@ def usage(
     everyone = tenant == "*" and "admin" in caller.scopes
     who = "*" if everyone else tenant_scope(caller, tenant).tenant
     params = {"from": start, "to": to, "by": by, "tenant": who, "fresh": str(fresh).lower()}
+    if "admin" not in caller.scopes:
+        params["project"] = caller.project
     return parts.ledger.call("GET", "/usage", params=params)[1]
 
 
 @router.post("/invoices", status_code=201)
 def make_invoice(parts: Parts, caller: Billing, body: Body) -> JSONResponse:
-    """An invoice for {tenant, period: "2026-11" | {from, to}}; an open period gives a draft."""
+    """An invoice for {tenant, period: "2026-11" | {from, to}}; an open period gives a draft.
+
+    Only an administrator issues: for others it is a preview, of which nothing is kept.
+    """
     for name in body:
         if name not in ("tenant", "period"):
             raise invalid(name, "unknown field", "Known: tenant, period.")
@@ -51,7 +57,8 @@ def make_invoice(parts: Parts, caller: Billing, body: Body) -> JSONResponse:
     bounds = period.values() if isinstance(period, dict) else [period]
     if not all(isinstance(bound, str) for bound in bounds):
         raise invalid("period", f"{period!r} is not a period", _PERIOD)
-    status, answer = parts.ledger.call("POST", "/invoices", body={"tenant": who, "period": period})
+    asked = {"tenant": who, "period": period, "issue": "admin" in caller.scopes}
+    status, answer = parts.ledger.call("POST", "/invoices", body=asked)
     return JSONResponse(answer, status)
 
 
@@ -64,4 +71,6 @@ def list_invoices(parts: Parts, caller: Billing, tenant: str | None = None) -> A
 @router.get("/invoices/{invoice_id}")
 def one_invoice(parts: Parts, caller: Billing, invoice_id: str, tenant: str | None = None) -> Any:
     who = tenant_scope(caller, tenant).tenant
-    return parts.ledger.call("GET", f"/invoices/{invoice_id}", params={"tenant": who})[1]
+    return parts.ledger.call(
+        "GET", f"/invoices/{quote(invoice_id, safe='')}", params={"tenant": who}
+    )[1]

@@ -24,6 +24,7 @@ from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Column
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.reconciler import Reconciler
+from meuse.deploy.replicas import Replicas
 from meuse.jobs.queue import DbosJobs
 from meuse.runtime import lifeline
 from meuse.runtime.processes import LocalProcesses
@@ -39,6 +40,8 @@ from meuse.store.registry import SqlRegistry
 log = logging.getLogger(__name__)
 
 INSPECT_TIMEOUT_S = 120.0
+INSPECT_WAIT_S = 10.0
+INSPECTORS = 2  # each may take 4 GiB and a thread that other calls need
 
 
 def main(argv: Sequence[str]) -> int:
@@ -67,9 +70,8 @@ def main(argv: Sequence[str]) -> int:
         registry=registry,
         access=access,
         plans=plans,
-        launcher=processes,
+        replicas=Replicas(processes, sockets),
         publisher=publisher,
-        sockets=sockets,
         command=lambda name, scope, version: commands.replica(settings, name, scope, version),
         wake=wake,
     )
@@ -99,6 +101,7 @@ def main(argv: Sequence[str]) -> int:
             inspect=inspector(settings),
             uploads=uploads,
             max_upload_bytes=settings.max_upload_bytes,
+            max_replicas=settings.max_replicas,
             http_url=f"http://{_netloc(options.host)}:{options.http_port}",
             grpc_url=f"grpc://{_netloc(options.host)}:{options.grpc_port}",
         )
@@ -113,6 +116,7 @@ def main(argv: Sequence[str]) -> int:
             access_log=False,
             lifespan="off",
             timeout_graceful_shutdown=3,
+            timeout_keep_alive=75,  # longer than the workers keep an idle connection
         )
     ).run()
     # Jobs go on after a restart: their children see the end of file and keep a checkpoint.
@@ -122,7 +126,19 @@ def main(argv: Sequence[str]) -> int:
 def inspector(settings: Settings) -> Inspect:
     """Parse uploads in a child: a hostile file costs a child process, not control."""
 
+    places = threading.Semaphore(INSPECTORS)
+
     def inspect(path: Path, format: str) -> tuple[int, tuple[Column, ...]]:
+        if not places.acquire(timeout=INSPECT_WAIT_S):
+            raise MeuseError(
+                Code.OVERLOADED, "too many uploads are being read", hint="Try again later."
+            )
+        try:
+            return read(path, format)
+        finally:
+            places.release()
+
+    def read(path: Path, format: str) -> tuple[int, tuple[Column, ...]]:
         life_read, life_write = os.pipe()
         try:
             done = subprocess.run(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import resource
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from meuse.app import commands
+from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Artifact, Signature, Splits
 from meuse.core.ports import Blobs, JobContext
 from meuse.jobs import child
@@ -20,12 +23,20 @@ def main(argv: Sequence[str]) -> int:
     options = commands.parse("job", argv, "folder", "events lifeline")
     lifeline.watch(options.lifeline, lifeline.end_now)  # before anything slow is imported
     commands.log_to_stderr("job")
-    blobs = FolderBlobs(load(options.home).blobs)
+    settings = load(options.home)
+    memory = settings.job_memory_bytes or _three_quarters()
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    blobs = FolderBlobs(settings.blobs)
     works: dict[str, child.Work] = {
         "train": lambda context, job: train(blobs, context, job),
         "compress": lambda context, job: compress(blobs, context, job),
     }
     return child.main(Path(options.folder), options.events, works)
+
+
+def _three_quarters() -> int:
+    """Of the machine's memory: a job that wants more fails by itself, not its neighbours."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") * 3 // 4
 
 
 def train(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
@@ -58,6 +69,8 @@ def compress(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str
         task=parent["task"],
         seed=parent["seed"],
     )
+    signature = Signature.from_dict(parent["signature"])
+    _check_same_kind(signature, splits)
     model = blobs.read(inputs["tenant"], parent["digest"])
     done = run(
         context,
@@ -67,9 +80,27 @@ def compress(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str
         splits.task,
         lambda data: engines.load("onnx", data, threads=1),
     )
-    signature = Signature.from_dict(parent["signature"])
     result = _result(blobs, job, splits, done.model_path, signature, done.metrics, done.code_digest)
     return {**result, "report": done.report}
+
+
+def _check_same_kind(signature: Signature, splits: Splits) -> None:
+    """The data must be of the model's kind: indices of other classes would be nonsense."""
+    features = signature.inputs[0].shape[-1]
+    if features != len(splits.features):
+        raise MeuseError(
+            Code.INVALID_DATA,
+            f"the model takes {features} features, the data has {len(splits.features)}",
+            field="data",
+            hint="Use the dataset that the model was trained on, or one like it.",
+        )
+    if signature.classes is not None and signature.classes != splits.classes:
+        raise MeuseError(
+            Code.INVALID_DATA,
+            "the labels of the data are not the classes of the model",
+            field="data",
+            hint="Every class of the model must be there, and no other.",
+        )
 
 
 def _splits(

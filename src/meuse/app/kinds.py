@@ -11,12 +11,10 @@ from dataclasses import replace
 from typing import Any
 
 from meuse.compress.spec import CompressSpec
-from meuse.core.errors import invalid
+from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import (
     Artifact,
     DatasetVersion,
-    Deployment,
-    DeploymentTarget,
     Job,
     Lineage,
     NewVersion,
@@ -47,6 +45,8 @@ def job_kinds(
         if not isinstance(deploy, bool):
             raise invalid("deploy", f"{deploy!r} is not true or false")
         asked = TrainSpec.from_dict(spec)
+        if deploy:
+            deployments.check_name(scope, asked.model_name)
         data = find_data(scope, asked.data)
         names = [column.name for column in data.columns]
         if asked.target is not None and asked.target not in names:
@@ -72,8 +72,12 @@ def job_kinds(
     def complete_train(job: Job, result: dict[str, Any]) -> dict[str, Any]:
         answer = register(job, result, job.spec["model_name"], job.spec["data"], job.spec["seed"])
         if job.spec.get("deploy"):
-            deploy(job.scope, job.spec["model_name"], answer["model"])
-            answer["deployment"] = job.spec["model_name"]
+            try:
+                deploy(job.scope, job.spec["model_name"], answer["model"])
+                answer["deployment"] = job.spec["model_name"]
+            except MeuseError as error:
+                # The model is there all the same: the job has done what cannot be repeated.
+                answer["deployment_error"] = error.to_dict()
         return answer
 
     def check_compress(scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
@@ -140,16 +144,12 @@ def job_kinds(
         if existing is not None:
             if existing.targets == wanted.targets:
                 return  # this step ran before
-            wanted = _retarget(existing, wanted.targets)
-        deployments.put(wanted)
+            wanted = replace(existing, targets=wanted.targets)
+        # Somebody's change of scale or access in between must not be undone.
+        deployments.put(wanted, existing.generation if existing else 0)
         wake()
 
     return {
         "train": JobKind(check_train, prepare_train, complete_train),
         "compress": JobKind(check_compress, prepare_compress, complete_compress),
     }
-
-
-def _retarget(existing: Deployment, targets: tuple[DeploymentTarget, ...]) -> Deployment:
-    """The same deployment, scale and access on other targets."""
-    return replace(existing, targets=targets)

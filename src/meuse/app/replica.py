@@ -24,19 +24,18 @@ def main(argv: Sequence[str]) -> int:
     settings, sockets = load(options.home), Path(options.sockets)
     try:
         data = FolderBlobs(settings.blobs).read(options.tenant, options.digest)
-        engine = engines.load(options.format, data, settings.replica_threads)
+        serve(
+            engines.load(options.format, data, settings.replica_threads),
+            ReplicaConfig(
+                id=options.id,
+                version=options.version,
+                socket=sockets / f"{options.id}.sock",
+                page=sockets / f"{options.id}.page",
+            ),
+        )
     except MeuseError as error:
         # The reconciler reads why, and shows it on the deployment.
         (sockets / f"{options.id}.error").write_text(str(error))
-        log.error("%s cannot be loaded: %s", options.version, error)
+        log.error("%s cannot be served: %s", options.version, error)
         return 1
-    serve(
-        engine,
-        ReplicaConfig(
-            id=options.id,
-            version=options.version,
-            socket=sockets / f"{options.id}.sock",
-            page=sockets / f"{options.id}.page",
-        ),
-    )
     return 0

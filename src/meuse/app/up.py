@@ -16,7 +16,7 @@ from typing import Any
 
 from meuse.app import commands
 from meuse.core.errors import Code, MeuseError, invalid
-from meuse.runtime.supervisor import AlreadyRunningError, Plan, Supervisor
+from meuse.runtime.supervisor import AlreadyRunningError, Plan, PortError, Supervisor
 from meuse.settings import Settings, load
 
 
@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
         parser.add_argument(f"--{number}", type=int)
     parser.add_argument("--insecure", action="store_true", default=None)
     options = vars(parser.parse_args(argv))
+    os.umask(0o077)  # databases, logs and blobs are the owner's alone
     try:
         settings = load(**options)
         up(settings, lambda what: greet(settings, what))
@@ -74,12 +75,8 @@ def up(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
             f"a platform with the home {settings.home} is running already",
             hint="Stop it, or choose another home with MEUSE_HOME.",
         ) from None
-    except OSError as error:
-        if error.filename is not None:
-            raise
-        raise invalid(
-            "port", f"cannot listen on {settings.host}: {error.strerror}", "Use another port, or 0."
-        ) from None
+    except PortError as error:
+        raise invalid("port", str(error), "Use another port, or 0.") from None
 
 
 def check_binding(settings: Settings) -> None:

@@ -100,7 +100,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class DatasetVersion:
-    """Data by digest. `format` is csv or npz; `blob` is the digest of the stored bytes."""
+    """Data by digest (of the stored bytes). `format` is csv or npz."""
 
     name: str
     version: int
@@ -255,7 +255,13 @@ class Deployment:
 
     @property
     def full_name(self) -> str:
+        """What clients of other tenants call."""
         return f"{self.scope.tenant}/{self.name}"
+
+    @property
+    def key(self) -> str:
+        """What it is known by inside: the same name in another project is another one."""
+        return f"{self.scope.tenant}/{self.scope.project}/{self.name}"
 
 
 @dataclass(frozen=True, slots=True)

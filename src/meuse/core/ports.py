@@ -6,7 +6,7 @@ Adapters live in `store`, `runtime` and `jobs`. Each port states its whole size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -117,6 +117,10 @@ class DeploymentStore(Protocol):
         """Keep the spec as the next generation. `if_match` raises `precondition_failed`."""
         ...
 
+    def check_name(self, scope: Scope, name: str) -> None:
+        """Raises `conflict` when another project of the tenant has this name."""
+        ...
+
     def get(self, scope: Scope, name: str) -> Deployment: ...
 
     def list(self, scope: Scope | None) -> list[Deployment]: ...
@@ -211,6 +215,3 @@ class Launcher(Protocol):
 
 class EventSink(Protocol):
     def __call__(self, kind: str, data: dict[str, Any]) -> None: ...
-
-
-JobEvents = Iterator[JobEvent]

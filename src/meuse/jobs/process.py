@@ -73,8 +73,9 @@ def _run_once(
                 sink(kind, data)
     finally:
         os.close(events_read)
-        os.close(life_write)
-    return outcome, process.wait()
+        os.close(life_write)  # whatever happened here, the child ends
+        status = process.wait()
+    return outcome, status
 
 
 def _follow(

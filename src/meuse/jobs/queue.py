@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 
@@ -26,9 +26,11 @@ from meuse.jobs import process
 from meuse.jobs.kinds import JobKind
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 QUEUE = "jobs"
 FLUSH_S = 0.2
+MAX_WAITING = 1000
 
 
 class DbosJobs:
@@ -66,13 +68,19 @@ class DbosJobs:
         def execute(job_id: str) -> dict[str, Any]:
             return self._execute(job_id)
 
-        @DBOS.step(name="finish")
+        # Again when the database is away: by now the work of hours is done.
+        @DBOS.step(name="finish", retries_allowed=True, max_attempts=8, interval_seconds=0.5)
         def finish(job_id: str, outcome: dict[str, Any]) -> None:
             self._finish(job_id, outcome)
 
         @DBOS.workflow(name="job", max_recovery_attempts=1_000_000)
         def run(job_id: str) -> None:
-            finish(job_id, execute(job_id))
+            outcome = execute(job_id)
+            try:
+                finish(job_id, outcome)
+            except Exception as error:
+                lost = MeuseError(Code.INTERNAL, f"the result could not be kept: {error}")
+                self._store.update(job_id, status=JobStatus.FAILED, error=lost.to_dict())
 
         self._workflow = run
 
@@ -112,18 +120,24 @@ class DbosJobs:
     def _execute(self, job_id: str) -> dict[str, Any]:
         cancelled = self._cancels[job_id] = threading.Event()
         try:
-            job = self._store.get(None, job_id)
+            job = _patiently(lambda: self._store.get(None, job_id))
             if job.status.ended or job.cancel_requested:
                 return {"cancelled": True}
-            return _outcome(lambda: self._run_child(job, cancelled))
+            return self._run_child(job, cancelled)
+        except MeuseError as error:
+            return {"error": error.to_dict()}
+        except Exception as error:
+            log.exception("job %s failed", job_id)
+            internal = MeuseError(Code.INTERNAL, f"{type(error).__name__}: {error}")
+            return {"error": internal.to_dict()}
         finally:
             del self._cancels[job_id]
 
     def _run_child(self, job: Job, cancelled: threading.Event) -> dict[str, Any]:
-        self._store.update(job.id, status=JobStatus.RUNNING)
+        _patiently(lambda: self._store.update(job.id, status=JobStatus.RUNNING))
         folder = self.folder_of(job)
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        inputs = self._kinds[job.kind].prepare(job)
+        inputs = _patiently(lambda: self._kinds[job.kind].prepare(job))
         document = {"job": job.id, "kind": job.kind, "spec": job.spec, "inputs": inputs}
         fresh = folder / "job.json.new"
         fresh.write_text(json.dumps(document))
@@ -140,7 +154,10 @@ class DbosJobs:
             self._tidy(job)  # this step ran before, perhaps not to its end
             return
         if "result" in outcome:
-            outcome = _outcome(lambda: self._kinds[job.kind].complete(job, outcome["result"]))
+            try:
+                outcome = {"result": self._kinds[job.kind].complete(job, outcome["result"])}
+            except MeuseError as error:
+                outcome = {"error": error.to_dict()}
         if "result" in outcome:
             self._store.update(
                 job_id, status=JobStatus.SUCCEEDED, progress=1.0, result=outcome["result"]
@@ -148,8 +165,8 @@ class DbosJobs:
         elif "error" in outcome:
             self._store.update(job_id, status=JobStatus.FAILED, error=outcome["error"])
         else:
-            error = MeuseError(Code.CANCELLED, "the job was cancelled")
-            self._store.update(job_id, status=JobStatus.CANCELLED, error=error.to_dict())
+            stopped = MeuseError(Code.CANCELLED, "the job was cancelled")
+            self._store.update(job_id, status=JobStatus.CANCELLED, error=stopped.to_dict())
         self._tidy(job)
 
     def _tidy(self, job: Job) -> None:
@@ -162,17 +179,17 @@ class DbosJobs:
         return self._folder / job.scope.tenant / job.id
 
 
-def _outcome(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What became of a step. A step never raises: the job, not the workflow, fails."""
-    try:
-        done = work()
-    except MeuseError as error:
-        return {"error": error.to_dict()}
-    except Exception as error:
-        log.exception("job step failed")
-        internal = MeuseError(Code.INTERNAL, f"{type(error).__name__}: {error}")
-        return {"error": internal.to_dict()}
-    return done if done.keys() <= {"result", "error", "cancelled"} else {"result": done}
+def _patiently(work: Callable[[], T]) -> T:
+    """`work`, tried again when the database is away for a moment; not when it refuses."""
+    for pause in (0.2, 0.5, 1.0, 2.0, 4.0):
+        try:
+            return work()
+        except MeuseError:
+            raise
+        except Exception:
+            log.exception("a job waits for the store")
+            time.sleep(pause)
+    return work()
 
 
 def _workflow_id(job: Job) -> str:
@@ -201,10 +218,18 @@ class _Reporter:
             self.flush()
 
     def flush(self) -> None:
-        events, self._events = self._events, []
+        """Write what is new. A database that is away costs a report, never the job."""
+        self._flushed = time.monotonic()
+        events = list(self._events)
         if self._progress is not None:
             events.append(("progress", {"fraction": self._progress}))
-        self._store.add_events(self._job_id, events)
-        if self._progress is not None or self._metrics:
+        if not events:
+            return
+        try:
+            self._store.add_events(self._job_id, events)
             self._store.update(self._job_id, progress=self._progress, metrics=self._metrics or None)
-        self._progress, self._flushed = None, time.monotonic()
+        except Exception:
+            log.exception("reports of %s wait for the store", self._job_id)
+            del self._events[:-MAX_WAITING]
+            return
+        self._events, self._progress = [], None

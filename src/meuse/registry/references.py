@@ -30,7 +30,8 @@ def parse(text: object, field: str = "model") -> Reference:
     check_name(name, field)
     if not colon:
         return Reference(name)
-    if not number.isascii() or not number.isdigit() or not 0 < int(number) < 2**31:
+    plain = number.isascii() and number.isdigit() and len(number) < 11
+    if not plain or not 0 < int(number) < 2**31:
         raise invalid(field, f"{text!r} has no version number", "Use name:3.")
     return Reference(name, version=int(number))
 

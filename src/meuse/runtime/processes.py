@@ -56,13 +56,15 @@ class LocalProcesses:
     def _listen(self) -> None:
         with self._socket.makefile("rb") as lines:
             for line in lines:
+                if not line.strip():
+                    continue
                 try:
                     picture = json.loads(line)
                 except ValueError:
                     continue  # cut off when we were slow to read; the next one is whole again
                 with self._looking:
                     self._picture = picture
-                    for replica in picture["replicas"]:
+                    for replica in (*picture["replicas"], *picture["failed"]):
                         self._asked.pop(replica, None)
                 self._first.set()
                 self._on_change()

@@ -24,16 +24,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from meuse.runtime.children import Child, spawn
 
 GRACE_S = 12.0
 REPLICA_GRACE_S = 10.0
 BACKOFF_S = (0.05, 0.2, 1.0, 3.0, 5.0)
 STEADY_S = 10.0
 LEFTOVER_S = 5.0
+OWED_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,19 +57,12 @@ class Plan:
     logs: Path
 
 
-@dataclass(slots=True)
-class Child:
-    name: str
-    process: subprocess.Popen[bytes]
-    lifeline: int
-    started: float
-    epoch: int = 0
-    label: dict[str, Any] = field(default_factory=dict)
-    kill_at: float | None = None
-
-
 class AlreadyRunningError(Exception):
     """Another supervisor holds this home."""
+
+
+class PortError(Exception):
+    """The address cannot be listened on."""
 
 
 class Supervisor:
@@ -83,10 +79,14 @@ class Supervisor:
         self._epoch = time.time_ns() // 1_000_000  # grows across restarts of the supervisor
         self._pipe: socket.socket | None = None
         self._pipe_buffer = b""
+        self._owed = False
         self._stopping = False
 
     def run(self) -> None:
-        """Start everything, keep it running, stop everything. Raises `AlreadyRunningError`."""
+        """Start everything, keep it running, stop everything.
+
+        Raises `AlreadyRunningError`, `PortError`.
+        """
         self._plan.home.mkdir(parents=True, exist_ok=True, mode=0o700)
         lock = (self._plan.home / "supervisor.lock").open("w")
         try:
@@ -96,7 +96,10 @@ class Supervisor:
         patience = LEFTOVER_S if self._sweep() else 0.0
         self._sockets = Path(tempfile.mkdtemp(prefix="meuse-"))  # 0700 and short
         try:
-            self._listen(patience)
+            try:
+                self._listen(patience)
+            except OSError as error:
+                raise PortError(f"cannot listen on {self._plan.host}: {error.strerror}") from None
             self._watch_signals()
             for name in self._plan.roles:
                 self._start_role(name)
@@ -160,65 +163,61 @@ class Supervisor:
 
     def _write_run_file(self) -> None:
         fresh = self._plan.run_file.with_suffix(".new")
-        fresh.write_text(json.dumps(self._describe(), indent=1))
-        fresh.replace(self._plan.run_file)
+        try:
+            fresh.write_text(json.dumps(self._describe(), indent=1))
+            fresh.replace(self._plan.run_file)
+        except OSError as error:  # a full disk must not end what runs
+            _say(f"{self._plan.run_file} cannot be written: {error}")
 
     # -- children --------------------------------------------------------------------
 
     def _spawn(
         self, name: str, command: list[str], fds: tuple[int, ...] = (), **values: object
     ) -> Child:
-        read_end, write_end = os.pipe()
-        epoch = self._epoch = self._epoch + 1
-        filled = [
-            part.format(
-                sockets=self._sockets,
-                lifeline=read_end,
-                epoch=epoch,
-                http=self._http.fileno(),
-                http_port=self._http.getsockname()[1],
-                grpc_port=self._grpc.getsockname()[1],
-                **values,
-            )
-            if part.startswith("{")
-            else part
-            for part in command
-        ]
-        self._plan.logs.mkdir(parents=True, exist_ok=True)
-        log = (self._plan.logs / f"{name.partition('-')[0]}.log").open("ab")
-        try:
-            process = subprocess.Popen(
-                filled,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                pass_fds=(read_end, *fds),
-                start_new_session=True,  # Ctrl-C reaches the supervisor alone, which drains
-            )
-        finally:
-            os.close(read_end)
-            log.close()
-        return Child(name, process, write_end, time.monotonic(), epoch)
+        self._epoch += 1
+        values |= {
+            "sockets": self._sockets,
+            "epoch": self._epoch,
+            "http": self._http.fileno(),
+            "http_port": self._http.getsockname()[1],
+            "grpc_port": self._grpc.getsockname()[1],
+        }
+        return spawn(name, command, self._epoch, self._plan.logs, fds, values)
 
     def _start_role(self, name: str) -> None:
         command = self._plan.roles[name]
-        if name == "control":
-            self._start_control(command)
-        elif name.startswith("worker-"):
-            slot = name.removeprefix("worker-")
-            self._roles[name] = self._spawn(name, command, (self._http.fileno(),), slot=slot)
-        else:
-            self._roles[name] = self._spawn(name, command)
+        try:
+            if name == "control":
+                self._start_control(command)
+            elif name.startswith("worker-"):
+                slot = name.removeprefix("worker-")
+                self._roles[name] = self._spawn(name, command, (self._http.fileno(),), slot=slot)
+            else:
+                self._roles[name] = self._spawn(name, command)
+        except OSError as error:  # no memory, no process, no disk: those that run go on
+            self._again(name, f"cannot start: {error}")
         self._tell_control()
+
+    def _again(self, name: str, why: str) -> None:
+        deaths = self._deaths[name] = self._deaths.get(name, 0) + 1
+        delay = BACKOFF_S[min(deaths, len(BACKOFF_S)) - 1]
+        _say(f"{name} {why}, again in {delay} s")
+        self._restart_at[name] = time.monotonic() + delay
 
     def _start_control(self, command: list[str]) -> None:
         if self._pipe is not None:
             self._selector.unregister(self._pipe)
             self._pipe.close()
+            self._pipe = None
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         fd = theirs.fileno()
-        self._roles["control"] = self._spawn("control", command, (fd,), control=fd)
-        theirs.close()
+        try:
+            self._roles["control"] = self._spawn("control", command, (fd,), control=fd)
+        except OSError:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
         ours.setblocking(False)
         self._pipe, self._pipe_buffer = ours, b""
         self._selector.register(ours, selectors.EVENT_READ, self._read_pipe)
@@ -231,17 +230,14 @@ class Supervisor:
             del self._roles[child.name]
             if time.monotonic() - child.started > STEADY_S:
                 self._deaths[child.name] = 0
-            deaths = self._deaths[child.name] = self._deaths.get(child.name, 0) + 1
-            delay = BACKOFF_S[min(deaths, len(BACKOFF_S)) - 1]
             if not self._stopping:
-                _say(f"{child.name} ended ({_status(child.process)}), again in {delay} s")
-                self._restart_at[child.name] = time.monotonic() + delay
+                self._again(child.name, f"ended ({child.status})")
         for child in [c for c in self._replicas.values() if c.process.poll() is not None]:
             changed = True
             os.close(child.lifeline)
             del self._replicas[child.name]
             if child.kill_at is None and not self._stopping:
-                _say(f"replica {child.name} ended ({_status(child.process)})")
+                _say(f"replica {child.name} ended ({child.status})")
         if changed and not self._stopping:
             self._write_run_file()
             self._tell_control()
@@ -267,23 +263,34 @@ class Supervisor:
 
     def _obey(self, message: dict[str, Any]) -> None:
         replica = str(message.get("replica", ""))
+        failed = []
         if message["op"] == "start" and replica not in self._replicas:
-            child = self._spawn(replica, message["argv"])
-            child.label = message["label"]
-            self._replicas[replica] = child
+            try:
+                child = self._spawn(replica, message["argv"])
+            except OSError as error:
+                _say(f"replica {replica} cannot start: {error}")
+                failed.append(replica)
+            else:
+                child.label = message["label"]
+                self._replicas[replica] = child
         elif message["op"] == "stop" and replica in self._replicas:
             child = self._replicas[replica]
             if child.kill_at is None:
                 child.kill_at = time.monotonic() + REPLICA_GRACE_S
                 child.process.terminate()
         self._write_run_file()
-        self._tell_control()
+        self._tell_control(failed)
 
-    def _tell_control(self) -> None:
-        """Send the whole picture: control compares, nothing is lost by a lost message."""
+    def _tell_control(self, failed: Sequence[str] = ()) -> None:
+        """Send the whole picture: control compares, nothing is lost by a lost message.
+
+        `failed` are starts that came to nothing.
+        """
+        self._owed = False
         if self._pipe is None:
             return
         picture = {
+            "failed": list(failed),
             "replicas": {
                 c.name: {"pid": c.process.pid, "label": c.label, "stopping": c.kill_at is not None}
                 for c in self._replicas.values()
@@ -297,9 +304,10 @@ class Supervisor:
         try:
             self._pipe.setblocking(True)
             self._pipe.settimeout(1.0)
-            self._pipe.sendall(json.dumps(picture).encode() + b"\n")
+            # A line of its own, whatever was cut off before it.
+            self._pipe.sendall(b"\n" + json.dumps(picture).encode() + b"\n")
         except OSError:
-            return  # control is gone or stuck; its death is reaped, its successor is told
+            self._owed = True  # control is gone or stuck: it, or its successor, is told again
         finally:
             self._pipe.setblocking(False)
 
@@ -324,6 +332,8 @@ class Supervisor:
         for key, _ in self._selector.select(self._patience()):
             key.data()
         self._reap()
+        if self._owed:
+            self._tell_control()
         now = time.monotonic()
         for name in [n for n, at in self._restart_at.items() if at <= now]:
             del self._restart_at[name]
@@ -336,6 +346,8 @@ class Supervisor:
 
     def _patience(self) -> float:
         moments = [*self._restart_at.values()]
+        if self._owed:
+            moments.append(time.monotonic() + OWED_S)
         moments += [c.kill_at for c in self._replicas.values() if c.kill_at is not None]
         return max(0.0, min(moments, default=time.monotonic() + 5.0) - time.monotonic())
 
@@ -364,11 +376,6 @@ class Supervisor:
 
 def _family(host: str) -> socket.AddressFamily:
     return socket.AF_INET6 if ":" in host else socket.AF_INET
-
-
-def _status(process: subprocess.Popen[bytes]) -> str:
-    code = process.returncode
-    return f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
 
 
 def _say(text: str) -> None:

@@ -79,7 +79,7 @@ class SqlAccess:
                 raise not_found("key", key_id)
 
     def put_tenant(self, name: str, plan: str | None) -> Tenant:
-        with self._database.write() as connection:
+        with self._database.write_alone("tenant", name) as connection:
             row = connection.execute(
                 sa.select(tenant_table).where(tenant_table.c.tenant_id == name)
             ).first()
@@ -120,7 +120,7 @@ class SqlPlans:
         """The next version; the same prices again give the version that has them."""
         rows = tuple(Price(**price) for price in prices)
         text = json.dumps([asdict(price) for price in rows])
-        with self._database.write() as connection:
+        with self._database.write_alone("plan", name) as connection:
             last = connection.execute(
                 sa.select(plan_version)
                 .where(plan_version.c.name == name)

@@ -8,7 +8,6 @@ synced and renamed: it is there whole or not at all. Knows no database.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import tempfile
@@ -51,9 +50,6 @@ class FolderBlobs:
         _sync_folder(folder)
         return digest, size
 
-    def put_bytes(self, tenant: str, data: bytes) -> tuple[str, int]:
-        return self.put(tenant, io.BytesIO(data))
-
     def read(self, tenant: str, digest: str) -> bytes:
         return b"".join(self._chunks(tenant, digest))
 
@@ -89,11 +85,15 @@ class FolderBlobs:
 
     def _write_manifest(self, path: Path, size: int, chunks: list[str]) -> None:
         handle, name = tempfile.mkstemp(prefix=".new-", dir=path.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump({"bytes": size, "chunk_bytes": CHUNK, "chunks": chunks}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
+        fresh = Path(name)
+        try:
+            with os.fdopen(handle, "w") as file:
+                json.dump({"bytes": size, "chunk_bytes": CHUNK, "chunks": chunks}, file)
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(path)
+        finally:
+            fresh.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

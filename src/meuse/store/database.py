@@ -63,6 +63,20 @@ class Database:
             with self._writer.begin() as connection:
                 yield connection
 
+    @contextmanager
+    def write_alone(self, *key: str) -> Iterator[sa.Connection]:
+        """As `write`, and no other writer with the same key at the same time.
+
+        For "read the highest number, insert the next". SQLite's writers take turns anyway.
+        """
+        with self.write() as connection:
+            if not self.sqlite:
+                connection.execute(
+                    sa.text("SELECT pg_advisory_xact_lock(hashtextextended(:key, 0))"),
+                    {"key": "\x1f".join(key)},
+                )
+            yield connection
+
     def migrate(self, branch: Literal["meuse", "money"]) -> None:
         """Bring one set of tables up to date; its versions stand in `alembic_<branch>`."""
         config = AlembicConfig()

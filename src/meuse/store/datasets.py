@@ -36,7 +36,7 @@ class SqlDatasets:
         self._database = database
 
     def add_version(self, scope: Scope, draft: DatasetVersion) -> tuple[DatasetVersion, bool]:
-        with self._database.write() as connection:
+        with self._database.write_alone("dataset", scope.tenant) as connection:
             mine = _mine(scope) & (table.c.name == draft.name)
             same = connection.execute(
                 sa.select(table).where(mine, table.c.digest == draft.digest)

@@ -43,9 +43,9 @@ class SqlDeployments:
 
     def put(self, deployment: Deployment, if_match: int | None = None) -> Deployment:
         scope = deployment.scope
-        with self._database.write() as connection:
+        with self._database.write_alone("deployment", scope.tenant) as connection:
             query = sa.select(table.c.generation).where(_is(scope, deployment.name))
-            current = connection.execute(query.with_for_update()).scalar()
+            current = connection.execute(query).scalar()
             if if_match is not None and if_match != (current or 0):
                 raise MeuseError(
                     Code.PRECONDITION_FAILED,
@@ -53,21 +53,7 @@ class SqlDeployments:
                     field="If-Match",
                     hint="Read the deployment again and repeat the change.",
                 )
-            elsewhere = connection.execute(
-                sa.select(table.c.project_id).where(
-                    table.c.tenant_id == scope.tenant,
-                    table.c.name == deployment.name,
-                    table.c.project_id != scope.project,
-                )
-            ).scalar()
-            if elsewhere is not None:
-                # Clients call `owner/name`: a name is one deployment for the whole tenant.
-                raise MeuseError(
-                    Code.CONFLICT,
-                    f"project {elsewhere!r} has a deployment of this name",
-                    field="name",
-                    hint="Use another name.",
-                )
+            _check_name(connection, scope, deployment.name)
             new = replace(deployment, generation=(current or 0) + 1, updated_ms=now_ms())
             body = {
                 "targets": [asdict(t) for t in new.targets],
@@ -90,6 +76,10 @@ class SqlDeployments:
             )
         return new
 
+    def check_name(self, scope: Scope, name: str) -> None:
+        with self._database.read() as connection:
+            _check_name(connection, scope, name)
+
     def get(self, scope: Scope, name: str) -> Deployment:
         with self._database.read() as connection:
             row = connection.execute(sa.select(table).where(_is(scope, name))).first()
@@ -111,3 +101,21 @@ class SqlDeployments:
             done = connection.execute(table.delete().where(_is(scope, name)))
             if done.rowcount == 0:
                 raise not_found("deployment", name)
+
+
+def _check_name(connection: sa.Connection, scope: Scope, name: str) -> None:
+    elsewhere = connection.execute(
+        sa.select(table.c.project_id).where(
+            table.c.tenant_id == scope.tenant,
+            table.c.name == name,
+            table.c.project_id != scope.project,
+        )
+    ).scalar()
+    if elsewhere is not None:
+        # Clients call `owner/name`: a name is one deployment for the whole tenant.
+        raise MeuseError(
+            Code.CONFLICT,
+            f"project {elsewhere!r} has a deployment of this name",
+            field="name",
+            hint="Use another name.",
+        )

@@ -41,19 +41,13 @@ class SqlRegistry:
         self._database = database
 
     def add_version(self, scope: Scope, new: NewVersion) -> ModelVersion:
-        with self._database.write() as connection:
+        with self._database.write_alone("model", scope.tenant) as connection:
             mine = _mine(table, scope)
             done = connection.execute(
                 sa.select(table).where(mine, table.c.job_id == new.lineage.job)
             ).first()
             if done is not None:
                 return _load(done)
-            if connection.dialect.name == "postgresql":
-                # Two jobs of one model take turns; SQLite's writers do so anyway.
-                connection.execute(
-                    sa.text("SELECT pg_advisory_xact_lock(hashtext(:key))"),
-                    {"key": f"{scope.tenant}/{scope.project}/{new.model}"},
-                )
             last = connection.execute(
                 sa.select(sa.func.max(table.c.version)).where(mine, table.c.model == new.model)
             ).scalar()

@@ -19,7 +19,7 @@ def _owned(*columns: SchemaItem, name: str) -> sa.Table:
         sa.Column("tenant_id", sa.String(63), nullable=False, primary_key=True),
         sa.Column("project_id", sa.String(63), nullable=False, primary_key=True),
         *columns,
-        # Who made the row: the id of the key that asked for it.
+        # Who made the row: room for a principal; empty until things have owners inside a project.
         sa.Column("owner", sa.String(63), nullable=False, server_default=""),
     )
 

@@ -1,0 +1,94 @@
+"""What is published: keys, tenants and routes as the stores have them, put into a snapshot."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping
+
+from meuse.core.errors import MeuseError
+from meuse.core.nouns import Deployment, ModelVersion, TensorSpec
+from meuse.core.ports import AccessStore, PlanStore
+from meuse.deploy.plan import Route
+from meuse.serve.snapshot import (
+    DeploymentEntry,
+    KeyEntry,
+    ReplicaEntry,
+    Snapshot,
+    TargetEntry,
+    TenantEntry,
+    TensorEntry,
+)
+
+log = logging.getLogger(__name__)
+
+FindVersion = Callable[[Deployment, str], ModelVersion]
+"""(deployment, "model:3") → the version. Raises `not_found`."""
+
+
+def keys(access: AccessStore) -> dict[str, KeyEntry]:
+    return {
+        key.id: KeyEntry(key.hash, key.scope.tenant, key.scope.project, key.scopes, key.expires_ms)
+        for key in access.keys(None)
+    }
+
+
+def tenants(access: AccessStore, plans: PlanStore) -> dict[str, TenantEntry]:
+    latest = {plan.name: plan.ref for plan in plans.plans()}  # ascending: the last one stays
+    return {
+        tenant.name: TenantEntry(latest.get(tenant.plan) if tenant.plan else None)
+        for tenant in access.tenants()
+    }
+
+
+def deployments(
+    specs: Iterable[Deployment],
+    routes: Mapping[str, tuple[Route, ...]],
+    find: FindVersion,
+) -> dict[str, DeploymentEntry]:
+    """By "owner/name". One that cannot be described is published without targets: a broken
+    deployment must not hold up what everybody else publishes, revocations least of all."""
+    entries = {}
+    for spec in specs:
+        try:
+            targets = tuple(
+                _target(find(spec, route.version), route) for route in routes.get(spec.key, ())
+            )
+        except MeuseError as error:
+            log.error("%s is not routed: %s", spec.key, error)
+            targets = ()
+        entries[spec.full_name] = DeploymentEntry(
+            tenant=spec.scope.tenant,
+            project=spec.scope.project,
+            name=spec.name,
+            generation=spec.generation,
+            access=frozenset(spec.access),
+            timeout_ms=spec.timeout_ms,
+            targets=targets,
+        )
+    return entries
+
+
+def routes_of(snapshot: Snapshot) -> dict[str, tuple[Route, ...]]:
+    """The routes that a snapshot holds, by `Deployment.key`."""
+    return {
+        f"{entry.tenant}/{entry.project}/{entry.name}": tuple(
+            Route(t.version, t.weight, tuple(r.id for r in t.replicas)) for t in entry.targets
+        )
+        for entry in snapshot.deployments.values()
+    }
+
+
+def _target(version: ModelVersion, route: Route) -> TargetEntry:
+    return TargetEntry(
+        version=version.ref,
+        weight=route.weight,
+        inputs=_tensors(version.signature.inputs),
+        outputs=_tensors(version.signature.outputs),
+        replicas=tuple(ReplicaEntry(replica) for replica in route.replicas),
+        classes=version.signature.classes,
+        platform=version.artifacts[0].format,
+    )
+
+
+def _tensors(specs: Iterable[TensorSpec]) -> tuple[TensorEntry, ...]:
+    return tuple(TensorEntry(s.name, s.datatype, s.shape) for s in specs)

@@ -1,0 +1,133 @@
+"""The replicas that run: which are ready, which starts failed and why, when to try again.
+
+Sees processes through `core.ports.Launcher` and readiness by connecting: a replica listens
+once it is warm. Knows nothing of what is wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from meuse.core.ports import Launcher
+from meuse.deploy.plan import Replica, Start
+
+log = logging.getLogger(__name__)
+
+BACKOFF_S = (0.5, 1.0, 2.0, 5.0, 15.0, 30.0)
+START_S = 120.0
+KEEP_FILES_S = 60.0
+"""Workers read the page of a dead replica; its files may go after this."""
+
+
+@dataclass(slots=True)
+class Failures:
+    """Starts in a row that ended before their replica was ready."""
+
+    count: int = 0
+    again_at: float = 0.0
+    reason: str = ""
+
+
+class Replicas:
+    """Not for two threads at once. `clock` is monotonic seconds."""
+
+    def __init__(
+        self, launcher: Launcher, sockets: Path, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._launcher = launcher
+        self._sockets = sockets
+        self._clock = clock
+        self._seen: dict[str, float] = {}  # running, since when we know
+        self._ready: set[str] = set()
+        self._gone: dict[str, float] = {}
+        self._started: dict[str, Start] = {}  # ours, not yet ready
+        self._failures: dict[Start, Failures] = {}
+
+    @property
+    def starting(self) -> bool:
+        return bool(self._started)
+
+    def start(self, replica: str, what: Start, argv: list[str]) -> None:
+        self._started[replica] = what
+        label = {"deployment": what.deployment, "version": what.version}
+        self._launcher.start(replica, argv, label)
+
+    def stop(self, replica: str) -> None:
+        self._started.pop(replica, None)  # its end is no failure
+        self._launcher.stop(replica)
+
+    def look(self) -> list[Replica]:
+        """All that run now. Counts starts that came to nothing."""
+        now, running = self._clock(), self._launcher.running()
+        for replica in running:
+            self._seen.setdefault(replica, now)
+            if replica not in self._ready and _listens(self._sockets / f"{replica}.sock"):
+                self._ready.add(replica)
+        for replica in self._seen.keys() - running.keys():
+            del self._seen[replica]
+            self._gone[replica] = now
+        self._ready &= running.keys()
+        self._judge_starts(running, now)
+        self._sweep(now)
+        return [
+            Replica(name, label["deployment"], label["version"], name in self._ready)
+            for name, label in running.items()
+        ]
+
+    def blocked(self) -> set[Start]:
+        """Starts that wait for their back-off."""
+        now = self._clock()
+        return {start for start, failures in self._failures.items() if failures.again_at > now}
+
+    def failures(self, deployment: str) -> list[Failures]:
+        return [f for start, f in self._failures.items() if start.deployment == deployment]
+
+    def forget(self, current: Collection[Start]) -> None:
+        """Drop failures of versions that nobody asks for any more."""
+        self._failures = {s: f for s, f in self._failures.items() if s in current}
+
+    def _judge_starts(self, running: Collection[str], now: float) -> None:
+        for replica, start in list(self._started.items()):
+            if replica in self._ready:
+                self._failures.pop(start, None)
+                del self._started[replica]
+            elif replica not in running:
+                del self._started[replica]
+                self._failed(start, self._reason(replica))
+            elif now - self._seen[replica] > START_S:
+                self.stop(replica)
+                self._failed(start, f"the replica was not ready after {START_S:g} s")
+
+    def _failed(self, start: Start, reason: str) -> None:
+        failures = self._failures.setdefault(start, Failures())
+        delay = BACKOFF_S[min(failures.count, len(BACKOFF_S) - 1)]
+        failures.count += 1
+        failures.again_at = self._clock() + delay
+        failures.reason = reason
+        log.warning("%s of %s: %s", start.version, start.deployment, reason)
+
+    def _reason(self, replica: str) -> str:
+        try:
+            return (self._sockets / f"{replica}.error").read_text()
+        except OSError:
+            return "the replica ended before it was ready; see logs/replica.log"
+
+    def _sweep(self, now: float) -> None:
+        for replica in [r for r, since in self._gone.items() if now - since > KEEP_FILES_S]:
+            del self._gone[replica]
+            for kind in ("sock", "page", "error"):
+                (self._sockets / f"{replica}.{kind}").unlink(missing_ok=True)
+
+
+def _listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True

@@ -1,0 +1,59 @@
+"""deploy.picture"""
+
+from meuse.core.errors import not_found
+from meuse.core.nouns import (
+    Artifact,
+    Deployment,
+    DeploymentTarget,
+    Lineage,
+    ModelVersion,
+    Scale,
+    Scope,
+    Signature,
+    TensorSpec,
+)
+from meuse.deploy import picture
+from meuse.deploy.plan import Route
+from meuse.serve.snapshot import Snapshot
+
+
+def spec(name: str, project: str = "default") -> Deployment:
+    target = (DeploymentTarget("d:1"),)
+    return Deployment(name, Scope("acme", project), 3, target, Scale(), ("other",), 500, 0)
+
+
+def version(_spec: Deployment, ref: str) -> ModelVersion:
+    if ref == "gone:1":
+        raise not_found("model", ref)
+    tensors = (TensorSpec("input", "FP32", (-1, 4)),)
+    return ModelVersion(
+        "d", 1, "classification", (Artifact("m", "onnx", "a" * 64, 1),),
+        Signature(tensors, tensors, ("x", "y")), {}, Lineage("j", "d:1", "", "", 0, "y"), 0,
+    )  # fmt: skip
+
+
+def test_routes_survive_the_round_trip() -> None:
+    """What is published can be read back as the same routes: control forgets nothing."""
+    routes = {"acme/default/m": (Route("d:1", 100, ("r1", "r2")),)}
+    entries = picture.deployments([spec("m")], routes, version)
+    assert picture.routes_of(Snapshot(deployments=entries)) == routes
+    entry = entries["acme/m"]
+    assert (entry.access, entry.targets[0].classes) == (frozenset({"other"}), ("x", "y"))
+
+
+def test_one_broken_deployment_holds_up_nobody() -> None:
+    """A route whose version is gone is published empty; its neighbours are whole."""
+    routes = {
+        "acme/default/broken": (Route("gone:1", 100, ("r1",)),),
+        "acme/default/m": (Route("d:1", 100, ("r2",)),),
+    }
+    entries = picture.deployments([spec("broken"), spec("m")], routes, version)
+    assert entries["acme/broken"].targets == ()
+    assert entries["acme/m"].targets[0].replicas[0].id == "r2"
+
+
+def test_another_project_does_not_inherit_routes() -> None:
+    """The same name in another project of the tenant starts with no route."""
+    routes = {"acme/default/m": (Route("d:1", 100, ("r1",)),)}
+    entries = picture.deployments([spec("m", "research")], routes, version)
+    assert entries["acme/m"].targets == ()

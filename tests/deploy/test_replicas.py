@@ -1,0 +1,112 @@
+"""deploy.replicas, with real listening sockets and a hand-driven clock"""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from meuse.deploy.plan import Start
+from meuse.deploy.replicas import KEEP_FILES_S, START_S, Replicas
+
+WHAT = Start("acme/default/digits", "digits:1")
+
+
+class Launched:
+    """A launcher that keeps a list: adapter of `core.ports.Launcher` without processes."""
+
+    def __init__(self) -> None:
+        self.live: dict[str, dict[str, Any]] = {}
+
+    def start(self, replica: str, argv: list[str], label: dict[str, Any]) -> None:
+        self.live[replica] = label
+
+    def stop(self, replica: str) -> None:
+        self.live.pop(replica, None)
+
+    def running(self) -> dict[str, dict[str, Any]]:
+        return dict(self.live)
+
+
+class World:
+    def __init__(self, folder: Path) -> None:
+        self.now = 1000.0
+        self.folder = folder
+        self.launched = Launched()
+        self.replicas = Replicas(self.launched, folder, lambda: self.now)
+        self.listeners: list[socket.socket] = []
+
+    def listen(self, replica: str) -> None:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(self.folder / f"{replica}.sock"))
+        listener.listen(1)
+        self.listeners.append(listener)
+
+
+@pytest.fixture
+def world(tmp_path_factory: pytest.TempPathFactory):
+    made = World(tmp_path_factory.mktemp("s"))
+    yield made
+    for listener in made.listeners:
+        listener.close()
+
+
+def test_ready_means_listening(world: World) -> None:
+    """A replica is ready once its socket takes a connection, and stays so while it runs."""
+    world.replicas.start("r1", WHAT, [])
+    assert [r.ready for r in world.replicas.look()] == [False]
+    world.listen("r1")
+    assert [r.ready for r in world.replicas.look()] == [True]
+    assert not world.replicas.starting
+    world.launched.live.clear()
+    assert world.replicas.look() == []
+
+
+def test_a_start_that_fails_is_told_and_waits(world: World) -> None:
+    """The reason that the replica wrote is kept; the next start waits longer each time."""
+    for count, pause in ((1, 0.5), (2, 1.0), (3, 2.0)):
+        world.replicas.start("r1", WHAT, [])
+        world.replicas.look()
+        (world.folder / "r1.error").write_text("the blob is damaged")
+        world.launched.live.clear()
+        world.replicas.look()
+        (failure,) = world.replicas.failures(WHAT.deployment)
+        assert (failure.count, failure.reason) == (count, "the blob is damaged")
+        assert world.replicas.blocked() == {WHAT}
+        world.now += pause + 0.01
+        assert world.replicas.blocked() == set()
+    world.replicas.forget(set())
+    assert world.replicas.failures(WHAT.deployment) == []
+
+
+def test_a_start_that_hangs_is_given_up(world: World) -> None:
+    """A replica that does not listen in time is stopped and counted as a failure."""
+    world.replicas.start("r1", WHAT, [])
+    world.replicas.look()
+    world.now += START_S + 1
+    world.replicas.look()
+    assert world.launched.live == {}
+    assert "not ready after" in world.replicas.failures(WHAT.deployment)[0].reason
+
+
+def test_a_start_that_is_called_off_is_no_failure(world: World) -> None:
+    """Stopping a replica that was not ready yet counts nothing."""
+    world.replicas.start("r1", WHAT, [])
+    world.replicas.look()
+    world.replicas.stop("r1")
+    world.replicas.look()
+    assert world.replicas.failures(WHAT.deployment) == []
+
+
+def test_files_of_dead_replicas_go_after_a_while(world: World) -> None:
+    """Workers may still read the page of a replica that just died; later it is removed."""
+    world.replicas.start("r1", WHAT, [])
+    world.listen("r1")
+    (world.folder / "r1.page").touch()
+    world.replicas.look()
+    world.launched.live.clear()
+    world.replicas.look()
+    assert (world.folder / "r1.page").exists()
+    world.now += KEEP_FILES_S + 1
+    world.replicas.look()
+    assert list(world.folder.iterdir()) == []
