@@ -6,7 +6,8 @@ import pytest
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Artifact, Lineage, NewVersion, Scope, Signature
-from meuse.registry.references import Reference, parse, resolve
+from meuse.core.references import Reference, parse
+from meuse.registry.references import resolve
 from meuse.store.database import Database
 from meuse.store.registry import SqlRegistry
 

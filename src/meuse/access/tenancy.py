@@ -6,13 +6,14 @@ tenant, and nobody makes a key with more scopes than their own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from meuse.access import keys
 from meuse.core.clock import Clock, from_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid, not_found
+from meuse.core.fields import known
 from meuse.core.ids import check_name
 from meuse.core.money import check_currency, parse_amount
 from meuse.core.nouns import (
@@ -55,8 +56,7 @@ class Tenancy:
 
     def make_key(self, caller: Principal, body: Mapping[str, Any]) -> tuple[KeyRecord, str]:
         """Mint a key from {name, scopes, tenant?, project?, expires?}: (record, key)."""
-        known = {"name", "scopes", "tenant", "project", "expires"}
-        _no_others(body, known)
+        known(body, {"name", "scopes", "tenant", "project", "expires"})
         name = check_name(body.get("name"))
         scopes = body.get("scopes")
         if (
@@ -137,7 +137,7 @@ class Tenancy:
         return self._mint("administrator", Scope("default"), SCOPES, None, keep)[1]
 
     def put_tenant(self, name: str, body: Mapping[str, Any]) -> Tenant:
-        _no_others(body, {"plan"})
+        known(body, {"plan"})
         plan = body.get("plan")
         if plan is not None:
             self.plans.plan(check_name(plan, "plan"))
@@ -145,7 +145,7 @@ class Tenancy:
 
     def put_plan(self, name: str, body: Mapping[str, Any]) -> PlanVersion:
         """From {currency, prices: [{meter, model?, per?, amount}]}; a change is a new version."""
-        _no_others(body, {"currency", "prices"})
+        known(body, {"currency", "prices"})
         check_name(name, "plan")
         prices = body.get("prices")
         if not isinstance(prices, list):
@@ -181,7 +181,7 @@ class Tenancy:
 def _price(price: Any, field: str) -> dict[str, Any]:
     if not isinstance(price, dict):
         raise invalid(field, "a price is an object", "{meter, model?, per?, amount}")
-    _no_others(price, {"meter", "model", "per", "amount"}, f"{field}.")
+    known(price, {"meter", "model", "per", "amount"}, f"{field}.")
     if price.get("meter") not in METERS:
         raise invalid(
             f"{field}.meter", f"{price.get('meter')!r} is not a meter", f"Known: {list(METERS)}."
@@ -197,9 +197,3 @@ def _price(price: Any, field: str) -> dict[str, Any]:
             check_name(part, f"{field}.model")
     parse_amount(price.get("amount"), f"{field}.amount")
     return {"meter": price["meter"], "amount": price["amount"], "per": per, "model": model}
-
-
-def _no_others(body: Mapping[str, Any], known: Sequence[str] | set[str], prefix: str = "") -> None:
-    for name in body:
-        if name not in known:
-            raise invalid(f"{prefix}{name}", "unknown field", f"Known: {sorted(known)}.")

@@ -22,6 +22,7 @@ from meuse.core.nouns import (
     Signature,
 )
 from meuse.core.ports import DatasetStore, DeploymentStore, RegistryStore
+from meuse.core.references import parse_data
 from meuse.deploy import spec as deployments_spec
 from meuse.jobs.kinds import JobKind
 from meuse.registry import references
@@ -37,7 +38,7 @@ def job_kinds(
     """The kinds that this platform runs; `wake` tells the reconciler to look."""
 
     def find_data(scope: Scope, text: str, field: str = "data") -> DatasetVersion:
-        reference = references.parse(text, field)
+        reference = parse_data(text, field)
         return datasets.get(scope, reference.name, reference.version)
 
     def check_train(scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:

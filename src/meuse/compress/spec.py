@@ -11,7 +11,8 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from meuse.core.errors import invalid
-from meuse.train.fields import choice, dataset_ref, integer, known, model_ref, real
+from meuse.core.fields import choice, integer, known, real
+from meuse.core.references import parse, parse_data
 
 METHODS = ("quantize",)
 _MAX_BYTES = 2**40
@@ -46,8 +47,8 @@ class CompressSpec:
         known(spec, {f.name for f in fields(cls)})
         given = {name: value for name, value in spec.items() if value is not None}
         return cls(
-            model=model_ref("model", given.get("model")),
-            data=dataset_ref("data", given["data"]) if "data" in given else None,
+            model=_parent(given.get("model")),
+            data=str(parse_data(given["data"])) if "data" in given else None,
             goal=_goal(given.get("goal", {})),
             steps=_steps(given.get("steps", [{"method": "quantize"}])),
         )
@@ -92,3 +93,12 @@ def _steps(steps: object) -> tuple[dict[str, Any], ...]:
             raise invalid(f"{field}.method", f"{method!r} stands twice", "Name every method once.")
         checked.append({"method": method})
     return tuple(checked)
+
+
+def _parent(value: object) -> str:
+    reference = parse(value)
+    if reference.version is None and reference.alias is None:
+        raise invalid(
+            "model", f"{value!r} names no version", 'Such as "digits:2" or "digits@champion".'
+        )
+    return str(reference)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from meuse.core.errors import invalid
+from meuse.core.fields import integer, known
 from meuse.core.ids import check_name
 from meuse.core.nouns import Deployment, DeploymentTarget, Scale, Scope
 
@@ -19,7 +20,7 @@ def parse(scope: Scope, name: str, body: Mapping[str, Any]) -> Deployment:
     Raises `invalid_field` that names the part at fault.
     """
     check_name(name)
-    _known(body, {"model", "targets", "scale", "access", "timeout_ms"}, "")
+    known(body, {"model", "targets", "scale", "access", "timeout_ms"}, "")
     return Deployment(
         name=name,
         scope=scope,
@@ -27,7 +28,7 @@ def parse(scope: Scope, name: str, body: Mapping[str, Any]) -> Deployment:
         targets=_targets(body),
         scale=_scale(body.get("scale") or {}),
         access=_access(body.get("access") or {}),
-        timeout_ms=_integer(body.get("timeout_ms", DEFAULT_TIMEOUT_MS), "timeout_ms", 1, 600_000),
+        timeout_ms=integer("timeout_ms", body.get("timeout_ms", DEFAULT_TIMEOUT_MS), 1, 600_000),
         updated_ms=0,
     )
 
@@ -45,8 +46,8 @@ def _targets(body: Mapping[str, Any]) -> tuple[DeploymentTarget, ...]:
         field = "model" if "model" in body else f"targets[{i}].model"
         if not isinstance(row, Mapping) or not isinstance(row.get("model"), str):
             raise invalid(field, "a model reference is missing", "Use name:3 or name@alias.")
-        _known(row, {"model", "weight"}, f"targets[{i}].")
-        weight = _integer(row.get("weight", 100), f"targets[{i}].weight", 0, 100)
+        known(row, {"model", "weight"}, f"targets[{i}].")
+        weight = integer(f"targets[{i}].weight", row.get("weight", 100), 0, 100)
         targets.append(DeploymentTarget(row["model"], weight))
     if sum(target.weight for target in targets) != 100:
         raise invalid("targets", "the weights do not add up to 100")
@@ -58,9 +59,9 @@ def _targets(body: Mapping[str, Any]) -> tuple[DeploymentTarget, ...]:
 def _scale(body: Any) -> Scale:
     if not isinstance(body, Mapping):
         raise invalid("scale", "scale is an object", "{min, max}")
-    _known(body, {"min", "max"}, "scale.")
-    low = _integer(body.get("min", 1), "scale.min", 1, MAX_REPLICAS)
-    high = _integer(body.get("max", low), "scale.max", low, MAX_REPLICAS)
+    known(body, {"min", "max"}, "scale.")
+    low = integer("scale.min", body.get("min", 1), 1, MAX_REPLICAS)
+    high = integer("scale.max", body.get("max", low), low, MAX_REPLICAS)
     return Scale(low, high)
 
 
@@ -69,22 +70,10 @@ def _access(body: Any) -> tuple[str, ...]:
         return ("*",)
     if not isinstance(body, Mapping):
         raise invalid("access", "access is an object", '{"tenants": ["acme"]} or {"tenants": "*"}')
-    _known(body, {"tenants"}, "access.")
+    known(body, {"tenants"}, "access.")
     tenants = body.get("tenants", [])
     if tenants == "*":
         return ("*",)
     if not isinstance(tenants, list):
         raise invalid("access.tenants", "a list of tenants, or *")
     return tuple(check_name(t, f"access.tenants[{i}]") for i, t in enumerate(tenants))
-
-
-def _integer(value: Any, field: str, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-        raise invalid(field, f"{value!r} is not an integer from {low} to {high}")
-    return value
-
-
-def _known(body: Mapping[str, Any], known: set[str], prefix: str) -> None:
-    for name in body:
-        if name not in known:
-            raise invalid(f"{prefix}{name}", "unknown field", f"Known: {sorted(known)}.")

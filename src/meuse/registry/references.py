@@ -1,39 +1,11 @@
-"""References to versions: `name`, `name:3`, `name@champion`; and to data: `name[:3]`."""
+"""What a reference to a version means now."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from meuse.core.errors import Code, MeuseError, invalid
-from meuse.core.ids import check_name
+from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import ModelVersion, Scope
 from meuse.core.ports import RegistryStore
-
-
-@dataclass(frozen=True, slots=True)
-class Reference:
-    """At most one of `version` and `alias`; neither means the latest version."""
-
-    name: str
-    version: int | None = None
-    alias: str | None = None
-
-
-def parse(text: object, field: str = "model") -> Reference:
-    """Raises `invalid_field` naming `field`."""
-    if not isinstance(text, str) or not text:
-        raise invalid(field, "a reference is missing", "Use name, name:3 or name@alias.")
-    name, at, alias = text.partition("@")
-    if at:
-        return Reference(check_name(name, field), alias=check_name(alias, field))
-    name, colon, number = text.partition(":")
-    check_name(name, field)
-    if not colon:
-        return Reference(name)
-    plain = number.isascii() and number.isdigit() and len(number) < 11
-    if not plain or not 0 < int(number) < 2**31:
-        raise invalid(field, f"{text!r} has no version number", "Use name:3.")
-    return Reference(name, version=int(number))
+from meuse.core.references import parse
 
 
 def resolve(store: RegistryStore, scope: Scope, text: object, field: str = "model") -> ModelVersion:

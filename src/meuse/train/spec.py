@@ -11,8 +11,9 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from meuse.core.errors import invalid
+from meuse.core.fields import choice, integer, known, real
 from meuse.core.ids import check_name
-from meuse.train.fields import choice, dataset_ref, integer, known, real
+from meuse.core.references import parse_data
 
 RECIPES = ("mlp", "linear")
 OPTIMIZERS = ("gd", "sgd", "adam")
@@ -68,7 +69,7 @@ class TrainSpec:
         rate = given.get("learning_rate", _LEARNING_RATES[recipe, optimizer])
         return cls(
             model_name=check_name(given.get("model_name"), field="model_name"),
-            data=dataset_ref("data", given.get("data")),
+            data=str(parse_data(given.get("data"))),
             recipe=recipe,
             target=_target(given.get("target")),
             task=choice("task", given["task"], TASKS) if "task" in given else None,

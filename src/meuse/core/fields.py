@@ -12,10 +12,8 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from meuse.core.errors import invalid
-from meuse.core.ids import check_name
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
-_VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 def known(given: Mapping[str, Any], allowed: Collection[str], prefix: str = "") -> None:
@@ -68,30 +66,3 @@ def real(field: str, value: object, told: str) -> float:
     if not math.isfinite(number):
         raise invalid(field, f"{value!r} is not a finite number", told)
     return number
-
-
-def dataset_ref(field: str, value: object) -> str:
-    """`name` (the latest version) or `name:version`."""
-    hint = 'Name a dataset, "digits", or one of its versions, "digits:2".'
-    return _ref(field, value, "dataset", hint, ":")
-
-
-def model_ref(field: str, value: object) -> str:
-    """`name:version` or `name@alias`."""
-    hint = 'Name a version, "digits:2", or an alias, "digits@champion".'
-    ref = _ref(field, value, "model version", hint, ":" if "@" not in str(value) else "@")
-    if ":" not in ref and "@" not in ref:
-        raise invalid(field, f"{ref!r} names no version", hint)
-    return ref
-
-
-def _ref(field: str, value: object, kind: str, hint: str, mark: str) -> str:
-    if not isinstance(value, str):
-        raise invalid(field, f"{value!r} is not a {kind}", hint)
-    name, found, rest = value.partition(mark)
-    check_name(name, field)
-    if found and mark == "@":
-        check_name(rest, field)
-    elif found and _VERSION.fullmatch(rest) is None:
-        raise invalid(field, f"{rest!r} is not a version", hint)
-    return value
