@@ -370,8 +370,9 @@ def test_usage_and_invoices_are_ones_own(
     rows = get(globex, "/api/usage", fresh="true", by="tenant,meter")["rows"]
     assert {r["tenant"] for r in rows} == {"globex"}
     assert get(stranger, "/api/usage", fresh="true")["rows"] == []
-    made = globex.post("/api/invoices", json={"period": MONTH}).json()
-    assert made["tenant"] == "globex"
+    preview = globex.post("/api/invoices", json={"period": MONTH}).json()
+    assert (preview["tenant"], preview["id"]) == ("globex", None)
+    made = admin.post("/api/invoices", json={"tenant": "globex", "period": MONTH}).json()
     assert made["id"] in [i["id"] for i in get(globex, "/api/invoices")["invoices"]]
     assert get(globex, f"/api/invoices/{made['id']}") == made
     assert get(stranger, "/api/invoices")["invoices"] == []

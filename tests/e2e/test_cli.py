@@ -264,8 +264,8 @@ def test_a_bad_environment_is_told(run: Run, env: dict[str, str | None], part: s
         (("--host", "0.0.0.0"), "host"),
         (("--host", "::"), "host"),
         (("--host", "example.com"), "host"),
-        (("--port", "99999"), "port"),
-        (("--grpc-port", "-1"), "grpc-port"),
+        (("--port", "99999"), "http_port"),
+        (("--grpc-port", "-1"), "grpc_port"),
         (("--workers", "-1"), "workers"),
     ],
 )

@@ -194,9 +194,13 @@ def test_another_tenant_predicts_is_metered_and_billed(
     )
 
     month = datetime.now(UTC).strftime("%Y-%m")
-    response = customer.post("/api/invoices", json={"period": month})
+    preview = customer.post("/api/invoices", json={"period": month}).json()
+    assert (preview["id"], get(customer, "/api/invoices")["invoices"]) == (None, [])
+    response = admin.post("/api/invoices", json={"tenant": "acme", "period": month})
     assert response.status_code == 201, response.text
     invoice = response.json()
+    assert (preview["lines"], preview["total"]) == (invoice["lines"], invoice["total"])
+    assert get(customer, f"/api/invoices/{invoice['id']}") == invoice
     assert (invoice["tenant"], invoice["currency"], invoice["status"]) == ("acme", "EUR", "draft")
     assert invoice["number"] is None
     (line,) = invoice["lines"]

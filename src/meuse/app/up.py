@@ -85,11 +85,6 @@ def check_binding(settings: Settings) -> None:
         loopback = ipaddress.ip_address(settings.host).is_loopback
     except ValueError:
         raise invalid("host", f"{settings.host!r} is not an address", "Use 127.0.0.1.") from None
-    for name, port in (("port", settings.http_port), ("grpc-port", settings.grpc_port)):
-        if not 0 <= port < 2**16:
-            raise invalid(name, f"{port} is not a port", "Use 0 to 65535; 0 takes a free one.")
-    if settings.workers < 0:
-        raise invalid("workers", f"{settings.workers} workers", "0 takes one per core.")
     if not loopback and not settings.insecure:
         raise invalid(
             "host",
