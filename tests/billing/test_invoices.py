@@ -25,8 +25,9 @@ def used(store, *records):
 
 
 def invoice(
-    store, directory=None, *, tenant="acme", period=PERIOD, now=END + HOUR, complete_to=None
-):
+    store, directory=None, *, tenant="acme", period=PERIOD, now=END + HOUR, complete_to=None,
+    issue=True,
+):  # fmt: skip
     directory = directory or Directory(BASIC, acme="basic")
     made, new = make_invoice(
         store,
@@ -36,6 +37,7 @@ def invoice(
         period=period,
         complete_to_ms=now if complete_to is None else complete_to,
         clock=lambda: now,
+        issue=issue,
     )
     body = json.loads(made.body)
     assert (made.id, made.status) == (body["id"], body["status"])
@@ -85,6 +87,18 @@ def test_an_unfinished_period_gives_a_draft(store, now, complete_to, reasons):
     assert (issued["id"], issued["status"]) == (draft["id"], "issued")
     assert issued["created"] == draft["created"]
     assert issued["lines"][0]["quantity"] == 2
+
+
+def test_a_preview_says_all_and_keeps_nothing(store):
+    """Without `issue`: lines and total of a draft that has no id, and no trace of it."""
+    used(store, usage_record(), usage_record(plan_version=None))
+    before = invoice(store, issue=False)
+    assert (before["id"], before["number"], before["status"], before["new"]) == (
+        None, None, "draft", False,
+    )  # fmt: skip
+    assert before["draft_because"] == ["some usage is unrated", "it was not asked to be issued"]
+    assert (before["total"], len(before["lines"]), len(before["unrated"])) == ("0.01", 2, 2)
+    assert (store.list_invoices(None), store.alarms()) == ([], [])
 
 
 def test_unrated_usage_keeps_the_draft_and_raises_an_alarm(store):

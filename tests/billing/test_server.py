@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
+import socket
 import stat
 import tempfile
 import threading
@@ -14,6 +16,7 @@ import httpx
 import pytest
 
 from billing.make_usage import BUCKET_MS, Directory, plan, usage_record
+from meuse.billing import server
 from meuse.billing.ingest import Ingester
 from meuse.billing.server import make_app, run
 from meuse.core.clock import bucket_start, now_ms, to_rfc3339
@@ -139,6 +142,8 @@ def test_invoices_are_made_listed_and_read(client, journal_writer):
         ("GET", "/invoices/x?tenant=acme", {}, 404, "not_found", "invoice"),
         ("POST", "/invoices", {"content": b"{"}, 400, "invalid_json", None),
         ("POST", "/invoices", {"json": {"tenant": 1}}, 400, "invalid_request", None),
+        ("POST", "/invoices", {"json": {"tenant": "acme", "period": "2026-10", "issue": "no"}},
+         400, "invalid_request", None),
         ("POST", "/invoices", {"json": {"tenant": "*", "period": "2026-10"}}, 400,
          "invalid_field", "tenant"),
         ("POST", "/invoices", {"json": {"tenant": "acme", "period": "soon"}}, 400,
@@ -159,6 +164,85 @@ def test_bad_calls_get_precise_errors(client, method, path, given, status, code,
     assert (answer.status_code, error["code"], error["field"]) == (status, code, field)
     if code in ("invalid_field", "conflict"):
         assert error["hint"]
+
+
+def test_a_preview_is_not_an_invoice(client, journal_writer):
+    """With issue=false the same figures come as a draft without an id (200), not kept."""
+    journal_writer.append(usage_record(ts=PAST, quantities={"rows": 3000}))
+    wanted = {"tenant": "acme", "period": WINDOW}
+    made = client.post("/invoices", json={**wanted, "issue": False})
+    body = made.json()
+    assert (made.status_code, body["status"], body["total"]) == (200, "draft", "1.50")
+    assert (body["id"], body["number"]) == (None, None)
+    assert client.get("/invoices", params={"tenant": "*"}).json() == {"invoices": []}
+    issued = client.post("/invoices", json={**wanted, "issue": True})
+    assert (issued.status_code, issued.json()["number"]) == (201, "INV-000001")
+    assert issued.json()["lines"] == body["lines"]
+
+
+def test_health_tells_of_alarms(client, journal_writer):
+    """How many there are, and the newest of them."""
+    assert client.get("/health").json()["alarms"] == {"count": 0, "newest": []}
+    for _ in range(7):
+        record = usage_record(ts=PAST)
+        journal_writer.append(record)
+        journal_writer.append(usage_record(ts=PAST, id=record.id, quantities={}))
+    client.get("/usage", params={"tenant": "acme", "fresh": "true", **WINDOW})
+    alarms = client.get("/health").json()["alarms"]
+    assert (alarms["count"], len(alarms["newest"])) == (7, 5)
+    assert {alarm["kind"] for alarm in alarms["newest"]} == {"usage_conflict"}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_what_is_journaled_until_the_end_is_taken_in(store, ingester, journal_writer):
+    """The ledger makes one more pass when it is told to stop."""
+    _client, stop, _path = serve(store, ingester, interval_s=60)
+    deadline = time.monotonic() + 10
+    while not ingester.complete_to_ms:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    journal_writer.append(usage_record(ts=PAST))
+    stop()
+    rows = store.usage(PAST, PAST + BUCKET_MS, ["meter"], tenant="acme")
+    assert {row["meter"]: row["quantity"] for row in rows} == {"requests": 1, "rows": 8}
+
+
+@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+def test_idle_connections_are_kept_as_long_as_is_said(store, ingester, monkeypatch):
+    """It is the client who closes an idle connection: 75 s is longer than any of ours waits."""
+    assert server.KEEP_ALIVE_S == 75
+    monkeypatch.setattr(server, "KEEP_ALIVE_S", 1)
+    _client, stop, path = serve(store, ingester)
+    try:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(4)
+            connection.connect(str(path))
+            connection.sendall(b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert connection.recv(1 << 16).startswith(b"HTTP/1.1 404")
+            begun = time.monotonic()
+            while connection.recv(1 << 16):
+                pass
+            assert 0.5 < time.monotonic() - begun < 3
+    finally:
+        stop()
+
+
+def test_a_broken_answer_looks_broken(caplog):
+    """A failure after the first bytes is raised on, not answered a second time."""
+    sent = []
+
+    async def broken(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise OSError("the disk is gone")
+
+    async def send(message):
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/usage"}
+    with pytest.raises(OSError, match="the disk is gone"):
+        asyncio.run(server._LastResort(broken)(scope, None, send))
+    assert [message["type"] for message in sent] == ["http.response.start"]
+    assert "GET /usage failed" in caplog.text
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

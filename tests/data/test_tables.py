@@ -77,6 +77,7 @@ def test_kinds_climb_across_blocks(tmp_path: Path) -> None:
         (b"a,a\n1,2\n", "line 1", "'a' stands twice"),
         (b"a,,c\n1,2,3\n", "line 1", "column 2 has no name"),
         (b"0.5,0.5,1\n1,2,3\n", "line 1", "stands twice"),
+        (b"a," + b"b" * 257 + b"\n1,2\n", "column 2", "257 characters; the limit is 256"),
         (b"a,b\n1,2\n3,4,5\n", "line 3", "2 fields, this line has 3"),
         (b"a,b\n1,2\n\n3\n", "line 4", "2 fields, this line has 1"),
         (b"a,b\n1,2\n3,\xff\n", "line 3", "not UTF-8"),
@@ -118,6 +119,7 @@ def test_columns_of_an_npz(tmp_path: Path) -> None:
     ("arrays", "field", "words"),
     [
         ({"x": np.zeros(3), "y": np.zeros(4)}, "columns.y", "x 3, y 4"),
+        ({"x" * 257: np.zeros(3), "y": np.zeros(3)}, "column 1", "257 characters"),
         ({"x": np.array([1, "a", None], dtype=object)}, "columns.x", "pickle"),
         ({"x": np.zeros(3, np.complex64)}, "columns.x", "complex64"),
         ({"x": np.zeros(3, "datetime64[s]")}, "columns.x", "datetime64"),

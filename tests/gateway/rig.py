@@ -132,10 +132,9 @@ class Rig:
             "model": str(file),
             "socket": str(self.sockets / f"{replica}.sock"),
             "page": str(self.sockets / f"{replica}.page"),
-            "lifeline_fd": self.life_read,
             **more,
         }
-        process = self._start(TESTS / "serve" / "run_replica.py", given, [self.life_read])
+        process = self._start(TESTS / "serve" / "run_replica.py", given, [])
         if ready:
             until((self.sockets / f"{replica}.sock").exists)
         return process

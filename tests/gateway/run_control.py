@@ -61,4 +61,4 @@ async def events(receive: Any, send: Any) -> None:
 
 
 if __name__ == "__main__":
-    uvicorn.run(app, uds=sys.argv[1], log_level="warning", lifespan="off")
+    uvicorn.run(app, uds=sys.argv[1], log_level="warning", lifespan="off", timeout_keep_alive=75)

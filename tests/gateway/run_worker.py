@@ -1,4 +1,7 @@
-"""A gateway worker as a process: `run_worker.py <json>`; see `gateway.rig`."""
+"""A gateway worker as a process: `run_worker.py <json>`; see `gateway.rig`.
+
+`head_s`, `max_connections` and `max_rpcs` shrink bounds, so that a test can meet them.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import logging
 import sys
 from pathlib import Path
 
-from meuse.gateway.worker import WorkerConfig, serve
+from meuse.gateway import cork, rpc, worker
 
 
 def main() -> None:
@@ -16,7 +19,10 @@ def main() -> None:
     for name in ("sockets", "snapshot", "journal"):
         given[name] = Path(given[name])
     given["pepper"] = bytes.fromhex(given["pepper"])
-    serve(WorkerConfig(**given))
+    cork.HEAD_S = given.pop("head_s", cork.HEAD_S)
+    worker._MAX_CONNECTIONS = given.pop("max_connections", worker._MAX_CONNECTIONS)
+    rpc._MAX_RPCS = given.pop("max_rpcs", rpc._MAX_RPCS)
+    worker.serve(worker.WorkerConfig(**given))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import resource
 import signal
+import socket
 import time
 from collections import Counter
 from typing import Any
 
 import grpc
 import httpx
+import pytest
 
 from gateway.load import Load
 from gateway.rig import Rig, Worker, target, until
@@ -116,6 +118,64 @@ def test_the_waiting_queue_is_bounded(rig: Rig) -> None:
         codes = Counter(call.code().name for call in calls)
     assert codes == {"RESOURCE_EXHAUSTED": 40, "UNAVAILABLE": MAX_WAITING}
     assert Counter(r.status for r in rig.records()) == {"error": MAX_WAITING}
+
+
+def test_calls_at_once_are_bounded(rig: Rig) -> None:
+    """Beyond the bound gRPC refuses; when calls end there is room again."""
+    key = rig.key()
+    rig.deploy("acme/m", target("m:1", models.doubled(), ["r1"]), timeout_ms=30_000)
+    rig.publish()
+    worker = rig.worker(max_rpcs=3)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=(1, 2))
+    tensor.contents.fp32_contents.extend([1, 2])
+    given = pb.ModelInferRequest(model_name="m", inputs=[tensor])
+    with grpc.insecure_channel(worker.grpc) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        metadata = (("authorization", f"Bearer {key}"),)
+        calls = [stub.ModelInfer.future(given, metadata=metadata) for _ in range(4)]
+        refused = until(lambda: next((call for call in calls if call.done()), None))
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for call in calls:
+            call.cancel()
+        rig.replica("r1", "m:1", models.doubled())
+        assert until(lambda: not stub.ModelInfer.future(given, metadata=metadata).exception())
+
+
+def test_calls_that_were_cancelled_give_back_their_places(rig: Rig) -> None:
+    """A full queue of clients who have gone has room again, long before any deadline."""
+    worker, key = platform(rig, models.doubled(), "r1", timeout_ms=30_000)
+    tensor = pb.ModelInferRequest.InferInputTensor(name="x", datatype="FP32", shape=(1, 2))
+    tensor.contents.fp32_contents.extend([1, 2])
+    given = pb.ModelInferRequest(model_name="m", inputs=[tensor])
+    with grpc.insecure_channel(worker.grpc) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        metadata = (("authorization", f"Bearer {key}"),)
+
+        def code(timeout: float) -> str:
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.ModelInfer(given, metadata=metadata, timeout=timeout)
+            return str(caught.value.code().name)
+
+        calls = [stub.ModelInfer.future(given, metadata=metadata) for _ in range(MAX_WAITING)]
+        until(lambda: code(0.2) == "RESOURCE_EXHAUSTED")
+        for call in calls:
+            call.cancel()
+        until(lambda: code(0.2) == "DEADLINE_EXCEEDED", 5)
+
+
+def test_a_replica_that_sends_noise_is_told_of(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:
+    """The worker cuts it off and its log says why."""
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(rig.sockets / "r1.sock"))
+        server.listen()
+        server.settimeout(10)
+        worker, _ = platform(rig, models.doubled(), "r1")
+        connection, _ = server.accept()
+        with connection:
+            connection.sendall(b"\xff" * 64)
+            assert connection.recv(1) == b""
+    assert worker.stop() == 0
+    assert "replica r1 is cut off: a frame of 4294967295 bytes" in capfd.readouterr().err
 
 
 def test_a_drained_replica_loses_no_request(rig: Rig) -> None:

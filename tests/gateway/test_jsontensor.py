@@ -85,6 +85,8 @@ def test_bad_rows_are_named(raw: bytes, datatype: str, shape: tuple[int, ...], f
         (b"[1,1e39]", "FP32", (2,), "inputs[0].data[1]"),
         (b"[true]", "INT32", (1,), "inputs[0].data[0]"),
         (b"[1]", "BYTES", (1,), "inputs[0].data"),
+        (b"[]", "FP32", (0, 2**62, 8), "inputs[0].data"),
+        (b"[]", "FP32", (0, 10**30), "inputs[0].data"),
     ],
 )
 def test_bad_tensors_are_named(

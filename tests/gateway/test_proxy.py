@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import json
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from gateway.rig import until
+from meuse.core.errors import Code, MeuseError
+from meuse.gateway.control_proxy import ControlProxy
 
 if TYPE_CHECKING:
     from gateway.conftest import Platform
@@ -78,6 +83,38 @@ def test_events_come_one_by_one_and_leaving_is_noticed(proxied: Platform) -> Non
     with proxied.http.stream("GET", "/api/events") as stream:
         assert next(stream.iter_raw()) == b"data: 1\n\n"
     until(lambda: proxied.http.get("/api/x").json()["left"] == before + 1)
+
+
+@pytest.mark.parametrize("target", [b"*", b"/x\xe9", b"/x?\xff", b"/x?\x7f", b"/" + b"a" * 70_000])
+def test_a_path_that_no_url_has_is_refused(target: bytes) -> None:
+    """It is the caller's mistake, whatever the HTTP parser before us lets through."""
+    path, _, query = target.partition(b"?")
+    scope = {"method": "GET", "headers": [], "raw_path": path, "query_string": query}
+
+    async def ask() -> None:
+        async def unused(*_: Any) -> Any:
+            raise AssertionError
+
+        proxy = ControlProxy(Path("/nonexistent.sock"), 1)
+        try:
+            await proxy(scope, unused, unused, "id")
+        finally:
+            await proxy.close()
+
+    with pytest.raises(MeuseError) as caught:
+        asyncio.run(ask())
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_REQUEST, "path")
+    assert caught.value.hint
+
+
+def test_a_request_for_no_path_is_refused(platform: Platform) -> None:
+    """`OPTIONS *` needs no key, and is 400 rather than our fault."""
+    with socket.create_connection(("127.0.0.1", platform.worker.port), 5) as connection:
+        connection.sendall(b"OPTIONS * HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        with connection.makefile("rb") as answer:
+            assert answer.readline().split()[1] == b"400"
+            body = answer.read().split(b"\r\n\r\n")[1]
+    assert json.loads(body)["error"]["code"] == "invalid_request"
 
 
 def test_an_early_answer_arrives(proxied: Platform) -> None:

@@ -1,15 +1,22 @@
-"""The table of HTTP routes is what is dispatched, and what is guarded."""
+"""The table of HTTP routes is dispatched and guarded; what a caller's names lead to."""
 
 from __future__ import annotations
 
+import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx
 import pytest
 
+from meuse.access import keys
+from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import SCOPES
 from meuse.gateway.http import ROUTES, HttpRoute, match
+from meuse.gateway.links import Pool
+from meuse.gateway.routes import Routes
 from meuse.gateway.rpc import METHODS
+from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot
 
 if TYPE_CHECKING:
     from gateway.conftest import Platform
@@ -29,8 +36,9 @@ def test_every_route_is_guarded(platform: Platform, route: HttpRoute) -> None:
 
         def status(key: str | None) -> int:
             headers = {} if key is None else {"authorization": f"Bearer {key}"}
-            body = b'{"model":"acme/digits","input_data":[[1]],"inputs":[]}'
-            content = body if route.method == "POST" else None
+            body = {"predict": b'{"model":"acme/digits","input_data":[[1]]}',
+                    "predictions": b"[[1]]", "infer": b'{"inputs":[]}'}  # fmt: skip
+            content = body[route.handler] if route.method == "POST" else None
             return client.request(route.method, path, headers=headers, content=content).status_code
 
         if route.scope == "public":
@@ -92,3 +100,62 @@ def test_paths_are_read_from_the_right(
 def test_unknown_paths_of_ours(platform: Platform, path: str) -> None:
     """They are not found here, and not handed to control."""
     assert platform.http.get(path).status_code == 404
+
+
+PEPPER = b"pepper" * 6
+
+
+def routes_of(*deployments: tuple[str, str]) -> tuple[Routes, bytes]:
+    """Routes with these deployments ("owner/name", who else may call), and acme's header."""
+    key_id, key = keys.mint()
+    entry = KeyEntry(keys.digest(PEPPER, key), "acme", "default", frozenset({"infer"}))
+    entries = {
+        name: DeploymentEntry(
+            tenant=name.split("/")[0], project="default", name=name.split("/")[1], generation=1,
+            access=frozenset(filter(None, [access])), timeout_ms=1000, targets=(),
+        )
+        for name, access in deployments
+    }  # fmt: skip
+    snapshot = Snapshot(number=1, keys={key_id: entry}, deployments=entries)
+    routes = Routes(snapshot, PEPPER, lambda name, version: Pool(name, Path()))
+    return routes, f"Bearer {key}".encode()
+
+
+def test_what_others_share_never_changes_what_no_name_means() -> None:
+    """The only own deployment is meant, whoever opens theirs to everyone."""
+    routes, header = routes_of(("acme/mine", ""), ("blue/open", "*"), ("blue/given", "acme"))
+    assert routes.find(routes.authenticate(header), None).full_name == "acme/mine"
+
+
+@pytest.mark.parametrize(
+    ("deployments", "own", "hint"),
+    [
+        ([], 0, "Deploy a model first."),
+        ([("blue/private", "")], 0, "Deploy a model first."),
+        ([("blue/given", "acme")], 0, "One of: blue/given."),
+        ([("blue/open", "*")], 0, "One of: blue/open."),
+        ([("blue/a", "*"), ("acme/z", ""), ("acme/y", ""), ("blue/b", "green")], 2,
+         "One of: y, z, blue/a."),
+    ],
+)  # fmt: skip
+def test_without_one_own_deployment_a_name_is_asked_for(
+    deployments: list[tuple[str, str]], own: int, hint: str
+) -> None:
+    """A shared one is listed after the own ones, and never called unasked."""
+    routes, header = routes_of(*deployments)
+    with pytest.raises(MeuseError) as caught:
+        routes.find(routes.authenticate(header), None)
+    error = caught.value
+    assert (error.code, error.field, error.hint) == (Code.INVALID_FIELD, "model", hint)
+    assert f"{own} deployments of your own" in error.message
+
+
+def test_a_caller_does_not_keep_its_snapshot() -> None:
+    """A call in flight holds the key and what it called, not all that was routed then."""
+    routes, header = routes_of(("acme/mine", ""))
+    caller = routes.authenticate(header)
+    assert routes.find(caller, None)
+    gone = weakref.ref(routes)
+    del routes
+    assert gone() is None
+    assert caller.tenant == "acme"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -169,6 +170,8 @@ def test_half_floats_are_raw(platform: Platform, stub: Any) -> None:
         (request("ints", "INT8", int_contents=[1, 200]), "inputs[0].contents.int_contents[1]"),
         (raw(b"1234567"), "raw_input_contents[0]"),
         (raw(b"\0\2", model="bools", datatype="BOOL"), "raw_input_contents[0]"),
+        (raw(b"", shape=(0, 2**62, 8)), "inputs[0].shape"),
+        (request(shape=(0, 2**62, 8)), "inputs[0].shape"),
         (pb.ModelInferRequest(model_name="double", raw_input_contents=[b"a"]),
          "raw_input_contents"),
         (pb.ModelInferRequest(model_name="double"), "inputs"),
@@ -197,6 +200,28 @@ def test_the_message_limit_is_the_body_limit(platform: Platform, stub: Any) -> N
     """A message over max_body_bytes is refused by size."""
     given = raw(b"\0" * (1024 * 1024 + 1))
     assert refused(stub, given, platform.key)[0] == "RESOURCE_EXHAUSTED"
+
+
+def test_the_key_is_checked_before_the_message_is_received(platform: Platform, stub: Any) -> None:
+    """Without a good key it is the key that is refused, however large the message is."""
+    given = raw(b"\0" * (1024 * 1024 + 1))
+    assert refused(stub, given, "wrong")[:2] == ("UNAUTHENTICATED", "unauthenticated")
+    assert refused(stub, given, platform.no_infer)[:2] == ("PERMISSION_DENIED", "forbidden")
+
+
+def test_a_denied_call_need_not_send_its_message(platform: Platform) -> None:
+    """A call that announces a message and never sends it holds nothing."""
+    sent = threading.Event()
+
+    def messages() -> Iterator[bytes]:
+        sent.wait(20)
+        yield b""
+
+    with grpc.insecure_channel(platform.worker.grpc) as channel:
+        call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        future = call.future(messages(), metadata=auth("wrong"), timeout=10)
+        assert future.code() is grpc.StatusCode.UNAUTHENTICATED
+        sent.set()
 
 
 def test_tritonclient(platform: Platform) -> None:

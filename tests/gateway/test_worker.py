@@ -101,6 +101,22 @@ def test_it_starts_before_anything_is_published(rig: Rig) -> None:
     assert worker.status("/health/ready") == 200
 
 
+def test_a_worker_whose_part_failed_ends(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:
+    """What no retry expects ends the worker, drained and with a status that says so."""
+    worker, key = simple(rig)
+    control = rig.listen()
+    assert predict(worker, key).status_code == 200
+    # Too deep for the decoder: a RecursionError in the task that follows control.
+    control.workers[0].write(b'{"x":' + b"[" * 20_000 + b"]" * 20_000 + b"}\n")
+    control.workers[0].flush()
+    assert worker.process.wait(5) == 1
+    log = capfd.readouterr().err
+    assert "a part of the worker ended: snapshots" in log
+    assert "RecursionError" in log
+    assert [r.status for r in rig.records()] == ["ok"]
+    assert all(segments.is_released(path) for path in segments.list_segments(rig.journal))
+
+
 def test_sigterm_finishes_what_is_in_flight(rig: Rig) -> None:
     """The answer arrives, the record is there, the journal is released, the status is 0."""
     key = rig.key()

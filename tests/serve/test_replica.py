@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
 import time
@@ -124,8 +123,8 @@ def test_a_late_request_is_not_run(rig: Rig) -> None:
         assert got[2][0].error.code == "deadline_exceeded"
 
 
-def test_a_bad_frame_costs_one_connection(rig: Rig) -> None:
-    """The process and its other connections go on."""
+def test_a_bad_frame_costs_one_connection(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:
+    """The process and its other connections go on; the log says why the one was cut."""
     rig.replica("r1", "doubled:1", models.doubled())
     with Client(rig, "r1") as good:
         for noise in (b"\xff" * 64, b"".join(frames.encode(Hello("a", "b", 1)))):
@@ -135,6 +134,9 @@ def test_a_bad_frame_costs_one_connection(rig: Rig) -> None:
                     bad.read()
         good.send(np.ones((1, 2), np.float32))
         assert good.responses(1)[1][0].error is None
+    log = capfd.readouterr().err
+    assert "a worker is cut off: a frame of 4294967295 bytes is not acceptable" in log
+    assert "a worker is cut off: a worker sent Hello" in log
 
 
 def test_sigterm_finishes_the_queue(rig: Rig) -> None:
@@ -151,18 +153,6 @@ def test_sigterm_finishes_the_queue(rig: Rig) -> None:
             client.read()
     assert process.wait(5) == 0
     assert not (rig.sockets / "r1.sock").exists()
-
-
-def test_it_ends_with_its_parent(rig: Rig) -> None:
-    """The end of the lifeline ends the replica at once, also while the engine runs."""
-    process = rig.replica("r1", "slow:1", models.slow())
-    with Client(rig, "r1") as client:
-        client.send(turns(5000))
-        time.sleep(0.05)
-        os.close(rig.life_write)
-        started = time.monotonic()
-        process.wait(5)
-        assert time.monotonic() - started < 1
 
 
 def test_a_model_that_fails_on_zeros_never_listens(rig: Rig) -> None:

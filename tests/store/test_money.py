@@ -31,6 +31,14 @@ class Draft:
     alarms: tuple[Any, ...] = ()
 
 
+@dataclass
+class Unrated:
+    kind: str = "unrated_usage"
+    tenant: str = "acme"
+    detail: dict[str, Any] = field(default_factory=dict)
+    dedup: str = "unrated:acme"
+
+
 @pytest.fixture
 def database(database_url):
     database = Database(database_url)
@@ -107,8 +115,8 @@ def test_the_same_record_counts_once(store):
     assert store.alarms() == []
 
 
-def test_the_same_id_with_other_bytes_is_an_alarm(store):
-    """A conflicting record is never counted; its alarm is kept once per content."""
+def test_the_same_id_with_other_bytes_is_an_alarm(store, caplog):
+    """A conflicting record is never counted; its alarm is kept and logged once per content."""
     record = usage_record()
     other = usage_record(id=record.id, quantities={"rows": 999})
     assert ingest(store, record, other).conflicts == 1
@@ -118,6 +126,10 @@ def test_the_same_id_with_other_bytes_is_an_alarm(store):
     assert alarm["kind"] == "usage_conflict"
     assert alarm["tenant"] == "acme"
     assert alarm["detail"]["id"] == record.id.hex()
+    (line,) = [entry for entry in caplog.records if entry.name.startswith("meuse.store")]
+    assert line.levelname == "ERROR"
+    assert line.getMessage().startswith("alarm usage_conflict of tenant acme: {")
+    assert record.id.hex() in line.getMessage()
     # Another tenant's or source's record may have the same id.
     assert ingest(store, usage_record(id=record.id, tenant="other")).new == 1
     assert ingest(store, usage_record(id=record.id, source="import")).new == 1
@@ -231,6 +243,39 @@ def test_invoices_get_gapless_numbers_and_drafts_keep_their_id(store):
     with pytest.raises(MeuseError):
         store.get_invoice("other", issued.id)
     assert store.get_invoice(None, issued.id) == store.get_invoice("acme", issued.id) == issued
+
+
+def test_the_newest_alarms_are_told_first(store):
+    """With how many there are in all."""
+    assert store.newest_alarms(2) == (0, [])
+    for segment in ("h-0-1-0", "h-0-1-1", "h-0-1-2"):
+        record = usage_record()
+        ingest(store, record, usage_record(id=record.id, quantities={}), segment=segment)
+    count, newest = store.newest_alarms(2)
+    assert count == 3
+    assert newest == sorted(store.alarms(), key=lambda a: (a["ts_ms"], a["id"]))[:0:-1]
+
+
+def test_a_preview_leaves_nothing(store, caplog):
+    """Neither an invoice nor a number nor an alarm; an issued period gives its invoice."""
+    alarm = Unrated()
+    preview, new = store.put_invoice(
+        "acme", DAY, DAY + HOUR, lambda rows: Draft(final=True, alarms=(alarm,)), keep=False
+    )
+    assert (preview.id, preview.number, preview.status, new) == (None, None, "draft", False)
+    assert json.loads(preview.body) | {"created": ""} == {
+        "id": None, "number": None, "status": "draft", "lines": [], "created": "",
+    }  # fmt: skip
+    assert (store.list_invoices(None), store.alarms(), caplog.records) == ([], [], [])
+    issued, _ = store.put_invoice(
+        "acme", DAY, DAY + HOUR, lambda rows: Draft(final=True, alarms=(alarm,))
+    )
+    assert issued.number == "INV-000001"
+    assert "alarm unrated_usage of tenant acme" in caplog.text
+    same, _ = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(), keep=False)
+    assert same == issued
+    with pytest.raises(MeuseError, match="INV-000001"):
+        store.put_invoice("acme", DAY, DAY + 2 * HOUR, lambda rows: Draft(), keep=False)
 
 
 def test_an_issued_invoice_cannot_be_changed(store, database):

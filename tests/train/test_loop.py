@@ -276,6 +276,34 @@ def test_divergence_names_the_learning_rate(tmp_path: Path) -> None:
     assert not (tmp_path / "model.onnx").exists()
 
 
+@pytest.mark.parametrize("task", ["classification", "regression"])
+def test_test_rows_without_finite_figures_are_an_error(tmp_path: Path, task: str) -> None:
+    """Extreme rows in the test split alone end the run and name the data: no NaN in metrics."""
+    splits = clouds(tmp_path) if task == "classification" else diabetes(tmp_path)
+    extreme = splits.test.x.copy()
+    extreme[0] = np.inf  # what 3e38 becomes behind a feature that hardly varies
+    splits = dataclasses.replace(splits, test=Examples(extreme, splits.test.y))
+    job = RecordedJob(tmp_path / "job")
+    with pytest.raises(MeuseError) as caught:
+        fit(job, splits, spec_of(epochs=2), for_task(task))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "data")
+    assert "extreme values" in str(caught.value.hint)
+    assert all(np.isfinite(list(figures.values())).all() for figures, _ in job.figures)
+    assert not (tmp_path / "job" / "model.onnx").exists()
+
+
+def test_figures_that_are_not_finite_are_divergence(tmp_path: Path) -> None:
+    """Finite outputs are not enough: a metric must be a number too."""
+    splits = clouds(tmp_path)
+
+    def metric(outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+        return {"accuracy": 1.0, "log_loss": float("inf")}
+
+    with pytest.raises(MeuseError) as caught:
+        fit(RecordedJob(tmp_path / "job"), splits, spec_of(epochs=2), metric)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, "learning_rate")
+
+
 def test_the_best_epoch_is_kept(tmp_path: Path) -> None:
     """The exported network is that of the first epoch with the highest validation score."""
     splits = clouds(tmp_path)

@@ -41,6 +41,7 @@ def test_every_recipe_has_a_rate_for_every_optimizer(recipe: str, optimizer: str
         {"recipe": "linear", "optimizer": "SGD", "learning_rate": "10", "epochs": "5"},
         {"optimizer": "GD", "learning_rate": 1, "batch_size": "64", "seed": "7", "target": None},
         {"config": {"hidden": ["8", 4], "dropout": "0"}, "epochs": 3.0},
+        {"config": {"hidden": [8192, 8192, 4000]}},
     ],
 )
 def test_a_spec_round_trips(fields: dict[str, Any]) -> None:
@@ -102,6 +103,7 @@ def test_values_may_come_as_text() -> None:
         ({"config": {"hidden": [0]}}, "config.hidden", "1 to"),
         ({"config": {"hidden": [10**6]}}, "config.hidden", "1 to"),
         ({"config": {"hidden": [8] * 17}}, "config.hidden", "1 to 16"),
+        ({"config": {"hidden": [8192] * 3}}, "config.hidden", "fewer or narrower"),
         ({"config": {"dropout": 1}}, "config.dropout", "0 to 0.9"),
         ({"config": {"dropout": "x"}}, "config.dropout", "0 to 0.9"),
         ({"recipe": "linear", "config": {"hidden": [8]}}, "config.hidden", "none"),

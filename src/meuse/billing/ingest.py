@@ -147,7 +147,6 @@ def _state(batch: Batch, released: bool) -> CursorState:
 
 
 def _damage(segment: str, offset: int) -> Alarm:
-    _log.error("segment %s is damaged at byte %d: the rest is quarantined", segment, offset)
     return Alarm(
         "segment_quarantined", {"segment": segment, "offset": offset}, f"quarantine:{segment}"
     )

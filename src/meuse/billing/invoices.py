@@ -38,13 +38,16 @@ def make_invoice(
     tenant: str,
     period: object,
     complete_to_ms: int,
+    issue: bool = True,
     clock: Clock = now_ms,
 ) -> tuple[Invoice, bool]:
     """(invoice, whether it is new). `period` is "2026-11" or {"from": …, "to": …}.
 
     A draft when the period is open, not wholly ingested (`complete_to_ms`) or has unrated
     usage: the body's `draft_because` says which. Otherwise issued with the next number, from
-    then on unchanging: asking again returns the same. Raises `not_found` for the tenant,
+    then on unchanging: asking again returns the same. Without `issue` it is a preview: a
+    draft without an id, of which nothing is stored, not even an alarm; a period that is issued
+    gives its invoice all the same. Raises `not_found` for the tenant,
     `conflict` without plan and usage, for two currencies, and for a part of the period that is
     invoiced already, `invalid_field` for bounds inside a quarter of an hour.
     """
@@ -64,12 +67,14 @@ def make_invoice(
             )
         currency = rating.currency or (current.currency if current else NO_CURRENCY)
         because = _draft_because(now, end, complete_to_ms, rating)
+        if not issue:
+            because.append("it was not asked to be issued")
         body = _body(tenant, (start, end), rating, currency)
         body |= {"draft_because": because, "complete_to": to_rfc3339(complete_to_ms)}
         alarms = tuple(_unrated(tenant, start, end, missing) for missing in rating.unrated)
         return InvoiceDraft(currency, body["total"], body, not because, alarms)
 
-    return store.put_invoice(tenant, start, end, build)
+    return store.put_invoice(tenant, start, end, build, keep=issue)
 
 
 def _draft_because(now: int, end: int, complete_to: int, rating: Rating) -> list[str]:

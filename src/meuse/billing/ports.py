@@ -101,10 +101,10 @@ class InvoiceDraft:
 
 
 class Invoice(Protocol):
-    """A kept invoice; `body` is its JSON text, unchanging once issued."""
+    """An invoice; `body` is its JSON text, unchanging once issued. A preview has no id."""
 
     @property
-    def id(self) -> str: ...
+    def id(self) -> str | None: ...
     @property
     def status(self) -> str: ...
     @property
@@ -118,8 +118,13 @@ class InvoiceStore(Protocol):
         start_ms: int,
         end_ms: int,
         build: Callable[[Sequence[RollupRow]], InvoiceDraft],
+        *,
+        keep: bool = True,
     ) -> tuple[Invoice, bool]:
-        """(invoice, whether it is new); `build` runs in the transaction that keeps it."""
+        """(invoice, whether it is new); `build` runs in the transaction that keeps it.
+
+        Without `keep` nothing is stored, and what is built has neither id nor number.
+        """
         ...
 
     def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice: ...
@@ -140,6 +145,10 @@ class LedgerStore(InvoiceStore, Protocol):
         owner: str | None = None,
         project: str | None = None,
     ) -> list[dict[str, Any]]: ...
+
+    def newest_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """(how many alarms there are, the newest of them)."""
+        ...
 
 
 class Plans(Protocol):

@@ -22,7 +22,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meuse.billing.ingest import Ingester
 from meuse.billing.invoices import make_invoice
@@ -33,12 +33,16 @@ from meuse.core.errors import Code, MeuseError, invalid
 _log = logging.getLogger(__name__)
 
 _MAX_BACKOFF_S = 5.0
+_NEWEST_ALARMS = 5
+KEEP_ALIVE_S = 75
+"""Longer than any client keeps an idle connection, so that it is the client who closes it."""
 _USAGE = {"from", "to", "by", "tenant", "owner", "project", "fresh"}
 
 
 class _NewInvoice(msgspec.Struct, forbid_unknown_fields=True):
     tenant: str
     period: str | dict[str, str]
+    issue: bool = True
 
 
 def make_app(
@@ -84,6 +88,7 @@ def make_app(
                 access,
                 tenant=wanted.tenant,
                 period=wanted.period,
+                issue=wanted.issue,
                 complete_to_ms=progress.complete_to_ms,
                 clock=clock,
             )
@@ -101,8 +106,13 @@ def make_app(
 
     def health(_request: Request) -> Response:
         complete_to = ingester.complete_to_ms
+        count, newest = store.newest_alarms(_NEWEST_ALARMS)
         return _json(
-            {"status": "ok", "complete_to": to_rfc3339(complete_to) if complete_to else None}
+            {
+                "status": "ok",
+                "complete_to": to_rfc3339(complete_to) if complete_to else None,
+                "alarms": {"count": count, "newest": newest},
+            }
         )
 
     return Starlette(
@@ -135,7 +145,12 @@ def run(
     """
     stop = stop or threading.Event()
     config = uvicorn.Config(
-        app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5
+        app,
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=5,
     )
     server = uvicorn.Server(config)
     listener = _bind(socket)
@@ -156,7 +171,10 @@ def run(
 
 
 def _keep_ingesting(ingester: Ingester, interval_s: float, stop: threading.Event) -> None:
-    """Passes until `stop`; a failure is logged and tried again, later each time."""
+    """Passes until `stop` and one more, for what was journaled since the one before it.
+
+    A failure is logged and tried again, later each time.
+    """
     failures = 0
     pause = 0.0
     while not stop.wait(pause):
@@ -168,6 +186,10 @@ def _keep_ingesting(ingester: Ingester, interval_s: float, stop: threading.Event
             _log.exception("ingest failed (%d in a row), again in %.1f s", failures, pause)
         else:
             failures, pause = 0, interval_s
+    try:
+        ingester.run_once()
+    except Exception:
+        _log.exception("the last ingest failed; the next ledger goes on from there")
 
 
 def _bind(path: Path) -> sockets.socket:
@@ -264,9 +286,18 @@ class _LastResort:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, watched)
         except Exception:
             _log.exception("%s %s failed", scope.get("method"), scope.get("path"))
+            if begun:
+                raise  # a broken answer must look broken
             error = MeuseError(Code.INTERNAL, "the ledger failed; its log says why")
             await _error(error)(scope, receive, send)

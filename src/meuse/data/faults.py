@@ -12,6 +12,8 @@ MAX_BYTES = 512 * MIB
 """Largest table, uncompressed."""
 MAX_COLUMNS = 100_000
 """Widest table; every column has a name and a place in the dataset's record."""
+MAX_NAME = 256
+"""Longest name of a column, in characters."""
 
 
 def bad_data(message: str, *, field: str = "body", hint: str | None = None) -> MeuseError:
@@ -31,7 +33,10 @@ def check_size(size: int, max_bytes: int) -> None:
 
 
 def check_names(names: list[str], place: str) -> None:
-    """Column names are present, unlike each other and not too many; `place` is the field."""
+    """Column names are present, short, unlike each other and not too many.
+
+    `place` is the field; a name that is too long for one is told by its position.
+    """
     header = "The first line must name every column once: age,income,label."
     if len(names) > MAX_COLUMNS:
         raise bad_data(
@@ -43,6 +48,13 @@ def check_names(names: list[str], place: str) -> None:
     for position, name in enumerate(names, 1):
         if not name:
             raise bad_data(f"column {position} has no name", field=place, hint=header)
+        if len(name) > MAX_NAME:
+            raise bad_data(
+                f"the name of column {position} has {len(name):,} characters; "
+                f"the limit is {MAX_NAME}",
+                field=f"column {position}",
+                hint="Give the column a short name; CSV names its columns in the first line.",
+            )
         if name in seen:
             raise bad_data(f"the column name {name!r} stands twice", field=place, hint=header)
         seen.add(name)

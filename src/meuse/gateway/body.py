@@ -18,6 +18,8 @@ Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
+AT_ONCE = 256 * 1024 * 1024
+"""Bytes of unfinished bodies that one worker holds."""
 _DRAIN_BYTES = 64 * 1024 * 1024
 _DRAIN_S = 5.0
 
@@ -51,26 +53,52 @@ def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
         raise MeuseError(Code.INVALID_JSON, "the body is nested too deeply", field="body") from None
 
 
-async def read_body(receive: Receive, announced: int, limit: int) -> bytes:
-    """The whole body. Raises `too_large` before more than `limit` (and a read) is held."""
-    if announced > limit:
-        raise too_large(limit)
-    message = await receive()
-    if message["type"] != "http.request":
-        raise ClientGoneError
-    body: bytes = message["body"]
-    if not message["more_body"] and len(body) <= limit:
-        return body
-    parts, size = [body], len(body)
-    while size <= limit:
-        if not message["more_body"]:
-            return b"".join(parts)
+class BodyReader:
+    """Reads bodies, each under a limit, and all that are being read at once under another."""
+
+    def __init__(self, limit: int, at_once: int = AT_ONCE) -> None:
+        self._limit = limit
+        self._at_once = max(at_once, limit)
+        self._held = 0
+
+    async def read(self, receive: Receive, announced: int) -> bytes:
+        """The whole body.
+
+        Raises `too_large` before more than the limit (and a read) is held, `overloaded` when
+        all unfinished bodies together would be too much.
+        """
+        if announced > self._limit:
+            raise too_large(self._limit)
         message = await receive()
         if message["type"] != "http.request":
             raise ClientGoneError
-        parts.append(message["body"])
-        size += len(parts[-1])
-    raise too_large(limit)
+        body: bytes = message["body"]
+        if not message["more_body"] and len(body) <= self._limit:
+            return body
+        return await self._read_on(receive, body)
+
+    async def _read_on(self, receive: Receive, body: bytes) -> bytes:
+        parts, size, more = [body], len(body), True
+        self._held += size
+        try:
+            while size <= self._limit:
+                if not more:
+                    return b"".join(parts)
+                if self._held > self._at_once:
+                    raise MeuseError(
+                        Code.OVERLOADED, "too many large bodies arrive at once", field="body",
+                        hint="Try again later, or send fewer rows in one request.",
+                    )  # fmt: skip
+                message = await receive()
+                if message["type"] != "http.request":
+                    raise ClientGoneError
+                body, more = message["body"], message["more_body"]
+                parts.append(body)
+                size += len(body)
+                self._held += len(body)
+        finally:
+            self._held -= size
+        raise too_large(self._limit)
 
 
 def too_large(limit: int, hint: str = "Send fewer rows in one request.") -> MeuseError:

@@ -29,6 +29,9 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+KEEPALIVE_S = 5.0
+"""How long an idle connection is used again: less than control keeps it, or a request would
+now and then meet a connection that is being closed."""
 # Jobs may be waited for and events are streams, so only connecting has a limit.
 _TIMEOUT = {"connect": 2.0, "read": None, "write": None, "pool": None}
 
@@ -38,7 +41,9 @@ class ControlProxy:
 
     def __init__(self, socket: Path, max_upload_bytes: int) -> None:
         self._max_upload = max_upload_bytes
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=16)
+        limits = httpx.Limits(
+            max_connections=None, max_keepalive_connections=16, keepalive_expiry=KEEPALIVE_S
+        )
         self._transport = httpx.AsyncHTTPTransport(uds=str(socket), limits=limits, trust_env=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send, request_id: str) -> None:
@@ -83,9 +88,18 @@ class ControlProxy:
         has_body = chunked or any(value != b"0" for value in sizes)
         query = scope["query_string"]
         target = scope["raw_path"] + (b"?" + query if query else b"")
+        try:
+            url = httpx.URL("http://control").copy_with(raw_path=target)
+        except (UnicodeDecodeError, httpx.InvalidURL) as error:
+            raise MeuseError(
+                Code.INVALID_REQUEST,
+                f"the path or the query is not that of a URL: {error}",
+                field="path",
+                hint="Percent-encode what is not printable ASCII, and stay below 64 KiB.",
+            ) from None
         return httpx.Request(
             scope["method"],
-            httpx.URL("http://control").copy_with(raw_path=target),
+            url,
             headers=headers,
             content=self._body(receive) if has_body else None,
             extensions={"timeout": _TIMEOUT},

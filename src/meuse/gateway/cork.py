@@ -1,8 +1,11 @@
-"""uvicorn's HTTP protocol with one write per response.
+"""uvicorn's HTTP protocol with one write per response, and with bounds on a request's head.
 
 uvicorn writes head and body one after the other and uvloop sends each at once: two system
 calls, two packets and two wake-ups of the client for every small answer. Measured, that was a
 tenth of a worker's time. Here writes of one turn of the loop leave together.
+
+Neither uvicorn nor its parser bounds what a client without a key may send as headers, nor how
+long it may take: here both are bounded.
 """
 
 from __future__ import annotations
@@ -10,7 +13,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+MAX_HEAD = 64 * 1024
+"""Bytes of a request's line and headers, counted as RFC 9113 (6.5.2) counts: 32 more each."""
+HEAD_S = 10.0
+"""How long a new connection, or a head that has begun, may take to become a whole head."""
+_PER_HEADER = 32  # many empty headers cost us more than their bytes
+_SURELY_SMALL = 4096  # too few bytes for so many headers
+_LINGER_S = 2.0
+_TOO_LARGE = b"the request line and headers are larger than %d bytes" % MAX_HEAD
+_TOO_SLOW = b"the headers did not arrive within %d s" % HEAD_S
 
 
 class CorkedTransport:
@@ -43,9 +56,101 @@ class CorkedTransport:
             self._transport.write(b"".join(out))
 
 
+class _HeadTooLargeError(Exception):
+    """Ends the parser's work; uvicorn takes it for bad input."""
+
+
 class CorkedHttpProtocol(HttpToolsProtocol):
     """Give this to `uvicorn.Config(http=…)`."""
+
+    # Bytes of the reads since the parser last told of a whole head, a body or an end. Counted
+    # per read, not per header: that would cost more than all the rest here.
+    _unread = 0
+    _in_head = False
+    _in_body = False
+    _too_large = False
+    _refused = False
+    _timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         corked = CorkedTransport(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", corked))
+        self._timer = self.loop.call_later(HEAD_S, self._too_slow)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        self._unread += len(data)
+        super().data_received(data)
+        if self._refused or not (self._unread or self._in_head):
+            return
+        # No head yet, or trailers without an end: also a line that only the parser keeps.
+        if self._unread + _PER_HEADER * len(self.headers or ()) > MAX_HEAD:
+            self._refuse(431, _TOO_LARGE)
+        elif self._timer is None and not self._in_body:
+            self._timer = self.loop.call_later(HEAD_S, self._too_slow)
+
+    def on_message_begin(self) -> None:
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        # 0 is a second message in one read: its size is not known by the reads.
+        if not 0 < self._unread <= _SURELY_SMALL and self._head_size() > MAX_HEAD:
+            self._too_large = True
+            raise _HeadTooLargeError
+        self._unread = 0
+        self._in_head = False
+        self._in_body = True
+        if self._timer is not None:
+            self._stop_timer()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._unread = 0
+        self._in_body = False
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        if self._too_large:
+            self._refuse(431, _TOO_LARGE)
+        else:
+            super().send_400_response(msg)
+
+    def _head_size(self) -> int:
+        sizes = [len(name) + len(value) + _PER_HEADER for name, value in self.headers]
+        return len(self.url) + sum(sizes)
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if self._unread or self._in_head:
+            self._refuse(408, _TOO_SLOW)
+        else:
+            self.transport.close()
+
+    def _refuse(self, status: int, message: bytes) -> None:
+        """Answer and close. Closing on a client that still sends would reset the connection,
+        and it might never read the answer: for a moment what it sends is thrown away."""
+        self._refused = True
+        self._stop_timer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # what we say would be taken for the answer before it
+            return
+        # All that was read of this head.
+        self.headers, self.scope, self.parser = [], {}, None  # type: ignore[assignment,typeddict-item]
+        head = b"content-type: text/plain\r\ncontent-length: %d\r\nconnection: close\r\n\r\n"
+        self.transport.write(STATUS_LINE[status] + head % len(message) + message)
+        self._timer = self.loop.call_later(_LINGER_S, self.transport.close)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
-from meuse.gateway.link import Answer, Flight
+from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
 from meuse.gateway.routes import Caller, Routes, Target
 from meuse.meter.record import RecordError, UsageRecord
@@ -112,25 +112,35 @@ class DataPlane:
                 asyncio.get_running_loop().create_future(),
             )
             target.pool.submit(flight)
+            spent_us = 0
             try:
                 answer = await flight.future
+                spent_us = answer.compute_us
                 outputs = _in_order(target, answer)
             except MovedError:
                 continue  # not started: it is admitted anew under the routes of now
             except BaseException as error:
-                self._record_failure(caller, target, ids, call.protocol, error)
+                if isinstance(error, FailedError):
+                    spent_us = error.compute_us
+                self._record_failure(caller, target, ids, call.protocol, spent_us, error)
                 raise
             break
         # A model may merge rows, but what was asked is what is counted.
-        compute_ms = -(-answer.compute_us // 1000)
-        self._record(caller, target, ids, call.protocol, "ok", rows, compute_ms)
+        self._record(caller, target, ids, call.protocol, "ok", rows, spent_us)
         return Result(target, outputs, rows)
 
     def _record_failure(
-        self, caller: Caller, target: Target, ids: bytes, protocol: str, error: BaseException
+        self,
+        caller: Caller,
+        target: Target,
+        ids: bytes,
+        protocol: str,
+        compute_us: int,
+        error: BaseException,
     ) -> None:
+        """No row was produced, but the engine may have worked."""
         try:
-            self._record(caller, target, ids, protocol, "error", 0, 0)
+            self._record(caller, target, ids, protocol, "error", 0, compute_us)
         except MeuseError:
             # The caller gets an error either way; the first one tells more.
             logger.error("no usage record for a request that failed: %r", error)
@@ -143,7 +153,7 @@ class DataPlane:
         protocol: str,
         status: str,
         rows: int,
-        compute_ms: int,
+        compute_us: int,
     ) -> None:
         record = UsageRecord(
             id=ids,
@@ -162,7 +172,7 @@ class DataPlane:
             status=status,  # type: ignore[arg-type]  # one of two literals
             ts=now_ms(),
             lease=None,
-            quantities={"requests": 1, "rows": rows, "compute_ms": compute_ms},
+            quantities={"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)},
         )
         try:
             self._journal.append(record)

@@ -18,7 +18,7 @@ import msgspec
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
 from meuse.gateway import oip, predict
-from meuse.gateway.body import ClientGoneError, Receive, Scope, Send, drain, read_body
+from meuse.gateway.body import BodyReader, ClientGoneError, Receive, Scope, Send, drain
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.routes import Caller
@@ -118,7 +118,7 @@ class App:
     def __init__(self, plane: DataPlane, proxy: ControlProxy, max_body_bytes: int) -> None:
         self._plane = plane
         self._proxy = proxy
-        self._max_body = max_body_bytes
+        self._bodies = BodyReader(max_body_bytes)
         self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             route.handler: getattr(self, "_" + route.handler) for route in ROUTES
         }
@@ -179,7 +179,7 @@ class App:
             )
         body = b""
         if route.method == "POST":
-            body = await read_body(receive, length, self._max_body)
+            body = await self._bodies.read(receive, length)
         return await self._handlers[route.handler](Request(found, body, caller))
 
     # Handlers, by the names in ROUTES.

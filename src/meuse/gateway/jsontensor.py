@@ -83,7 +83,10 @@ def tensor(raw: bytes, datatype: str, shape: Sequence[int], field: str) -> NDArr
         return array
     count = prod(shape)
     if depth == 1 and array.size == count:
-        return array.reshape(tuple(shape))
+        try:
+            return array.reshape(tuple(shape))
+        except ValueError:  # without elements, but with dimensions beyond what can be counted
+            raise _invalid(field, f"{list(shape)} is not a shape that a tensor can have") from None
     raise _invalid(
         field, f"shape {list(shape)} needs {count} elements, got {_describe(array.shape)}"
     )

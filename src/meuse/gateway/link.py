@@ -9,17 +9,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+import msgspec
 from numpy.typing import NDArray
 
 from meuse.core.errors import Code, MeuseError
 from meuse.serve import frames
-from meuse.serve.frames import Decoder, FrameError, Hello, Request, Response
+from meuse.serve.frames import Decoder, Failure, FrameError, Hello, Request, Response
 from meuse.serve.page import PageReader
+
+logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024 * 1024
 """Tensor bytes in flight per link; one request is always let through."""
@@ -34,6 +38,15 @@ class Answer:
     outputs: list[tuple[str, NDArray[Any]]]
     rows: int
     compute_us: int
+
+
+class FailedError(MeuseError):
+    """A replica's refusal or failure, with the work that it cost all the same."""
+
+    def __init__(self, failure: Failure, compute_us: int) -> None:
+        known = MeuseError.from_dict(msgspec.structs.asdict(failure))
+        super().__init__(known.code, known.message, field=known.field, hint=known.hint)
+        self.compute_us = compute_us
 
 
 @dataclass(slots=True, eq=False)
@@ -160,7 +173,8 @@ class Link(asyncio.Protocol):
                     self._greeted(header)
                 else:
                     raise FrameError(f"a replica sent {type(header).__name__}")
-        except FrameError:
+        except FrameError as error:
+            logger.error("replica %s is cut off: %s", self.replica, error)
             if self._transport is not None:
                 self._transport.abort()
             return
@@ -205,13 +219,4 @@ class Link(asyncio.Protocol):
             outputs = list(zip(names, tensors, strict=True))
             flight.future.set_result(Answer(outputs, response.rows, response.compute_us))
         else:
-            flight.future.set_exception(
-                MeuseError.from_dict(
-                    {
-                        "code": error.code,
-                        "message": error.message,
-                        "field": error.field,
-                        "hint": error.hint,
-                    }
-                )
-            )
+            flight.future.set_exception(FailedError(error, response.compute_us))

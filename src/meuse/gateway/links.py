@@ -89,19 +89,22 @@ class Pool:
         self._waiting_bytes = bytes_after
 
     def sweep(self, now: int) -> None:
-        """Fail what is late. In flight it keeps its credit until the replica answers."""
+        """Fail what is late, and give back the places of those who have gone.
+
+        In flight a request keeps its credit until the replica answers.
+        """
         for link in (*self._links.values(), *self._leaving):
             for flight in link.flights.values():
                 if flight.deadline_ms <= now:
                     flight.fail(_late())
         if not self._waiting:
             return
-        late = [flight for flight in self._waiting if flight.deadline_ms <= now]
-        if late:
-            ready = self.is_ready
-            for flight in late:
-                flight.fail(_late() if ready else _nobody(self.name))
-            self._set_waiting([flight for flight in self._waiting if not flight.future.done()])
+        for flight in self._waiting:
+            if flight.deadline_ms <= now:
+                flight.fail(_late() if self.is_ready else _nobody(self.name))
+        still = [flight for flight in self._waiting if not flight.future.done()]
+        if len(still) < len(self._waiting):
+            self._set_waiting(still)
 
     # link.Owner
 
@@ -169,7 +172,6 @@ class Links:
         self._sockets = sockets
         self._pools: dict[tuple[str, str], Pool] = {}
         self._old: list[Pool] = []
-        self._sweeper = asyncio.get_running_loop().create_task(self._sweep())
 
     def update(self, snapshot: Snapshot) -> None:
         """Make a pool for every target and drop the others, without losing a request."""
@@ -194,11 +196,11 @@ class Links:
         return self._pools[deployment, version]
 
     def close(self) -> None:
-        self._sweeper.cancel()
         for pool in (*self._pools.values(), *self._old):
             pool.close()
 
-    async def _sweep(self) -> None:
+    async def sweep(self) -> None:
+        """Let no request wait for ever; until cancelled."""
         while True:
             await asyncio.sleep(_SWEEP_S)
             now = now_ms()

@@ -95,18 +95,18 @@ class Caller:
     """A verified key. Holds its header to be verified again under newer routes."""
 
     __slots__ = ("authorization", "expires_ms", "found", "key", "plan_version", "project",
-                 "routes", "scopes", "tenant")  # fmt: skip
+                 "scopes", "tenant")  # fmt: skip
 
-    def __init__(self, routes: Routes, authorization: bytes, key: str, entry: KeyEntry) -> None:
-        self.routes = routes
+    def __init__(
+        self, authorization: bytes, key: str, entry: KeyEntry, plan_version: str | None
+    ) -> None:
         self.authorization = authorization
         self.key = key
         self.tenant = entry.tenant
         self.project = entry.project
         self.scopes = entry.scopes
         self.expires_ms = entry.expires_ms
-        tenant = routes.snapshot.tenants.get(entry.tenant)
-        self.plan_version = tenant.plan_version if tenant else None
+        self.plan_version = plan_version
         self.found: dict[str | None, Route] = {}
 
     def require(self, scope: str) -> None:
@@ -151,7 +151,9 @@ class Routes:
             raise _unauthenticated("the API key is not valid")
         if len(self._verified) >= _CACHE:
             self._verified.clear()
-        caller = self._verified[authorization] = Caller(self, authorization, key_id, entry)
+        tenant = self.snapshot.tenants.get(entry.tenant)
+        plan = tenant.plan_version if tenant else None
+        caller = self._verified[authorization] = Caller(authorization, key_id, entry, plan)
         return caller
 
     def find(self, caller: Caller, model: str | None) -> Route:
@@ -176,23 +178,23 @@ class Routes:
         return route
 
     def _only(self, caller: Caller) -> Route:
+        """The caller's own deployment, if it is one: what others share, now or later, must
+        never receive a call that did not name it."""
         tenant = caller.tenant
-        open_to = [r for r in self._by_name.values() if r.deployment.allows(tenant)]
-        if len(open_to) == 1:
-            return open_to[0]
-        names = sorted(
-            r.deployment.name if r.deployment.tenant == tenant else r.full_name for r in open_to
-        )
-        if not names:
-            raise MeuseError(
-                Code.INVALID_FIELD, "there is no deployment to call", field="model",
-                hint="Deploy a model first.",
-            )  # fmt: skip
+        own = [r for r in self._by_name.values() if r.deployment.tenant == tenant]
+        if len(own) == 1:
+            return own[0]
+        shared = [
+            full_name
+            for full_name, r in self._by_name.items()
+            if r.deployment.tenant != tenant and r.deployment.allows(tenant)
+        ]
+        names = [*sorted(r.deployment.name for r in own), *sorted(shared)]
         raise MeuseError(
             Code.INVALID_FIELD,
-            f"name the model: there are {len(names)} deployments",
+            f"no model is named, and you have {len(own)} deployments of your own",
             field="model",
-            hint=f"One of: {', '.join(names[:50])}.",
+            hint=f"One of: {', '.join(names[:50])}." if names else "Deploy a model first.",
         )
 
 

@@ -36,6 +36,8 @@ METHODS: dict[str, str] = {
 
 MAX_AGE_MS = 5 * 60 * 1000
 _GRACE_MS = 60 * 1000
+_MAX_RPCS = 4096
+"""Calls at once, each with one message; beyond it they are refused by gRPC itself."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, "Caller | None"], Awaitable[Message]]
@@ -51,32 +53,63 @@ def make_server(plane: DataPlane, address: str, max_message_bytes: int) -> grpc.
             # Channels move on, so that load follows when workers come and go.
             ("grpc.max_connection_age_ms", MAX_AGE_MS),
             ("grpc.max_connection_age_grace_ms", _GRACE_MS),
-        ]
+        ],
+        maximum_concurrent_rpcs=_MAX_RPCS,
     )
-    service = Service(plane)
-    handlers = {
-        name: grpc.unary_unary_rpc_method_handler(
-            _guarded(plane, getattr(service, name), scope),
-            request_deserializer=getattr(pb, f"{name}Request").FromString,
-            response_serializer=getattr(pb, f"{name}Response").SerializeToString,
-        )
-        for name, scope in METHODS.items()
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+    server.add_generic_rpc_handlers((_Guard(plane),))
     server.add_insecure_port(address)
     return server
 
 
-def _guarded(
-    plane: DataPlane, method: Method, scope: str
+class _Guard(grpc.GenericRpcHandler):
+    """Finds the method of a call, and checks its key by the metadata alone.
+
+    gRPC receives the message of a unary call before it calls the method, so a call without a
+    good key is given a streaming method that never asks for a message.
+    """
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+        service = Service(plane)
+        self._methods = {
+            f"/{SERVICE}/{name}": (
+                scope,
+                getattr(service, name),
+                getattr(pb, f"{name}Request").FromString,
+                getattr(pb, f"{name}Response").SerializeToString,
+            )
+            for name, scope in METHODS.items()
+        }
+
+    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """How to handle a call; None for a method that is not served."""
+        found = self._methods.get(details.method)
+        if found is None:
+            return None
+        scope, method, read, write = found
+        caller = None
+        if scope != "public":
+            try:
+                caller = self._plane.authenticate(_authorization(details), scope)
+            except MeuseError as error:
+                return _denied(error)
+        return grpc.unary_unary_rpc_method_handler(_called(method, caller), read, write)
+
+
+def _denied(error: MeuseError) -> grpc.RpcMethodHandler[Any, Any]:
+    async def deny(messages: Any, context: Context) -> None:
+        await _abort(context, error)
+
+    return grpc.stream_unary_rpc_method_handler(deny)
+
+
+def _called(
+    method: Method, caller: Caller | None
 ) -> Callable[[Any, Context], Awaitable[Message | None]]:
-    """Check the key before anything else; turn errors into statuses."""
+    """A method for one call of one caller, with its errors as statuses."""
 
     async def call(request: Any, context: Context) -> Message | None:
         try:
-            caller = None
-            if scope != "public":
-                caller = plane.authenticate(_authorization(context), scope)
             return await method(request, caller)
         except MeuseError as error:
             failure = error
@@ -89,8 +122,8 @@ def _guarded(
     return call
 
 
-def _authorization(context: Context) -> bytes | None:
-    for name, value in context.invocation_metadata() or ():
+def _authorization(details: grpc.HandlerCallDetails) -> bytes | None:
+    for name, value in details.invocation_metadata or ():
         if name == "authorization":
             return value.encode() if isinstance(value, str) else value
     return None

@@ -75,7 +75,7 @@ def _raw(data: bytes, dtype: np.dtype[Any], shape: tuple[int, ...], i: int) -> N
     # Other bytes would make booleans that are neither true nor false.
     if dtype.kind == "b" and np.frombuffer(data, np.uint8).max(initial=0) > 1:
         raise _invalid(f"raw_input_contents[{i}]", "a boolean is a byte of 0 or 1")
-    return np.frombuffer(data, dtype).reshape(shape)
+    return _shaped(np.frombuffer(data, dtype), shape, i)
 
 
 def _typed(contents: Any, datatype: str, shape: tuple[int, ...], i: int) -> NDArray[Any]:
@@ -90,11 +90,20 @@ def _typed(contents: Any, datatype: str, shape: tuple[int, ...], i: int) -> NDAr
         )
     dtype = DTYPES[datatype]
     try:
-        return np.array(values, dtype).reshape(shape)
+        array = np.array(values, dtype)
     except OverflowError:
         limits = np.iinfo(dtype)
         at = next(j for j, v in enumerate(values) if not limits.min <= v <= limits.max)
         raise _invalid(f"{where}[{at}]", f"{values[at]} is out of range for {datatype}") from None
+    return _shaped(array, shape, i)
+
+
+def _shaped(array: NDArray[Any], shape: tuple[int, ...], i: int) -> NDArray[Any]:
+    try:
+        return array.reshape(shape)
+    except ValueError:  # without elements, but with dimensions beyond what can be counted
+        message = f"{list(shape)} is not a shape that a tensor can have"
+        raise _invalid(f"inputs[{i}].shape", message) from None
 
 
 def _invalid(field: str, message: str, hint: str | None = None) -> MeuseError:

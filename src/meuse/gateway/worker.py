@@ -36,6 +36,7 @@ logger = logging.getLogger(__name__)
 DRAIN_S = 10.0
 ORPHAN_S = 2.0
 _SYNC_S = 0.05
+_MAX_CONNECTIONS = 10_000  # beyond it HTTP requests are answered 503
 _BACKLOG = 2048
 
 
@@ -58,9 +59,14 @@ class WorkerConfig:
 
 
 def serve(config: WorkerConfig) -> None:
-    """Serve until SIGTERM, finish what is in flight, return."""
+    """Serve until SIGTERM, finish what is in flight, return.
+
+    Raises SystemExit(1), after the same, when a part of the worker has failed: a worker that
+    hears of no snapshot or syncs no journal must not look well, and the next one is.
+    """
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_run(config))
+        if not runner.run(_run(config)):
+            raise SystemExit(1)
 
 
 class _Server(uvicorn.Server):
@@ -71,7 +77,8 @@ class _Server(uvicorn.Server):
         yield
 
 
-async def _run(config: WorkerConfig) -> None:
+async def _run(config: WorkerConfig) -> bool:
+    """Whether every part lasted until the worker was told to stop."""
     loop = asyncio.get_running_loop()
     stopping = asyncio.Event()
     loop.add_signal_handler(signal.SIGTERM, stopping.set)
@@ -98,22 +105,32 @@ async def _run(config: WorkerConfig) -> None:
     http = _http_server(App(plane, proxy, config.max_body_bytes))
     grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
     await grpc.start()
-    listening = asyncio.create_task(http.serve(sockets=[socket.socket(fileno=config.http_fd)]))
-    helpers = [asyncio.create_task(snapshots.follow()), asyncio.create_task(_sync(journal, plane))]
+    listening = asyncio.create_task(
+        http.serve(sockets=[socket.socket(fileno=config.http_fd)]), name="http"
+    )
+    helpers = [
+        asyncio.create_task(snapshots.follow(), name="snapshots"),
+        asyncio.create_task(_sync(journal, plane), name="journal"),
+        asyncio.create_task(links.sweep(), name="deadlines"),
+    ]
     # What is loaded now stays: later collections need not walk it, forked pages stay shared.
     gc.collect()
     gc.freeze()
     stop = asyncio.create_task(stopping.wait())
-    await asyncio.wait({listening, stop}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({listening, stop, *helpers}, return_when=asyncio.FIRST_COMPLETED)
+    failed = [task for task in (listening, *helpers) if task.done()]
+    for part in failed:
+        logger.error("a part of the worker ended: %s", part.get_name(), exc_info=part.exception())
     plane.is_draining = True
     http.should_exit = True
-    await asyncio.gather(listening, grpc.stop(DRAIN_S))
+    await asyncio.gather(listening, grpc.stop(DRAIN_S), return_exceptions=bool(failed))
     for task in (stop, *helpers):
         task.cancel()
     await asyncio.gather(stop, *helpers, return_exceptions=True)
     links.close()
     await proxy.close()
     journal.close()
+    return not failed
 
 
 def _http_server(app: App) -> _Server:
@@ -131,6 +148,7 @@ def _http_server(app: App) -> _Server:
             date_header=False,
             proxy_headers=False,
             timeout_keep_alive=75,
+            limit_concurrency=_MAX_CONNECTIONS,
             timeout_graceful_shutdown=int(DRAIN_S),
             backlog=_BACKLOG,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,11 +24,12 @@ import uvloop
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ports import Engine
-from meuse.runtime import lifeline
 from meuse.serve import frames
 from meuse.serve.batcher import Done, Queue, batchable, item_of, run_batch
 from meuse.serve.frames import DTYPES, Decoder, Failure, FrameError, Hello, Request, Response
 from meuse.serve.page import PageWriter
+
+logger = logging.getLogger(__name__)
 
 _LINGER_S = 2.0
 
@@ -44,13 +46,10 @@ class ReplicaConfig:
     max_queue: int = 1024
     credits: int = 256
     """Unanswered requests per connection."""
-    lifeline_fd: int | None = None
 
 
 def serve(engine: Engine, config: ReplicaConfig) -> None:
     """Warm up, listen, answer until SIGTERM, then finish what is queued and return."""
-    if config.lifeline_fd is not None:
-        lifeline.watch(config.lifeline_fd, lifeline.end_now)
     warm_up(engine, config.max_rows)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_Replica(engine, config).run())
@@ -105,7 +104,8 @@ class _Connection(asyncio.Protocol):
                     raise FrameError(f"a worker sent {type(header).__name__}")
                 self.unanswered += 1
                 self._replica.receive(header, tensors, self)
-        except FrameError:
+        except FrameError as error:
+            logger.error("a worker is cut off: %s", error)
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -11,7 +11,7 @@ Usage is kept per bucket of a quarter of an hour (`core.clock.BUCKET_MS`). Every
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -22,7 +22,7 @@ from meuse.core.ids import new_id
 from meuse.core.nouns import DEFAULT_PROJECT
 from meuse.store import money_tables as t
 from meuse.store.database import Database
-from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, to_json
+from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, tell, to_json
 from meuse.store.money_tables import (
     Alarm,
     Cursor,
@@ -91,7 +91,8 @@ class MoneyStore:
             _take_turn(connection)
             move_cursor(connection, segment, offset, moved, now)
             done, raised = add_records(connection, records)
-            raise_alarms(connection, (*alarms, *raised), now)
+            fresh = raise_alarms(connection, (*alarms, *raised), now)
+        tell(fresh)
         return done
 
     # --- usage ---
@@ -146,6 +147,8 @@ class MoneyStore:
         start_ms: int,
         end_ms: int,
         build: Callable[[Sequence[RollupRow]], InvoiceDraft],
+        *,
+        keep: bool = True,
     ) -> tuple[Invoice, bool]:
         """Make the invoice of a period; (invoice, whether it is new).
 
@@ -153,6 +156,7 @@ class MoneyStore:
         sees the rollup inside the same transaction: no usage slips in between reading and
         issuing. A final one gets the next number, without gaps. Raises `conflict` when an
         issued invoice of another period covers a part of this one, and what `build` raises.
+        Without `keep` nothing is written, and what is built is a draft without an id.
         """
         _check_bounds(start_ms, end_ms)
         with self._database.write() as connection:
@@ -162,7 +166,9 @@ class MoneyStore:
                 return _invoice(old), False
             draft = build(_rollup_rows(connection, tenant, start_ms, end_ms))
             now = self._clock()
-            raise_alarms(connection, draft.alarms, now)
+            if not keep:
+                return _preview(tenant, draft, now), False
+            fresh = raise_alarms(connection, draft.alarms, now)
             number = _next_number(connection) if draft.final else None
             created = now if old is None else old.created_ms
             row = {
@@ -179,7 +185,7 @@ class MoneyStore:
                 "updated_ms": now,
             }
             head = {name: row[name] for name in ("id", "number", "status")}
-            row["body"] = to_json(head | dict(draft.body) | {"created": to_rfc3339(created)})
+            row["body"] = _body(head, draft, created)
             if old is None:
                 connection.execute(sa.insert(t.invoices).values(row))
             else:
@@ -189,6 +195,7 @@ class MoneyStore:
             kept = connection.execute(
                 sa.select(t.invoices).where(t.invoices.c.id == row["id"])
             ).one()
+        tell(fresh)
         return _invoice(kept), old is None
 
     def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice:
@@ -215,16 +222,16 @@ class MoneyStore:
         """All alarms, oldest first: {id, ts_ms, kind, tenant, detail}."""
         query = sa.select(t.alarms).order_by(t.alarms.c.ts_ms, t.alarms.c.id)
         with self._database.read() as connection:
-            return [
-                {
-                    "id": row.id,
-                    "ts_ms": row.ts_ms,
-                    "kind": row.kind,
-                    "tenant": row.tenant_id,
-                    "detail": json.loads(row.detail),
-                }
-                for row in connection.execute(query)
-            ]
+            return [_alarm(row) for row in connection.execute(query)]
+
+    def newest_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
+        """(how many alarms there are, the newest of them as in `alarms`, newest first)."""
+        a = t.alarms.c
+        query = sa.select(t.alarms).order_by(a.ts_ms.desc(), a.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            count = connection.execute(sa.select(sa.func.count()).select_from(t.alarms))
+            newest = [_alarm(row) for row in connection.execute(query)]
+            return count.scalar_one(), newest
 
 
 def _take_turn(connection: sa.Connection) -> None:
@@ -287,6 +294,25 @@ def _next_number(connection: sa.Connection) -> str:
     c = t.counters.c
     statement = sa.update(t.counters).where(c.series == "default").values(last=c.last + 1)
     return f"INV-{connection.execute(statement.returning(c.last)).scalar_one():06d}"
+
+
+def _body(head: Mapping[str, Any], draft: InvoiceDraft, created: int) -> str:
+    return to_json({**head, **draft.body, "created": to_rfc3339(created)})
+
+
+def _preview(tenant: str, draft: InvoiceDraft, now: int) -> Invoice:
+    body = _body({"id": None, "number": None, "status": "draft"}, draft, now)
+    return Invoice(None, tenant, None, "draft", draft.currency, draft.total, body)
+
+
+def _alarm(row: sa.Row[Any]) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "ts_ms": row.ts_ms,
+        "kind": row.kind,
+        "tenant": row.tenant_id,
+        "detail": json.loads(row.detail),
+    }
 
 
 def _invoice(row: sa.Row[Any]) -> Invoice:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from meuse.core.ids import new_id
 from meuse.core.nouns import DEFAULT_PROJECT
 from meuse.store import money_tables as t
 from meuse.store.money_tables import Alarm, Cursor, Ingested, Record
+
+_log = logging.getLogger(__name__)
 
 _IDS_PER_QUERY = 10_000  # SQLite binds at most 32,766 values
 _ADD = (
@@ -184,13 +187,31 @@ def _record_row(r: Record, digest: bytes) -> tuple[Any, ...]:
     )  # fmt: skip
 
 
-def raise_alarms(connection: sa.Connection, new: Iterable[Alarm], now: int) -> None:
-    """Keep alarms; one that was raised before stays as it is."""
+def raise_alarms(connection: sa.Connection, raised: Iterable[Alarm], now: int) -> list[Alarm]:
+    """Keep alarms; one that was raised before stays as it is. Returns the new ones.
+
+    The caller holds the turn, and tells of the new ones (`tell`) once they are committed.
+    """
+    by_dedup = {alarm.dedup: alarm for alarm in raised}
+    known: set[str] = set()
+    dedups = list(by_dedup)
+    for at in range(0, len(dedups), _IDS_PER_QUERY):
+        chunk = dedups[at : at + _IDS_PER_QUERY]
+        query = sa.select(t.alarms.c.dedup).where(t.alarms.c.dedup.in_(chunk))
+        known.update(connection.execute(query).scalars())
+    new = [alarm for dedup, alarm in by_dedup.items() if dedup not in known]
     rows = [
         (new_id("alarm"), a.tenant, DEFAULT_PROJECT, now, a.kind, to_json(a.detail), a.dedup)
         for a in new
     ]
-    _insert_many(connection, t.alarms, rows, "ON CONFLICT (dedup) DO NOTHING")
+    _insert_many(connection, t.alarms, rows)
+    return new
+
+
+def tell(alarms: Iterable[Alarm]) -> None:
+    """Write alarms to the log, where someone looks."""
+    for alarm in alarms:
+        _log.error("alarm %s of tenant %s: %s", alarm.kind, alarm.tenant, to_json(alarm.detail))
 
 
 def to_json(value: Any) -> str:

@@ -112,9 +112,12 @@ class RollupRow:
 
 @dataclass(frozen=True, slots=True)
 class Invoice:
-    """A kept invoice. `body` is its JSON, the same text for ever once it is issued."""
+    """An invoice. `body` is its JSON, the same text for ever once it is issued.
 
-    id: str
+    `id` is None for one that is not kept.
+    """
+
+    id: str | None
     tenant: str
     number: str | None
     status: str

@@ -69,7 +69,8 @@ def fit(job: JobContext, splits: Splits, spec: TrainSpec, metric: Metric) -> Tra
     After every epoch the job hears the training loss and the validation figures, and a
     checkpoint replaces `job.checkpoint`; a run that finds its own checkpoint goes on from
     it. The best epoch is the first with the highest accuracy or R². Raises `invalid_field`
-    (field `learning_rate`) when the loss is no longer finite.
+    (field `learning_rate`) when loss or validation are no longer finite, and `invalid_data`
+    (field `data`) when only the test rows give no finite figures.
     """
     run = _start(job, splits, spec, metric)
     while run.progress.epoch < spec.epochs:
@@ -77,7 +78,7 @@ def fit(job: JobContext, splits: Splits, spec: TrainSpec, metric: Metric) -> Tra
         _finish_epoch(run, splits.task, loss)
     run.model.load_state_dict(run.progress.best)
     figures = _prefixed("validation", evaluate(run.model, splits.validation, metric))
-    figures |= _prefixed("test", evaluate(run.model, splits.test, metric))
+    figures |= _prefixed("test", _test(run, splits.test))
     job.log(f"kept epoch {run.progress.best_epoch} of {spec.epochs}; exporting to ONNX")
     model_path, signature = export(run.model, splits.classes, run.x[:3], job.folder / "model.onnx")
     job.metrics(figures)
@@ -165,8 +166,8 @@ def _finish_epoch(run: _Run, task: str, loss: float) -> None:
     """Judge the epoch, remember the best, report, and write the checkpoint."""
     progress = run.progress
     epoch = progress.epoch + 1
-    outputs = predict(run.model, run.validation.x)
-    if not (math.isfinite(loss) and np.isfinite(outputs).all()):
+    figures = _figures(run, run.validation) if math.isfinite(loss) else None
+    if figures is None:
         raise MeuseError(
             Code.INVALID_FIELD,
             f"training diverged in epoch {epoch}: the loss is {loss}",
@@ -174,7 +175,6 @@ def _finish_epoch(run: _Run, task: str, loss: float) -> None:
             hint=f"Use a learning rate below {run.spec.rate:g}, for example "
             f"{run.spec.rate / 10:g}.",
         )
-    figures = run.metric(outputs, run.validation.y)
     score = figures[_SELECTS[task]]
     if progress.best_score is None or score > progress.best_score:
         progress.best_score, progress.best_epoch = score, epoch
@@ -187,6 +187,28 @@ def _finish_epoch(run: _Run, task: str, loss: float) -> None:
         f"epoch {epoch}/{run.spec.epochs}: loss {loss:.4f}, validation {_SELECTS[task]} {score:.4f}"
     )
     checkpoint.write(run.job.checkpoint, progress, run.model, run.optimizer)
+
+
+def _figures(run: _Run, examples: Examples) -> dict[str, float] | None:
+    """The network's figures, None when any output or figure is not a finite number."""
+    outputs = predict(run.model, examples.x)
+    if not np.isfinite(outputs).all():
+        return None
+    figures = run.metric(outputs, examples.y)
+    return figures if all(map(math.isfinite, figures.values())) else None
+
+
+def _test(run: _Run, examples: Examples) -> dict[str, float]:
+    figures = _figures(run, examples)
+    if figures is None:
+        raise MeuseError(
+            Code.INVALID_DATA,
+            "the network's outputs are finite on the validation rows but not on the test rows",
+            field="data",
+            hint="Look for extreme values in the data, or use a learning rate below "
+            f"{run.spec.rate:g}.",
+        )
+    return figures
 
 
 def _threads(spec: TrainSpec, model: nn.Module, rows: int) -> int:

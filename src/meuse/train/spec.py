@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from typing import Any
 
 from meuse.core.errors import invalid
@@ -25,6 +26,7 @@ MAX_SEED = 2**31 - 1
 MAX_WIDTH = 8192
 MAX_RATE = 1000.0
 MAX_LAYERS = 16
+MAX_PARAMETERS = 100_000_000
 
 # Chosen on the validation split of digits (classification) and diabetes (regression).
 _LEARNING_RATES: dict[tuple[str, str], float] = {
@@ -117,7 +119,16 @@ def _hidden(value: object) -> list[int]:
             f"{value!r} is not a list of widths",
             f"Use 1 to {MAX_LAYERS} whole numbers, such as [256, 128].",
         )
-    return [integer(field, width, 1, MAX_WIDTH) for width in value]
+    widths = [integer(field, width, 1, MAX_WIDTH) for width in value]
+    # The first and the last layer's sizes follow from the data, which is not known here.
+    parameters = sum(a * b for a, b in pairwise(widths))
+    if parameters > MAX_PARAMETERS:
+        raise invalid(
+            field,
+            f"these layers have {parameters:,} parameters; the limit is {MAX_PARAMETERS:,}",
+            "Use fewer or narrower layers, such as [256, 128].",
+        )
+    return widths
 
 
 def _dropout(value: object) -> float:
