@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import ipaddress
 import os
+import resource
 import secrets
 import sys
 from collections.abc import Callable, Sequence
@@ -29,6 +30,8 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--insecure", action="store_true", default=None)
     options = vars(parser.parse_args(argv))
     os.umask(0o077)  # databases, logs and blobs are the owner's alone
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # every connection is one
     try:
         settings = load(**options)
         up(settings, lambda what: greet(settings, what))
