@@ -19,11 +19,23 @@ WORK = str(Path(__file__).parent / "work.py")
 Make = Callable[[], DbosJobs]
 
 
+class Store(SqlJobs):
+    """The real store; `away` counts calls that fail as if the database were gone."""
+
+    away = 0
+
+    def add_events(self, job_id, events) -> None:
+        if self.away > 0:
+            self.away -= 1
+            raise ConnectionError("the database is away")
+        super().add_events(job_id, events)
+
+
 @pytest.fixture
-def store(database_url: str) -> Iterator[SqlJobs]:
+def store(database_url: str) -> Iterator[Store]:
     database = Database(database_url)
     database.migrate("meuse")
-    yield SqlJobs(database)
+    yield Store(database)
     database.close()
 
 
@@ -40,6 +52,8 @@ def queue(
         completed.append(job.id)
         if job.spec.get("complete") == "refuse":
             raise invalid("complete", "no")
+        if job.spec.get("complete") == "stumble" and len(completed) < 3:
+            raise ConnectionError("the database is away")
         return {"answer": result["answer"]}
 
     url = database_url.replace("test.db", "jobs.db")
@@ -125,3 +139,15 @@ def test_cancel_of_running_and_of_queued(store: SqlJobs, queue: DbosJobs) -> Non
     assert store.get(None, "job-1").error["code"] == "cancelled"
     with pytest.raises(MeuseError):
         store.update("job-2", status=JobStatus.RUNNING)
+
+
+def test_a_database_that_is_away_costs_no_result(
+    store: Store, queue: DbosJobs, completed: list[str]
+) -> None:
+    """Reports wait, and completing is tried again, until the database is back."""
+    store.away = 2
+    queue.launch()
+    queue.submit(add(store, "job-1", "return", complete="stumble"))
+    assert ended(store, "job-1").status == JobStatus.SUCCEEDED
+    assert completed == ["job-1"] * 3
+    assert "log" in [event.kind for event in store.events("job-1", 0)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -89,7 +90,7 @@ class DbosJobs:
         DBOS.register_queue(
             QUEUE,
             worker_concurrency=self._concurrency,
-            polling_interval_sec=0.1,
+            polling_interval_sec=0.25,
             on_conflict="always_update",
         )
         for job in self._store.unfinished():
@@ -146,7 +147,7 @@ class DbosJobs:
         try:
             return process.run(folder, self._command, reporter, cancelled)
         finally:
-            reporter.flush()
+            reporter.close()
 
     def _finish(self, job_id: str, outcome: dict[str, Any]) -> None:
         job = self._store.get(None, job_id)
@@ -172,7 +173,9 @@ class DbosJobs:
     def _tidy(self, job: Job) -> None:
         """Checkpoints and work files of an ended job go; its log stays."""
         for path in self.folder_of(job).glob("*"):
-            if path.is_file() and path.name != "log.txt":
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif path.name != "log.txt":
                 path.unlink()
 
     def folder_of(self, job: Job) -> Path:
@@ -218,18 +221,27 @@ class _Reporter:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is new. A database that is away costs a report, never the job."""
+        """Write what is new. A database that is away costs a delay, never the job."""
         self._flushed = time.monotonic()
-        events = list(self._events)
-        if self._progress is not None:
-            events.append(("progress", {"fraction": self._progress}))
-        if not events:
-            return
         try:
-            self._store.add_events(self._job_id, events)
-            self._store.update(self._job_id, progress=self._progress, metrics=self._metrics or None)
+            self._write()
         except Exception:
             log.exception("reports of %s wait for the store", self._job_id)
             del self._events[:-MAX_WAITING]
-            return
-        self._events, self._progress = [], None
+
+    def close(self) -> None:
+        """The last flush, with patience."""
+        try:
+            _patiently(self._write)
+        except Exception:
+            log.exception("the last reports of %s are lost", self._job_id)
+
+    def _write(self) -> None:
+        events = list(self._events)
+        if self._progress is not None:
+            events.append(("progress", {"fraction": self._progress}))
+        if events:
+            # Events last: what is written twice after a failure must be harmless.
+            self._store.update(self._job_id, progress=self._progress, metrics=self._metrics or None)
+            self._store.add_events(self._job_id, events)
+            self._events, self._progress = [], None
