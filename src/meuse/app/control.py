@@ -17,7 +17,7 @@ from meuse.api.application import make_app
 from meuse.api.context import Control, Inspect
 from meuse.api.ledger import LedgerClient
 from meuse.app import commands
-from meuse.app.kinds import job_kinds
+from meuse.app.kinds import JobKinds
 from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
@@ -75,7 +75,7 @@ def main(argv: Sequence[str]) -> int:
         command=lambda name, scope, version: commands.replica(settings, name, scope, version),
         wake=wake,
     )
-    kinds = job_kinds(datasets, registry, deployments, reconciler.wake)
+    kinds = JobKinds(datasets, registry, deployments, reconciler.wake).by_name()
     queue = DbosJobs(
         store=jobs,
         kinds=kinds,

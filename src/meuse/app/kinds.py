@@ -7,7 +7,7 @@ produced is in the blobs before `complete` runs, so completing is small and idem
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from meuse.compress.spec import CompressSpec
@@ -29,26 +29,35 @@ from meuse.registry import references
 from meuse.train.spec import TrainSpec
 
 
-def job_kinds(
-    datasets: DatasetStore,
-    registry: RegistryStore,
-    deployments: DeploymentStore,
-    wake: Callable[[], None],
-) -> dict[str, JobKind]:
+@dataclass(frozen=True, slots=True)
+class JobKinds:
     """The kinds that this platform runs; `wake` tells the reconciler to look."""
 
-    def find_data(scope: Scope, text: str, field: str = "data") -> DatasetVersion:
-        reference = parse_data(text, field)
-        return datasets.get(scope, reference.name, reference.version)
+    datasets: DatasetStore
+    registry: RegistryStore
+    deployments: DeploymentStore
+    wake: Callable[[], None]
 
-    def check_train(scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
+    def by_name(self) -> dict[str, JobKind]:
+        return {
+            "train": JobKind(self._check_train, self._prepare_train, self._complete_train),
+            "compress": JobKind(
+                self._check_compress, self._prepare_compress, self._complete_compress
+            ),
+        }
+
+    def _find_data(self, scope: Scope, text: str, field: str = "data") -> DatasetVersion:
+        reference = parse_data(text, field)
+        return self.datasets.get(scope, reference.name, reference.version)
+
+    def _check_train(self, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
         deploy = spec.pop("deploy", False)
         if not isinstance(deploy, bool):
             raise invalid("deploy", f"{deploy!r} is not true or false")
         asked = TrainSpec.from_dict(spec)
         if deploy:
-            deployments.check_name(scope, asked.model_name)
-        data = find_data(scope, asked.data)
+            self.deployments.check_name(scope, asked.model_name)
+        data = self._find_data(scope, asked.data)
         names = [column.name for column in data.columns]
         if asked.target is not None and asked.target not in names:
             raise invalid(
@@ -58,8 +67,8 @@ def job_kinds(
         pinned = replace(asked, data=data.ref, target=asked.target or names[-1])
         return {**pinned.to_dict(), "deploy": deploy}
 
-    def data_inputs(job: Job, data: str) -> dict[str, Any]:
-        version = find_data(job.scope, data)
+    def _data_inputs(self, job: Job, data: str) -> dict[str, Any]:
+        version = self._find_data(job.scope, data)
         return {
             "tenant": job.scope.tenant,
             "data": version.ref,
@@ -67,47 +76,50 @@ def job_kinds(
             "format": version.format,
         }
 
-    def prepare_train(job: Job) -> dict[str, Any]:
-        return data_inputs(job, job.spec["data"])
+    def _prepare_train(self, job: Job) -> dict[str, Any]:
+        return self._data_inputs(job, job.spec["data"])
 
-    def complete_train(job: Job, result: dict[str, Any]) -> dict[str, Any]:
-        answer = register(job, result, job.spec["model_name"], job.spec["data"], job.spec["seed"])
+    def _complete_train(self, job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        answer = self._register(
+            job, result, job.spec["model_name"], job.spec["data"], job.spec["seed"]
+        )
         if job.spec.get("deploy"):
             try:
-                deploy(job.scope, job.spec["model_name"], answer["model"])
+                self._deploy(job.scope, job.spec["model_name"], answer["model"])
                 answer["deployment"] = job.spec["model_name"]
             except MeuseError as error:
                 # The model is there all the same: the job has done what cannot be repeated.
                 answer["deployment_error"] = error.to_dict()
         return answer
 
-    def check_compress(scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
+    def _check_compress(self, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
         asked = CompressSpec.from_dict(spec)
-        parent = references.resolve(registry, scope, asked.model)
-        data = find_data(scope, asked.data or parent.lineage.dataset)
+        parent = references.resolve(self.registry, scope, asked.model)
+        data = self._find_data(scope, asked.data or parent.lineage.dataset)
         return replace(asked, model=parent.ref, data=data.ref).to_dict()
 
-    def prepare_compress(job: Job) -> dict[str, Any]:
-        parent = references.resolve(registry, job.scope, job.spec["model"])
+    def _prepare_compress(self, job: Job) -> dict[str, Any]:
+        parent = references.resolve(self.registry, job.scope, job.spec["model"])
         return {
-            **data_inputs(job, job.spec["data"]),
+            **self._data_inputs(job, job.spec["data"]),
             "parent": {
                 "digest": parent.artifacts[0].digest,
                 "signature": parent.signature.to_dict(),
                 "task": parent.task,
                 "target": parent.lineage.target,
-                # The parent's split: its test rows were never trained on.
+                # The parent's split: on its own data the test rows were never trained on.
                 "seed": parent.lineage.seed,
             },
         }
 
-    def complete_compress(job: Job, result: dict[str, Any]) -> dict[str, Any]:
-        parent = references.resolve(registry, job.scope, job.spec["model"])
-        return register(
+    def _complete_compress(self, job: Job, result: dict[str, Any]) -> dict[str, Any]:
+        parent = references.resolve(self.registry, job.scope, job.spec["model"])
+        return self._register(
             job, result, parent.model, job.spec["data"], parent.lineage.seed, parent.ref
         )
 
-    def register(
+    def _register(
+        self,
         job: Job,
         result: dict[str, Any],
         model: str,
@@ -115,8 +127,8 @@ def job_kinds(
         seed: int,
         parent: str | None = None,
     ) -> dict[str, Any]:
-        dataset = find_data(job.scope, data)
-        version = registry.add_version(
+        dataset = self._find_data(job.scope, data)
+        version = self.registry.add_version(
             job.scope,
             NewVersion(
                 model=model,
@@ -139,18 +151,13 @@ def job_kinds(
         answer = {"model": version.ref, "metrics": version.metrics}
         return {**answer, "report": version.report} if version.report else answer
 
-    def deploy(scope: Scope, name: str, model: str) -> None:
+    def _deploy(self, scope: Scope, name: str, model: str) -> None:
         wanted = deployments_spec.parse(scope, name, {"model": model})
-        existing = {d.name: d for d in deployments.list(scope)}.get(name)
+        existing = {d.name: d for d in self.deployments.list(scope)}.get(name)
         if existing is not None:
             if existing.targets == wanted.targets:
                 return  # this step ran before
             wanted = replace(existing, targets=wanted.targets)
         # Somebody's change of scale or access in between must not be undone.
-        deployments.put(wanted, existing.generation if existing else 0)
-        wake()
-
-    return {
-        "train": JobKind(check_train, prepare_train, complete_train),
-        "compress": JobKind(check_compress, prepare_compress, complete_compress),
-    }
+        self.deployments.put(wanted, existing.generation if existing else 0)
+        self.wake()
