@@ -46,7 +46,7 @@ class State:
 
 
 class Reconciler:
-    """`command(replica, scope, version)` gives the argument list of a replica process."""
+    """`command(replica, deployment, version)` gives the argument list of a replica process."""
 
     def __init__(
         self,
@@ -57,7 +57,7 @@ class Reconciler:
         plans: PlanStore,
         replicas: Replicas,
         publisher: Publisher,
-        command: Callable[[str, Scope, ModelVersion], list[str]],
+        command: Callable[[str, Deployment, ModelVersion], list[str]],
         wake: threading.Event,
     ) -> None:
         self._deployments = deployments
@@ -146,7 +146,7 @@ class Reconciler:
     def _start(self, spec: Deployment, start: Start) -> None:
         replica = new_id("replica")
         version = self._versions[spec.scope, start.version]
-        self._replicas.start(replica, start, self._command(replica, spec.scope, version))
+        self._replicas.start(replica, start, self._command(replica, spec, version))
 
     def _state(self, want: Wanted, running: list[Replica]) -> State:
         mine = [r for r in running if r.deployment == want.name]
