@@ -24,10 +24,12 @@ from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
 from meuse.gateway.routes import Caller, Route, Routes, Target
 from meuse.meter.record import RecordError, UsageRecord
-from meuse.serve.frames import DATATYPES
+from meuse.serve.frames import DATATYPES, HIGH, NORMAL
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
 
 logger = logging.getLogger(__name__)
+
+MAX_TIMEOUT_MS = 24 * 3600 * 1000
 
 Inputs = Sequence[tuple[str, NDArray[Any]]]
 """Tensors by name, in the order of the request."""
@@ -48,6 +50,9 @@ class Call:
     version: str | None
     protocol: str  # predict | oip-rest | oip-grpc
     read: Callable[[Target], Inputs]
+    timeout_ms: int | None = None
+    """What the caller is willing to wait, at most; the deployment's own holds as well."""
+    priority: int = NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +128,12 @@ class DataPlane:
         counters, route = self.counters, target.route
         flight = Flight(
             ids,
-            now_ms() + route.deployment.timeout_ms,
+            now_ms() + min(call.timeout_ms or MAX_TIMEOUT_MS, route.deployment.timeout_ms),
             inputs,
             sum([array.nbytes for _, array in inputs]),
             asyncio.get_running_loop().create_future(),
-            flow=caller.tenant,
+            _priority(call, caller, target),
+            caller.tenant,
         )
         try:
             target.pool.submit(flight)
@@ -145,6 +151,8 @@ class DataPlane:
             counters.leave(route.stats, began)
             raise
         except BaseException as error:
+            if not isinstance(error, MeuseError):
+                flight.abandon()  # the caller has gone
             work = error if isinstance(error, FailedError) else answer
             code = error.code if isinstance(error, MeuseError) else Code.CANCELLED
             counters.end(route.stats, target.stats, began, 0, work, code)
@@ -213,6 +221,13 @@ class DataPlane:
             raise MeuseError(
                 Code.UNAVAILABLE, "usage cannot be recorded", hint="Try again later."
             ) from error
+
+
+def _priority(call: Call, caller: Caller, target: Target) -> int:
+    """As asked; before all others only on what is one's own."""
+    if call.priority == HIGH and caller.tenant != target.route.deployment.tenant:
+        return NORMAL
+    return call.priority
 
 
 def _in_order(target: Target, answer: Answer) -> list[tuple[str, NDArray[Any]]]:

@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from meuse.core.errors import Code, MeuseError
 from meuse.serve import frames
-from meuse.serve.frames import Decoder, Failure, FrameError, Hello, Request, Response
+from meuse.serve.frames import (
+    Cancel,
+    Decoder,
+    Failure,
+    FrameError,
+    Hello,
+    Request,
+    Response,
+)
 from meuse.serve.page import PageReader
 
 logger = logging.getLogger(__name__)
@@ -47,7 +55,13 @@ class FailedError(MeuseError):
 
     def __init__(self, failure: Failure, response: Response) -> None:
         known = MeuseError.from_dict(msgspec.structs.asdict(failure))
-        super().__init__(known.code, known.message, field=known.field, hint=known.hint)
+        super().__init__(
+            known.code,
+            known.message,
+            field=known.field,
+            hint=known.hint,
+            retry_after_s=failure.retry_after_s,
+        )
         self.compute_us = response.compute_us
         self.queue_us = response.queue_us
         self.batch_rows = response.batch_rows
@@ -65,10 +79,18 @@ class Flight:
     priority: int = frames.NORMAL
     flow: str = ""
     alone: bool = False
+    link: Link | None = None
+    number: int = 0
 
     def fail(self, error: Exception) -> None:
         if not self.future.done():
             self.future.set_exception(error)
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: where it was sent, it need not be run."""
+        self.future.cancel()
+        if self.link is not None:
+            self.link.cancel(self)
 
 
 class Owner(Protocol):
@@ -129,10 +151,20 @@ class Link(asyncio.Protocol):
             flight.fail(MeuseError(Code.TOO_LARGE, str(error), field="inputs"))
             return
         self.flights[number] = flight
+        flight.link, flight.number = self, number
         self._bytes += flight.size
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out += buffers
+
+    def cancel(self, flight: Flight) -> None:
+        """Tell the replica, once. Its place is free when the replica has answered all the same."""
+        if self.flights.get(flight.number) is not flight or self._transport is None:
+            return
+        flight.link = None
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += frames.encode(Cancel(flight.number))
 
     def retire(self) -> None:
         """Take nothing new; close when all is answered."""

@@ -98,9 +98,10 @@ class Pool:
         In flight a request keeps its credit until the replica answers.
         """
         for link in (*self._links.values(), *self._leaving):
-            for flight in link.flights.values():
-                if flight.deadline_ms <= now:
+            for flight in list(link.flights.values()):
+                if flight.deadline_ms <= now and not flight.future.done():
                     flight.fail(_late())
+                    link.cancel(flight)
         if not self._waiting:
             return
         for flight in self._waiting:
