@@ -9,6 +9,7 @@ no protocol.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,8 +29,6 @@ from meuse.serve.frames import DATATYPES, HIGH, NORMAL
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
 
 logger = logging.getLogger(__name__)
-
-MAX_TIMEOUT_MS = 24 * 3600 * 1000
 
 Inputs = Sequence[tuple[str, NDArray[Any]]]
 """Tensors by name, in the order of the request."""
@@ -62,6 +61,31 @@ class Result:
     target: Target
     outputs: list[tuple[str, NDArray[Any]]]
     rows: int
+
+
+class Work:
+    """One call under way. `outcome` is None until it is answered."""
+
+    __slots__ = ("began", "call", "caller", "done", "flight", "id", "outcome", "rows", "target")
+
+    caller: Caller
+    target: Target
+    flight: Flight
+    began: float
+
+    def __init__(self, call: Call, done: Callable[[Work], None]) -> None:
+        self.call = call
+        self.done = done
+        self.id = uuid7_bytes()
+        self.rows = 0
+        self.outcome: Result | MeuseError | None = None
+
+    def result(self) -> Result:
+        """What came out. Raises `MeuseError`."""
+        if isinstance(self.outcome, Result):
+            return self.outcome
+        assert self.outcome is not None
+        raise self.outcome
 
 
 class DataPlane:
@@ -104,63 +128,109 @@ class DataPlane:
 
     async def infer(self, call: Call) -> Result:
         """Answer one call. Raises `MeuseError`."""
-        ids = uuid7_bytes()
-        while True:
-            # Again, not only at the door: reading a body takes time, and keys get revoked.
-            caller = self.authenticate(call.caller.authorization, "infer")
-            route = self._routes.find(caller, call.model)
-            target = route.choose(call.version)
-            try:
-                inputs = call.read(target)
-                rows = check(target.entry.inputs, target.input_at, inputs)
-            except MeuseError as error:
-                self._refused(route, error)
-                raise
-            try:
-                return await self._run(call, caller, target, inputs, rows, ids)
-            except MovedError:
-                continue  # not started: it is admitted anew under the routes of now
+        ready = asyncio.get_running_loop().create_future()
 
-    async def _run(
-        self, call: Call, caller: Caller, target: Target, inputs: Inputs, rows: int, ids: bytes
-    ) -> Result:
-        """From admission to the record. Raises `MovedError` for what was not started."""
-        counters, route = self.counters, target.route
-        flight = Flight(
-            ids,
-            now_ms() + min(call.timeout_ms or MAX_TIMEOUT_MS, route.deployment.timeout_ms),
-            inputs,
-            sum([array.nbytes for _, array in inputs]),
-            asyncio.get_running_loop().create_future(),
-            _priority(call, caller, target),
-            caller.tenant,
-        )
+        def wake(_: Work) -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        work = self.start(call, wake)
         try:
-            target.pool.submit(flight)
+            await ready
+        except asyncio.CancelledError:
+            self.abandon(work)
+            raise
+        return work.result()
+
+    def start(self, call: Call, done: Callable[[Work], None]) -> Work:
+        """Admit one call and send it on its way; `done` is called when it is answered.
+
+        Raises `MeuseError` for what is not admitted; then `done` is not called.
+        """
+        work = Work(call, done)
+        self._admit(work)
+        return work
+
+    def abandon(self, work: Work) -> None:
+        """The caller has gone: stop what can be stopped, record what was admitted."""
+        if work.outcome is None:
+            work.flight.abandon()
+            gone = MeuseError(Code.CANCELLED, "the caller has gone")
+            self._end(work, gone, None)
+
+    def _admit(self, work: Work) -> None:
+        call = work.call
+        # Again, not only at the door: reading a body takes time, and keys get revoked.
+        caller = self.authenticate(call.caller.authorization, "infer")
+        route = self._routes.find(caller, call.model)
+        target = route.choose(call.version)
+        try:
+            inputs = call.read(target)
+            work.rows = check(target.entry.inputs, target.input_at, inputs)
+            work.caller, work.target = caller, target
+            timeout_ms = route.deployment.timeout_ms
+            if call.timeout_ms is not None:
+                timeout_ms = min(timeout_ms, call.timeout_ms)
+            work.flight = Flight(
+                work.id,
+                now_ms() + timeout_ms,
+                inputs,
+                sum([array.nbytes for _, array in inputs]),
+                functools.partial(self._answered, work),
+                _priority(call, caller, target),
+                caller.tenant,
+            )
+            target.pool.submit(work.flight)
         except MeuseError as error:
             self._refused(route, error)
             raise
-        began = counters.begin(route.stats)
-        answer: Answer | None = None
+        work.began = self.counters.begin(route.stats)
+
+    def _answered(self, work: Work, outcome: Answer | Exception) -> None:
+        if work.outcome is not None:  # abandoned between its failure and now
+            return
         try:
-            answer = await flight.future
-            outputs = _in_order(target, answer)
-            # A model may merge rows, but what was asked is what is counted.
-            self._record(caller, target, ids, call.protocol, "ok", rows, answer.compute_us)
-        except MovedError:
-            counters.leave(route.stats, began)
-            raise
-        except BaseException as error:
-            if not isinstance(error, MeuseError):
-                flight.abandon()  # the caller has gone
-            work = error if isinstance(error, FailedError) else answer
-            code = error.code if isinstance(error, MeuseError) else Code.CANCELLED
-            counters.end(route.stats, target.stats, began, 0, work, code)
-            spent_us = work.compute_us if work is not None else 0
-            self._record_failure(caller, target, ids, call.protocol, spent_us, error)
-            raise
-        counters.end(route.stats, target.stats, began, rows, answer, None)
-        return Result(target, outputs, rows)
+            if isinstance(outcome, Answer):
+                target = work.target
+                outputs = _in_order(target, outcome)
+                # A model may merge rows, but what was asked is what is counted.
+                self._record(work, "ok", work.rows, outcome.compute_us)
+                self._end(work, Result(target, outputs, work.rows), outcome)
+            elif isinstance(outcome, MovedError):
+                # Not started: it is admitted anew under the routes of now.
+                self.counters.leave(work.target.route.stats, work.began)
+                try:
+                    self._admit(work)
+                    return
+                except MeuseError as error:
+                    work.outcome = error
+            else:
+                raise outcome
+        except FailedError as error:
+            self._end(work, error, error)
+        except MeuseError as error:
+            self._end(work, error, outcome if isinstance(outcome, Answer) else None)
+        except Exception:
+            logger.exception("an answer could not be taken")
+            ours = MeuseError(Code.INTERNAL, "something went wrong on our side")
+            self._end(work, ours, None)
+        work.done(work)
+
+    def _end(
+        self, work: Work, outcome: Result | MeuseError, paid: Answer | FailedError | None
+    ) -> None:
+        """Count it; a failure is recorded with what the engine spent on it all the same."""
+        work.outcome = outcome
+        target, code = work.target, None
+        rows = work.rows
+        if isinstance(outcome, MeuseError):
+            code, rows = outcome.code, 0
+            try:
+                self._record(work, "error", 0, paid.compute_us if paid is not None else 0)
+            except MeuseError:
+                # The caller gets an error either way; the first one tells more.
+                logger.error("no usage record for a request that failed: %r", outcome)
+        self.counters.end(target.route.stats, target.stats, work.began, rows, paid, code)
 
     def _refused(self, route: Route, error: MeuseError) -> None:
         """Before admission: no record, but it is counted."""
@@ -168,34 +238,10 @@ class DataPlane:
         self.counters.changes += 1
         route.stats.refused[code] = route.stats.refused.get(code, 0) + 1
 
-    def _record_failure(
-        self,
-        caller: Caller,
-        target: Target,
-        ids: bytes,
-        protocol: str,
-        compute_us: int,
-        error: BaseException,
-    ) -> None:
-        """No row was produced, but the engine may have worked."""
-        try:
-            self._record(caller, target, ids, protocol, "error", 0, compute_us)
-        except MeuseError:
-            # The caller gets an error either way; the first one tells more.
-            logger.error("no usage record for a request that failed: %r", error)
-
-    def _record(
-        self,
-        caller: Caller,
-        target: Target,
-        ids: bytes,
-        protocol: str,
-        status: str,
-        rows: int,
-        compute_us: int,
-    ) -> None:
+    def _record(self, work: Work, status: str, rows: int, compute_us: int) -> None:
+        caller, target = work.caller, work.target
         record = UsageRecord(
-            id=ids,
+            id=work.id,
             seq=0,
             final=True,
             source="gateway",
@@ -207,7 +253,7 @@ class DataPlane:
             version=target.entry.version,
             plan_version=caller.plan_version,
             tier="standard",
-            protocol=protocol,
+            protocol=work.call.protocol,
             status=status,  # type: ignore[arg-type]  # one of two literals
             ts=now_ms(),
             lease=None,

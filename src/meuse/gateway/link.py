@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -67,30 +67,62 @@ class FailedError(MeuseError):
         self.batch_rows = response.batch_rows
 
 
-@dataclass(slots=True, eq=False)
 class Flight:
-    """A request on its way. `alone` once it has been under a replica that died."""
+    """A request on its way. `alone` once it has been under a replica that died.
 
-    id: bytes
-    deadline_ms: int
-    inputs: Sequence[tuple[str, NDArray[Any]]]
-    size: int
-    future: asyncio.Future[Answer]
-    priority: int = frames.NORMAL
-    flow: str = ""
-    alone: bool = False
-    link: Link | None = None
-    number: int = 0
+    `on_answer` is called once, on the loop: from within the link's reading for an answer, which
+    is on the hot path, in a turn of its own for everything else. It must not raise.
+    """
+
+    __slots__ = (
+        "alone", "deadline_ms", "flow", "id", "inputs", "link", "number", "on_answer",
+        "outcome", "priority", "size",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: bytes,
+        deadline_ms: int,
+        inputs: Sequence[tuple[str, NDArray[Any]]],
+        size: int,
+        on_answer: Callable[[Answer | Exception], None],
+        priority: int = frames.NORMAL,
+        flow: str = "",
+    ) -> None:
+        self.id = id
+        self.deadline_ms = deadline_ms
+        self.inputs = inputs
+        self.size = size
+        self.on_answer = on_answer
+        self.priority = priority
+        self.flow = flow
+        self.alone = False
+        self.link: Link | None = None
+        self.number = 0
+        self.outcome: Answer | Exception | None = None
+
+    def answer(self, outcome: Answer | Exception) -> None:
+        """What it came to; anything later is passed over."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self.on_answer(outcome)
 
     def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        """As `answer`, but from a later turn: whoever fails many walks over them undisturbed."""
+        if self.outcome is None:
+            self.outcome = error
+            asyncio.get_running_loop().call_soon(self.on_answer, error)
 
     def abandon(self) -> None:
         """Nobody waits for it any more: where it was sent, it need not be run."""
-        self.future.cancel()
-        if self.link is not None:
-            self.link.cancel(self)
+        if self.outcome is None:
+            self.outcome = AbandonedError()
+            if self.link is not None:
+                self.link.cancel(self)
+
+
+class AbandonedError(Exception):
+    """The caller has gone."""
 
 
 class Owner(Protocol):
@@ -139,7 +171,7 @@ class Link(asyncio.Protocol):
         return not self.flights or self._bytes + size <= MAX_BYTES
 
     def send(self, flight: Flight) -> None:
-        """Hand over a request; `has_room` was asked before. Its future gets the answer."""
+        """Hand over a request; `has_room` was asked before."""
         self._number = number = self._number + 1
         specs = tuple([frames.spec_of(name, array) for name, array in flight.inputs])
         header = Request(
@@ -251,20 +283,16 @@ class Link(asyncio.Protocol):
             raise FrameError(f"an answer to {response.number}, which was not asked")
         self._bytes -= flight.size
         self._depth = response.depth
-        if flight.future.done():  # its deadline passed, or its caller has gone
+        if flight.outcome is not None:  # its deadline passed, or its caller has gone
             return
         error = response.error
-        if error is None:
-            names = [spec.name for spec in response.tensors]
-            outputs = list(zip(names, tensors, strict=True))
-            flight.future.set_result(
-                Answer(
-                    outputs,
-                    response.rows,
-                    response.compute_us,
-                    response.queue_us,
-                    response.batch_rows,
-                )
+        if error is not None:
+            flight.answer(FailedError(error, response))
+            return
+        specs = response.tensors
+        outputs = [(spec.name, tensors[i]) for i, spec in enumerate(specs)]
+        flight.answer(
+            Answer(
+                outputs, response.rows, response.compute_us, response.queue_us, response.batch_rows
             )
-        else:
-            flight.future.set_exception(FailedError(error, response))
+        )
