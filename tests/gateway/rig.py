@@ -154,6 +154,7 @@ class Rig:
             "sockets": str(self.sockets),
             "snapshot": str(self.snapshot_file),
             "journal": str(self.journal),
+            "limits": str(self.home / "limits" / "cells"),
             "pepper": PEPPER.hex(),
             "max_body_bytes": 1024 * 1024,
             "max_upload_bytes": 2 * 1024 * 1024,

@@ -22,6 +22,7 @@ from meuse.core.ids import uuid7_bytes
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
 from meuse.gateway.routes import Caller, Routes, Target
+from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
@@ -59,11 +60,12 @@ class Result:
 
 
 class DataPlane:
-    """Routes, links and the journal of one worker."""
+    """Routes, links, limits and the journal of one worker."""
 
-    def __init__(self, links: Links, journal: Journal, pepper: bytes) -> None:
+    def __init__(self, links: Links, journal: Journal, limits: Limits, pepper: bytes) -> None:
         self._links = links
         self._journal = journal
+        self._limits = limits
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool)
         self.is_draining = False
@@ -83,6 +85,7 @@ class DataPlane:
         """From now on everything follows this snapshot; what is in flight goes on."""
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool)
+        self._limits.load(snapshot.limits, snapshot.number)
         self._links.leave_old()
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
@@ -111,28 +114,49 @@ class DataPlane:
                 sum([array.nbytes for _, array in inputs]),
                 asyncio.get_running_loop().create_future(),
             )
-            target.pool.submit(flight)
+            grant = self._admit(caller, target, rows)
             spent_us = 0
+            try:
+                target.pool.submit(flight)
+            except BaseException:
+                if grant is not None:
+                    self._limits.release(grant)
+                raise
             try:
                 answer = await flight.future
                 spent_us = answer.compute_us
                 outputs = _in_order(target, answer)
             except MovedError:
+                if grant is not None:
+                    self._limits.release(grant)
                 continue  # not started: it is admitted anew under the routes of now
             except BaseException as error:
                 if isinstance(error, FailedError):
                     spent_us = error.compute_us
-                self._record_failure(caller, target, ids, call.protocol, spent_us, error)
+                self._record_failure(caller, target, grant, ids, call.protocol, spent_us, error)
                 raise
             break
         # A model may merge rows, but what was asked is what is counted.
-        self._record(caller, target, ids, call.protocol, "ok", rows, spent_us)
+        self._record(caller, target, grant, ids, call.protocol, "ok", rows, spent_us)
         return Result(target, outputs, rows)
+
+    def _admit(self, caller: Caller, target: Target, rows: int) -> Grant | None:
+        """Room under every limit that the caller meets here, None where there is none."""
+        try:
+            plan = caller.limits[target.route]
+        except KeyError:
+            route = target.route
+            plan = self._limits.plan(caller.tenant, caller.project, caller.key, route.full_name)
+            caller.limits[route] = plan
+        if plan is None:
+            return None
+        return self._limits.admit(plan, {"requests": 1, "rows": rows})
 
     def _record_failure(
         self,
         caller: Caller,
         target: Target,
+        grant: Grant | None,
         ids: bytes,
         protocol: str,
         compute_us: int,
@@ -140,7 +164,7 @@ class DataPlane:
     ) -> None:
         """No row was produced, but the engine may have worked."""
         try:
-            self._record(caller, target, ids, protocol, "error", 0, compute_us)
+            self._record(caller, target, grant, ids, protocol, "error", 0, compute_us)
         except MeuseError:
             # The caller gets an error either way; the first one tells more.
             logger.error("no usage record for a request that failed: %r", error)
@@ -149,6 +173,7 @@ class DataPlane:
         self,
         caller: Caller,
         target: Target,
+        grant: Grant | None,
         ids: bytes,
         protocol: str,
         status: str,
@@ -174,6 +199,9 @@ class DataPlane:
             lease=None,
             quantities={"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)},
         )
+        if grant is not None:
+            # First: a death in between must not give back what a record says was used.
+            self._limits.settle(grant, record.quantities)
         try:
             self._journal.append(record)
             self.recorded += 1

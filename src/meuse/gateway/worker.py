@@ -29,6 +29,7 @@ from meuse.gateway.http import App
 from meuse.gateway.links import Links
 from meuse.gateway.snapshots import SnapshotClient
 from meuse.meter.journal import JournalWriter
+from meuse.meter.limits import Limits
 from meuse.runtime import lifeline
 
 logger = logging.getLogger(__name__)
@@ -52,6 +53,7 @@ class WorkerConfig:
     sockets: Path
     snapshot: Path
     journal: Path
+    limits: Path
     pepper: bytes
     max_body_bytes: int
     max_upload_bytes: int
@@ -93,7 +95,8 @@ async def _run(config: WorkerConfig) -> bool:
 
     journal = JournalWriter(config.journal, config.host, config.slot, config.epoch)
     links = Links(config.sockets)
-    plane = DataPlane(links, journal, config.pepper)
+    limits = Limits(config.limits)
+    plane = DataPlane(links, journal, limits, config.pepper)
     snapshots = SnapshotClient(
         config.sockets / "publish.sock", config.snapshot, plane.swap, config.slot, config.epoch
     )
