@@ -37,6 +37,8 @@ NEEDS = {
     "/api/models": "models",
     "/api/deployments": "deploy",
     "/api/keys": "keys",
+    "/api/limits": "keys",
+    "/api/budgets": "keys",
     "/api/tenants": "admin",
     "GET /api/plans": "billing",
     "PUT /api/plans": "admin",

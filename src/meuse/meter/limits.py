@@ -167,8 +167,10 @@ class Limits:
                 row = self._look_up(check)
             if check.each_us:
                 full = now + check.burst_us
-                # A clock that went back: no more than a full burst is owed.
-                arrival = max(now, min(row[1], full)) + check.each_us
+                if row[1] > full:  # the clock went back: no more than a full burst is owed
+                    row = (row[0], full)
+                    file.words[check.word + 1] = full
+                arrival = max(now, row[1]) + check.each_us
                 if arrival > full:
                     return _too_fast(check.limit, arrival - full)
                 grant.rates.append((check, arrival))
