@@ -22,12 +22,16 @@ from meuse.core.ids import uuid7_bytes
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
 from meuse.gateway.routes import Caller, Routes, Target
+from meuse.meter.cells import BusyError
 from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
 
 logger = logging.getLogger(__name__)
+
+_BUSY_S = (0.002, 0.01, 0.05, 0.2)
+"""Waits for the limits file before a request is refused as busy; the loop serves meanwhile."""
 
 Inputs = Sequence[tuple[str, NDArray[Any]]]
 """Tensors by name, in the order of the request."""
@@ -101,6 +105,7 @@ class DataPlane:
     async def infer(self, call: Call) -> Result:
         """Answer one call. Raises `MeuseError`."""
         ids = uuid7_bytes()
+        pauses = iter(_BUSY_S)
         while True:
             # Again, not only at the door: reading a body takes time, and keys get revoked.
             caller = self.authenticate(call.caller.authorization, "infer")
@@ -114,7 +119,15 @@ class DataPlane:
                 sum([array.nbytes for _, array in inputs]),
                 asyncio.get_running_loop().create_future(),
             )
-            grant = self._admit(caller, target, rows)
+            try:
+                grant = self._admit(caller, target, rows)
+            except BusyError:
+                # Another worker was taken off its core in the middle: let the loop go on.
+                pause = next(pauses, None)
+                if pause is None:
+                    raise
+                await asyncio.sleep(pause)
+                continue
             spent_us = 0
             try:
                 target.pool.submit(flight)
