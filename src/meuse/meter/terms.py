@@ -29,7 +29,7 @@ def parse_limit(body: Mapping[str, Any]) -> dict[str, Any]:
     known(body, {*SUBJECTS, "requests", "per", "burst"})
     if "requests" not in body:
         raise invalid("requests", "a limit is missing", "Send {requests, per} or {concurrency}.")
-    per = choice("per", body.get("per"), RATE_US)
+    per = choice("per", body.get("per"), tuple(RATE_US))
     requests = integer("requests", body["requests"], 1, RATE_US[per] // _FINEST_US)
     burst = requests
     if body.get("burst") is not None:
