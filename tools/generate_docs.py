@@ -28,7 +28,7 @@ MEANING = {
     "cancelled": "The job was cancelled.",
     "budget_exceeded": "A hard budget has not enough left; the message says when it resets.",
     "overloaded": "The queue is full; try again later.",
-    "rate_limited": "A rate or concurrency limit of yours stands in the way; `Retry-After` says how long.",
+    "rate_limited": "A rate or concurrency limit is reached; `Retry-After` says how long to wait.",
     "engine_error": "The model failed on this input.",
     "internal": "A fault of ours; the logs have the cause under the request id.",
     "unavailable": "A part that this call needs is down or not ready; try again.",

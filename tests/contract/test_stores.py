@@ -205,8 +205,8 @@ def test_a_deployment_name_is_one_per_tenant(database: Database) -> None:
 
 
 def test_limits_are_kept_as_they_were_made(database: Database) -> None:
-    """Every field of a limit comes back, in the order of making; a full store refuses one more
-    and a deleted one is gone."""
+    """Every field of a limit comes back, in the order of making; a full store, or tenant, gets
+    no more, and a deleted one is gone."""
     store = SqlLimits(database)
     records = [
         LimitRecord(Limit("a", "rate", 9, "hour", burst=3, key="k"), MINE, True, 1),
@@ -216,11 +216,12 @@ def test_limits_are_kept_as_they_were_made(database: Database) -> None:
         ),
     ]  # fmt: skip
     for record in records:
-        store.add(record, 2)
+        store.add(record, 2, 1)
     assert store.list() == records
-    with pytest.raises(MeuseError) as refusal:
-        store.add(replace(records[0], limit=Limit("c", "concurrency", 1)), 2)
-    assert refusal.value.code == Code.CONFLICT
+    for bounds in ((2, 9), (9, 1)):
+        with pytest.raises(MeuseError) as refusal:
+            store.add(replace(records[0], limit=Limit("c", "concurrency", 1)), *bounds)
+        assert refusal.value.code == Code.CONFLICT
     store.delete("a")
     assert store.list() == records[1:]
     with pytest.raises(MeuseError) as refusal:

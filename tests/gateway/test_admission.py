@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import threading
 import time
@@ -11,8 +12,9 @@ from typing import Any
 import grpc
 import httpx
 import pytest
+from msgspec import to_builtins
 
-from gateway.rig import Rig, Worker, target, until
+from gateway.rig import TESTS, Rig, Worker, target, until
 from meuse.core.nouns import Limit
 from meuse.gateway.wire import inference_pb2 as pb
 from meuse.gateway.wire.inference_pb2_grpc import GRPCInferenceServiceStub
@@ -169,6 +171,38 @@ def test_concurrency_and_a_killed_worker(rig: Rig) -> None:
     with client_of(successor, key) as client:
         assert ask(client, rows=490).status_code == 200
         assert ask(client).status_code == 402
+
+
+def test_a_stopped_holder_of_the_lock(rig: Rig) -> None:
+    """While a process that holds the lock stands still, requests with limits are told to come
+    back, others are served; its death by SIGKILL is enough to go on."""
+    key = prepared(rig, BUDGET)
+    free = rig.key("blue")
+    rig.deploy("acme/m", *rig.state.deployments["acme/m"].targets, access=("blue",))
+    rig.publish()
+    worker = rig.worker()
+    given = {"path": str(rig.limits_file), "do": "lock", "limits": [to_builtins(BUDGET)]}
+    holder = rig._start(TESTS / "meter" / "limit_child.py", given, [])
+    until(lambda: _is_locked(rig))
+    with client_of(worker, key) as client, client_of(worker, free) as other:
+        busy = ask(client)
+        assert (busy.status_code, busy.json()["error"]["code"]) == (503, "unavailable")
+        assert busy.headers["retry-after"] == "1"
+        body = {"model": "acme/m", "input_data": [[1, 2]]}
+        assert other.post("/predict", json=body).status_code == 200
+        holder.kill()
+        holder.wait()
+        assert ask(client).status_code == 200
+    assert used(rig, BUDGET) == (1, 0)
+
+
+def _is_locked(rig: Rig) -> bool:
+    with rig.limits_file.open("r+b") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1)
+        except OSError:
+            return True
+    return False
 
 
 def _quietly(worker: Worker, key: str, body: str) -> None:

@@ -1,13 +1,15 @@
 """A process that uses a limits file: `limit_child.py <json>`; see `test_limits`.
 
-{"path", "limit", "do"}: `spend` takes and settles one unit after another until it is refused
-for good and prints how many it got; `reserve` settles one request, reserves two more and waits;
-`lock` takes the lock and waits. A line "ready" is printed before the wait.
+{"path", "limits", "do", "journal"}: `spend` takes and settles one unit after another, each with
+a byte in the journal right after, until it is refused for good; `reserve` settles one request,
+reserves two more and waits; `lock` takes the lock and waits. A line "ready" is printed first;
+`spend` then waits for a line, so that all begin together.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from pathlib import Path
@@ -26,9 +28,9 @@ def main() -> None:
     plan = limits.plan("acme", "default", "key", "acme/m")
     assert plan is not None
     if given["do"] == "spend":
+        journal = os.open(given["journal"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         print("ready", flush=True)
-        sys.stdin.readline()  # all begin together
-        got = 0
+        sys.stdin.readline()
         while True:
             try:
                 grant = limits.admit(plan, ONE)
@@ -37,8 +39,7 @@ def main() -> None:
                     break
                 continue  # busy, or what is left is reserved by another
             limits.settle(grant, ONE)
-            got += 1
-        print(got, flush=True)
+            os.write(journal, b".")
         return
     if given["do"] == "lock":
         limits._cells.lock()

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import logging
+import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meuse.core.errors import Code, MeuseError
@@ -100,6 +103,7 @@ def child(tmp_path: Path) -> Iterator[Callable[..., Any]]:
         body = {
             "path": str(tmp_path / "limits" / "cells"),
             "do": do,
+            "journal": str(tmp_path / "journal"),
             "limits": [
                 {name: getattr(limit, name) for name in Limit.__slots__} for limit in limits
             ],
@@ -135,6 +139,7 @@ class Bucket:
         return True
 
 
+@settings(deadline=None)  # other work may hold this machine up
 @given(
     requests=st.integers(1, 5000),
     per=st.sampled_from(["second", "minute", "hour"]),
@@ -182,6 +187,7 @@ def test_retry_after_is_when_it_works_again(host: Callable[..., Host]) -> None:
 Step = tuple[str, int, int]
 
 
+@settings(deadline=None)  # other work may hold this machine up
 @given(
     steps=st.lists(
         st.tuples(
@@ -232,11 +238,11 @@ def test_decisions_follow_a_plain_model(
                 else:
                     host.limits.release(grant)
             reserved = sum(r for _, r, _ in open_)
-            assert host.spent(total) == Spent(used, reserved, None)
-            assert host.spent(soft) == Spent(used, reserved, None)
-            there = host.spent(minute)
+            there = spent(path, [minute, total, soft], host.now // 1000)
+            assert there[total.id] == there[soft.id] == Spent(used, reserved, None)
             held = sum(r for _, r, m in open_ if m == now)
-            assert (there.used, there.reserved) == (settled.get(now, 0), held)
+            end_ms = (now + 1) * 60_000
+            assert there[minute.id] == Spent(settled.get(now, 0), held, end_ms)
     finally:
         host.limits.close()
 
@@ -402,20 +408,72 @@ def test_a_full_file_refuses_what_it_cannot_count(
     one.use()
 
 
+def begin(process: Any) -> None:
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def test_a_full_disk_refuses_what_it_cannot_count(
+    host: Callable[..., Host], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without room for a limit's cells its requests are unavailable until there is room."""
+
+    def full(fd: int, offset: int, length: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    one = host(budget(5))
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "posix_fallocate", full)
+        assert one.refused().code is Code.UNAVAILABLE
+    one.use(5)
+
+
 def test_processes_share_a_budget_exactly(
-    host: Callable[..., Host], child: Callable[..., Any]
+    host: Callable[..., Host], child: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Four processes that spend one budget as fast as they can get exactly its limit together."""
     limit = budget(4000, meter="requests")
     started = [child("spend", limit) for _ in range(4)]
     for process in started:
-        process.stdin.write("\n")
-        process.stdin.flush()
-    got = [int(process.communicate(timeout=60)[0]) for process in started]
-    assert sum(got) == 4000
+        begin(process)
+    for process in started:
+        assert process.wait(60) == 0
+    assert (tmp_path / "journal").stat().st_size == 4000
     one = host(limit)
     assert one.spent(limit) == Spent(4000, 0, None)
     assert one.limits._cells.words[cells._USED_SLOTS] == 4  # each had a slot of its own
+
+
+def test_sudden_deaths_never_overspend(
+    host: Callable[..., Host], child: Callable[..., Any], tmp_path: Path
+) -> None:
+    """Processes that spend a budget are killed and followed by others, over and over: what was
+    served is at most the limit, and short of it by at most one for each death."""
+    limit, journal = budget(50_000, meter="requests"), tmp_path / "journal"
+    deaths = 0
+    while deaths < 12:
+        pair = [child("spend", limit), child("spend", limit)]
+        seen = journal.stat().st_size
+        for process in pair:
+            begin(process)
+        until(lambda seen=seen: journal.stat().st_size > seen + 100)
+        for process in pair:
+            process.kill()
+        if all(process.wait() == 0 for process in pair):
+            break  # a slow machine: the budget was spent before the kill
+        deaths += 2
+    assert deaths >= 2
+    last = child("spend", limit)
+    begin(last)
+    assert last.wait(60) == 0
+    assert 50_000 - deaths <= journal.stat().st_size <= 50_000
+    assert host(limit).spent(limit) == Spent(50_000, 0, None)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < end, "waited in vain"
 
 
 def test_the_lock_goes_with_its_holder(

@@ -25,6 +25,8 @@ Keys = Annotated[Principal, requires("keys")]
 MOST = 2048
 """Limits and budgets of a platform: half of what a host's file holds, so that those that were
 just deleted never stand in the way of new ones."""
+MOST_OWN = 256
+"""Those that the keys of one tenant make, unless it is an administrator."""
 
 _UNUSED = Spent(0, 0, None)
 
@@ -107,13 +109,10 @@ def _made(
     parts: Control, caller: Principal, body: Mapping[str, Any], prefix: str, rule: dict[str, Any]
 ) -> LimitRecord:
     subjects = _resolve(parts, caller, body)
-    record = LimitRecord(
-        Limit(id=new_id(prefix), **rule, **subjects),
-        caller.scope,
-        "admin" in caller.scopes,
-        now_ms(),
-    )
-    parts.limits.add(record, MOST)
+    admin = "admin" in caller.scopes
+    limit = Limit(id=new_id(prefix), **rule, **subjects)
+    record = LimitRecord(limit, caller.scope, admin, now_ms())
+    parts.limits.add(record, MOST, MOST if admin else MOST_OWN)
     return record
 
 

@@ -271,7 +271,10 @@ class Client:
 
 def _error(response: httpx.Response) -> MeuseError:
     try:
-        error = response.json()["error"]
+        body = response.json()["error"]
     except (ValueError, KeyError, TypeError):
         return MeuseError(Code.INTERNAL, f"HTTP {response.status_code}: {response.text[:200]}")
-    return MeuseError.from_dict(error if isinstance(error, dict) else {"message": error})
+    error = MeuseError.from_dict(body if isinstance(body, dict) else {"message": body})
+    wait = response.headers.get("retry-after", "")
+    error.retry_after_s = int(wait) if wait.isdecimal() else None
+    return error

@@ -150,8 +150,9 @@ class AccessStore(Protocol):
 
 
 class LimitStore(Protocol):
-    def add(self, record: LimitRecord, most: int) -> None:
-        """Keep a limit. Raises `conflict` when there are `most` already."""
+    def add(self, record: LimitRecord, most: int, most_own: int) -> None:
+        """Keep a limit. Raises `conflict` when there are `most` already, or `most_own` that
+        its tenant's keys have made."""
         ...
 
     def list(self) -> list[LimitRecord]:

@@ -240,8 +240,8 @@ def read(path: Path) -> dict[bytes, tuple[int, ...]]:
 
 
 def _entries(table: bytes) -> Iterator[tuple[int, bytes]]:
-    """(entry, key) of those in use."""
-    for entry in range(CAPACITY):
+    """(entry, key) of those in use: the lowest are given first, so the end is mostly empty."""
+    for entry in range(-(-len(table.rstrip(b"\0")) // _DIGEST)):
         key = table[entry * _DIGEST : (entry + 1) * _DIGEST]
         if key != _FREE:
             yield entry, key

@@ -17,15 +17,18 @@ class SqlLimits:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def add(self, record: LimitRecord, most: int) -> None:
+    def add(self, record: LimitRecord, most: int, most_own: int) -> None:
+        own = request_limit.c.tenant_id == record.scope.tenant
+        bounds = ((sa.true(), most, "the platform"), (own, most_own, "a tenant"))
         with self._database.write_alone("request_limit") as connection:
-            count = sa.select(sa.func.count()).select_from(request_limit)
-            if connection.execute(count).scalar_one() >= most:
-                raise MeuseError(
-                    Code.CONFLICT,
-                    f"the platform keeps at most {most} limits and budgets",
-                    hint="Delete those that are not needed any more.",
-                )
+            for which, bound, who in bounds:
+                count = sa.select(sa.func.count()).select_from(request_limit).where(which)
+                if connection.execute(count).scalar_one() >= bound:
+                    raise MeuseError(
+                        Code.CONFLICT,
+                        f"{who} makes at most {bound} limits and budgets",
+                        hint="Delete those that are not needed any more.",
+                    )
             connection.execute(
                 request_limit.insert().values(
                     tenant_id=record.scope.tenant,
