@@ -24,11 +24,16 @@ from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
 from meuse.gateway.routes import Caller, Route, Routes, Target
+from meuse.meter.cells import BusyError
+from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES, HIGH, NORMAL
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
 
 logger = logging.getLogger(__name__)
+
+_BUSY_S = (0.002, 0.01, 0.05, 0.2)
+"""Waits for the limits file before a request is refused as busy; the loop serves meanwhile."""
 
 Inputs = Sequence[tuple[str, NDArray[Any]]]
 """Tensors by name, in the order of the request."""
@@ -64,13 +69,15 @@ class Result:
 
 
 class Work:
-    """One call under way. `outcome` is None until it is answered."""
+    """One call under way. `outcome` is None until it is answered, `flight` until it is admitted."""
 
-    __slots__ = ("began", "call", "caller", "done", "flight", "id", "outcome", "rows", "target")
+    __slots__ = (
+        "began", "call", "caller", "done", "flight", "grant", "id", "outcome", "pauses", "rows",
+        "target",
+    )  # fmt: skip
 
     caller: Caller
     target: Target
-    flight: Flight
     began: float
 
     def __init__(self, call: Call, done: Callable[[Work], None]) -> None:
@@ -78,6 +85,9 @@ class Work:
         self.done = done
         self.id = uuid7_bytes()
         self.rows = 0
+        self.pauses = 0
+        self.grant: Grant | None = None
+        self.flight: Flight | None = None
         self.outcome: Result | MeuseError | None = None
 
     def result(self) -> Result:
@@ -89,11 +99,14 @@ class Work:
 
 
 class DataPlane:
-    """Routes, links and the journal of one worker."""
+    """Routes, links, limits and the journal of one worker."""
 
-    def __init__(self, links: Links, journal: Journal, counters: Counters, pepper: bytes) -> None:
+    def __init__(
+        self, links: Links, journal: Journal, limits: Limits, counters: Counters, pepper: bytes
+    ) -> None:
         self._links = links
         self._journal = journal
+        self._limits = limits
         self.counters = counters
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
@@ -114,6 +127,7 @@ class DataPlane:
         """From now on everything follows this snapshot; what is in flight goes on."""
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
+        self._limits.load(snapshot.limits, snapshot.number)
         self._links.leave_old()
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
@@ -148,30 +162,38 @@ class DataPlane:
         Raises `MeuseError` for what is not admitted; then `done` is not called.
         """
         work = Work(call, done)
-        self._admit(work)
+        try:
+            self._admit(work)
+        except BusyError:
+            self._admit_later(work)
         return work
 
     def abandon(self, work: Work) -> None:
         """The caller has gone: stop what can be stopped, record what was admitted."""
-        if work.outcome is None:
+        if work.outcome is not None:
+            return
+        gone = MeuseError(Code.CANCELLED, "the caller has gone")
+        if work.flight is None:
+            work.outcome = gone
+        else:
             work.flight.abandon()
-            gone = MeuseError(Code.CANCELLED, "the caller has gone")
             self._end(work, gone, None)
 
     def _admit(self, work: Work) -> None:
+        """Raises `MeuseError`, and then nothing is held."""
         call = work.call
         # Again, not only at the door: reading a body takes time, and keys get revoked.
         caller = self.authenticate(call.caller.authorization, "infer")
         route = self._routes.find(caller, call.model)
-        target = route.choose(call.version)
         try:
+            target = route.choose(call.version)
             inputs = call.read(target)
             work.rows = check(target.entry.inputs, target.input_at, inputs)
             work.caller, work.target = caller, target
             timeout_ms = route.deployment.timeout_ms
             if call.timeout_ms is not None:
                 timeout_ms = min(timeout_ms, call.timeout_ms)
-            work.flight = Flight(
+            flight = Flight(
                 work.id,
                 now_ms() + timeout_ms,
                 inputs,
@@ -180,11 +202,54 @@ class DataPlane:
                 _priority(call, caller, target),
                 caller.tenant,
             )
-            target.pool.submit(work.flight)
+            self._reserve(work)
+            try:
+                target.pool.submit(flight)
+            except MeuseError:
+                self._release(work)
+                raise
         except MeuseError as error:
-            self._refused(route, error)
+            if not isinstance(error, BusyError) or work.pauses == len(_BUSY_S):
+                self._refused(route, error)
             raise
+        work.flight = flight
         work.began = self.counters.begin(route.stats)
+
+    def _admit_later(self, work: Work) -> None:
+        """Another worker was taken off its core while it held the limits: the loop goes on."""
+        asyncio.get_running_loop().call_later(_BUSY_S[work.pauses], self._admit_again, work)
+        work.pauses += 1
+
+    def _admit_again(self, work: Work) -> None:
+        if work.outcome is not None:  # the caller has gone meanwhile
+            return
+        try:
+            self._admit(work)
+        except BusyError as error:
+            if work.pauses < len(_BUSY_S):
+                self._admit_later(work)
+                return
+            work.outcome = error
+            work.done(work)
+        except MeuseError as error:
+            work.outcome = error
+            work.done(work)
+
+    def _reserve(self, work: Work) -> None:
+        """Room under every limit that the caller meets here; no grant where there is none."""
+        caller, route = work.caller, work.target.route
+        try:
+            plan = caller.limits[route]
+        except KeyError:
+            plan = self._limits.plan(caller.tenant, caller.project, caller.key, route.full_name)
+            caller.limits[route] = plan
+        if plan is not None:
+            work.grant = self._limits.admit(plan, {"requests": 1, "rows": work.rows})
+
+    def _release(self, work: Work) -> None:
+        if work.grant is not None:
+            self._limits.release(work.grant)
+            work.grant = None
 
     def _answered(self, work: Work, outcome: Answer | Exception) -> None:
         if work.outcome is not None:  # abandoned between its failure and now
@@ -199,11 +264,10 @@ class DataPlane:
             elif isinstance(outcome, MovedError):
                 # Not started: it is admitted anew under the routes of now.
                 self.counters.leave(work.target.route.stats, work.began)
-                try:
-                    self._admit(work)
-                    return
-                except MeuseError as error:
-                    work.outcome = error
+                self._release(work)
+                work.flight = None
+                self._admit_again(work)
+                return
             else:
                 raise outcome
         except FailedError as error:
@@ -259,6 +323,9 @@ class DataPlane:
             lease=None,
             quantities={"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)},
         )
+        if work.grant is not None:
+            # First: a death in between must not give back what a record says was used.
+            self._limits.settle(work.grant, record.quantities)
         try:
             self._journal.append(record)
             self.recorded += 1
