@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,9 +22,10 @@ from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
-from meuse.gateway.routes import Caller, Routes, Target
+from meuse.gateway.routes import Caller, Route, Routes, Target
+from meuse.gateway.statistics import Statistics, VersionStatistics
 from meuse.meter.record import RecordError, UsageRecord
-from meuse.serve.frames import DATATYPES
+from meuse.serve.frames import DATATYPES, size_of
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
 
 logger = logging.getLogger(__name__)
@@ -66,6 +68,7 @@ class DataPlane:
         self._journal = journal
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool)
+        self._statistics = Statistics()
         self.is_draining = False
         self.recorded = 0
         """How many records were appended: whether there is anything to sync."""
@@ -84,6 +87,7 @@ class DataPlane:
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool)
         self._links.leave_old()
+        self._statistics.keep(set(snapshot.deployments))
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
         """The caller. Raises `unauthenticated` or `forbidden`."""
@@ -95,9 +99,23 @@ class DataPlane:
         """The target that metadata and readiness are about."""
         return self._routes.find(caller, model).main(version)
 
+    def route(self, caller: Caller, model: str) -> Route:
+        """The deployment that a name means to this caller. Raises `not_found`."""
+        return self._routes.find(caller, model)
+
+    def visible(self, caller: Caller) -> dict[str, Route]:
+        """Every deployment that the caller may call, by the name that it would use."""
+        return self._routes.visible(caller)
+
+    def statistics(self, route: Route) -> list[VersionStatistics]:
+        """What the targets of a deployment have done, in their order. This worker's alone."""
+        return [
+            self._statistics.of(route.full_name, t.entry.version, t.label) for t in route.targets
+        ]
+
     async def infer(self, call: Call) -> Result:
         """Answer one call. Raises `MeuseError`."""
-        ids = uuid7_bytes()
+        ids, started = uuid7_bytes(), time.perf_counter_ns()
         while True:
             # Again, not only at the door: reading a body takes time, and keys get revoked.
             caller = self.authenticate(call.caller.authorization, "infer")
@@ -108,7 +126,7 @@ class DataPlane:
                 ids,
                 now_ms() + target.route.deployment.timeout_ms,
                 inputs,
-                sum([array.nbytes for _, array in inputs]),
+                sum([size_of(array) for _, array in inputs]),
                 asyncio.get_running_loop().create_future(),
             )
             target.pool.submit(flight)
@@ -123,10 +141,14 @@ class DataPlane:
                 if isinstance(error, FailedError):
                     spent_us = error.compute_us
                 self._record_failure(caller, target, ids, call.protocol, spent_us, error)
+                self._statistics.failed(target.route.full_name, target.entry.version, started)
                 raise
             break
         # A model may merge rows, but what was asked is what is counted.
         self._record(caller, target, ids, call.protocol, "ok", rows, spent_us)
+        self._statistics.succeeded(
+            target.route.full_name, target.entry.version, rows, spent_us, started
+        )
         return Result(target, outputs, rows)
 
     def _record_failure(

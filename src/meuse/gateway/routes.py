@@ -164,6 +164,16 @@ class Routes:
             caller.found[model] = route  # bounded: only names that exist are kept
         return route
 
+    def visible(self, caller: Caller) -> dict[str, Route]:
+        """Every deployment that the caller may call, by name: its own, then `owner/name`."""
+        mine, tenant = f"{caller.tenant}/", caller.tenant
+        names = sorted(self._by_name, key=lambda name: (not name.startswith(mine), name))
+        return {
+            name.removeprefix(mine): self._by_name[name]
+            for name in names
+            if self._by_name[name].deployment.allows(tenant)
+        }
+
     def _named(self, caller: Caller, model: str) -> Route:
         own = self._by_name.get(f"{caller.tenant}/{model}")
         route = own or self._by_name.get(model)
