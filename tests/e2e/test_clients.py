@@ -244,7 +244,7 @@ def test_asyncio_clients(
         ) as client:
             inputs = _inputs(triton_http, rows, "FP32")
             found = await asyncio.gather(
-                *[client.infer(model, inputs, headers=mine) for _ in range(8)]
+                *[client.infer(model, inputs, headers=_header(key)) for _ in range(8)]
             )
             assert [r.as_numpy("label").tolist() for r in found] == [labels] * 8
 
