@@ -27,12 +27,13 @@ def size(array: NDArray[Any]) -> int:
 
 def pack(array: NDArray[Any]) -> bytes:
     """Serialise. Raises TypeError when an element is not `bytes`."""
-    parts: list[bytes] = []
+    out, length = bytearray(), _LENGTH.pack
     for item in array.flat:
         if type(item) is not bytes:
             raise TypeError(f"an element is {type(item).__name__}, not bytes")
-        parts += (_LENGTH.pack(len(item)), item)
-    return b"".join(parts)
+        out += length(len(item))
+        out += item
+    return bytes(out)
 
 
 def unpack(data: bytes, start: int, end: int, count: int) -> tuple[NDArray[Any], int]:
