@@ -46,6 +46,7 @@ class FuzzTarget:
         self.inputs = (spec,)
         self.input_at = {"x": spec}
         self.outputs = {"y": TensorEntry("y", datatype, SIGNATURES[datatype])}
+        self.raw_only = {"y"} if datatype == "FP16" else set()
         self.classes = None
         self.label = "1"
         self.version = "m:1"

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.version import __version__
@@ -20,7 +21,7 @@ from meuse.gateway.dataplane import Call, DataPlane, Inputs, Result
 from meuse.gateway.rawtensor import JSON_NEVER, invalid
 from meuse.gateway.routes import Caller, Target
 from meuse.gateway.statistics import described
-from meuse.serve.frames import DATATYPES, payload
+from meuse.serve.frames import DATATYPES, MAX_RANK, payload
 from meuse.serve.snapshot import TensorEntry
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
@@ -102,7 +103,8 @@ class InferRequest:
         for i, output in enumerate(self._request.outputs or ()):
             if output.name not in target.outputs:
                 raise no_output(i, output.name, target)
-        self._check_half_floats(target)
+        if target.raw_only:
+            self._check_half_floats(target)
         inputs = []
         for i, given in enumerate(self._request.inputs):
             spec = target.input_at.get(given.name)
@@ -114,8 +116,9 @@ class InferRequest:
         return inputs
 
     def _tensor(self, given: _Input, i: int) -> Any:
-        shape, shape_field = tuple(given.shape), f"inputs[{i}].shape"
-        rawtensor.check_shape(shape, shape_field)
+        shape = given.shape
+        if len(shape) > MAX_RANK or (shape and min(shape) < 0):
+            raise rawtensor.no_shape(shape, f"inputs[{i}].shape")
         if given.data is not msgspec.UNSET:
             if given.datatype in JSON_NEVER:
                 raise invalid(
@@ -123,8 +126,7 @@ class InferRequest:
                     f"{given.datatype} cannot be sent as JSON",
                     "Send it as binary data, or over gRPC.",
                 )
-            raw = bytes(given.data)
-            return jsontensor.tensor(raw, given.datatype, shape, f"inputs[{i}].data")
+            return jsontensor.tensor(bytes(given.data), given.datatype, shape, f"inputs[{i}].data")
         start = self._starts[i] if self._starts is not None else None
         if start is None:
             raise invalid(
@@ -134,18 +136,17 @@ class InferRequest:
             )
         dtype = rawtensor.dtype_of(given.datatype, f"inputs[{i}].datatype")
         size, field = _binary_size(given) or 0, f"inputs[{i}].parameters.binary_data_size"
-        return rawtensor.tensor(self._body, start, size, dtype, shape, field, shape_field)
+        return rawtensor.tensor(
+            self._body, start, size, dtype, tuple(shape), field, f"inputs[{i}].shape"
+        )
 
     def _check_half_floats(self, target: Target) -> None:
-        if JSON_NEVER.isdisjoint([spec.datatype for spec in target.outputs.values()]):
-            return
         for i, (name, binary) in enumerate(self._wanted(list(target.outputs))):
-            datatype = target.outputs[name].datatype
-            if datatype in JSON_NEVER and not binary:
+            if name in target.raw_only and not binary:
                 own = f"outputs[{i}].parameters.binary_data"
                 raise invalid(
                     own if self._request.outputs else "parameters.binary_data_output",
-                    f"output {name!r} is {datatype}, which JSON cannot carry",
+                    f"output {name!r} is {target.outputs[name].datatype}, which JSON cannot carry",
                     "Ask for it as binary data, or over gRPC.",
                 )
 
@@ -165,28 +166,45 @@ class InferRequest:
         NaN and infinities are written as null: JSON has no other word for them. As raw bytes
         they stay what they are.
         """
-        by_name = dict(result.outputs)
-        outputs, parts = [], []
-        for name, binary in self._wanted(list(by_name)):
-            array = by_name[name]
-            output: dict[str, Any] = {
-                "name": name, "shape": array.shape, "datatype": DATATYPES[array.dtype]
-            }  # fmt: skip
-            if binary:
-                parts.append(payload(array))
-                output["parameters"] = {"binary_data_size": len(parts[-1])}
-            else:
-                output["data"] = jsontensor.written(array.ravel(), f"outputs.{name}").tolist()
-            outputs.append(output)
+        request, parts = self._request, []
+        if request.outputs or request.parameters is not None:
+            by_name = dict(result.outputs)
+            outputs = []
+            for name, binary in self._wanted(list(by_name)):
+                if binary:
+                    parts.append(payload(by_name[name]))
+                    outputs.append(_described(name, by_name[name], len(parts[-1])))
+                else:
+                    outputs.append(_written(name, by_name[name]))
+        else:
+            outputs = [_written(name, array) for name, array in result.outputs]
         answer: dict[str, Any] = {
             "model_name": self._model,
             "model_version": result.target.label,
             "outputs": outputs,
         }
-        if self._request.id is not None:
-            answer["id"] = self._request.id
+        if request.id is not None:
+            answer["id"] = request.id
         body = _encode(answer)
         return (b"".join([body, *parts]), len(body)) if parts else (body, None)
+
+
+def _written(name: str, array: NDArray[Any]) -> dict[str, Any]:
+    return {
+        "name": name,
+        "shape": array.shape,
+        "datatype": DATATYPES[array.dtype],
+        "data": jsontensor.written(array, name).ravel().tolist(),
+    }
+
+
+def _described(name: str, array: NDArray[Any], size: int) -> dict[str, Any]:
+    return {
+        "name": name,
+        "shape": array.shape,
+        "datatype": DATATYPES[array.dtype],
+        "parameters": {"binary_data_size": size},
+    }
 
 
 def _header_length(header: bytes, size: int) -> int:

@@ -5,6 +5,7 @@ Numbers stay where they are: the arrays are read-only views. Knows no protocol.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -30,8 +31,12 @@ def dtype_of(datatype: str, field: str) -> np.dtype[Any]:
 def check_shape(shape: tuple[int, ...], field: str) -> None:
     """Raises `invalid_input` for what is no shape at all."""
     if len(shape) > MAX_RANK or any(n < 0 for n in shape):
-        hint = f"At most {MAX_RANK} dimensions, none negative."
-        raise invalid(field, f"{list(shape)} is not a shape", hint)
+        raise no_shape(shape, field)
+
+
+def no_shape(shape: Sequence[int], field: str) -> MeuseError:
+    hint = f"At most {MAX_RANK} dimensions, none negative."
+    return invalid(field, f"{list(shape)} is not a shape", hint)
 
 
 def tensor(

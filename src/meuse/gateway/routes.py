@@ -15,6 +15,7 @@ from meuse.access import keys
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway.links import Pool
+from meuse.gateway.rawtensor import JSON_NEVER
 from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntry
 
 _CACHE = 10_000
@@ -23,7 +24,7 @@ _CACHE = 10_000
 class Target:
     """One version that takes traffic, with the pool of its replicas."""
 
-    __slots__ = ("classes", "entry", "input_at", "label", "outputs", "pool", "route")
+    __slots__ = ("classes", "entry", "input_at", "label", "outputs", "pool", "raw_only", "route")
 
     def __init__(self, route: Route, entry: TargetEntry, label: str, pool: Pool) -> None:
         self.route = route
@@ -32,6 +33,7 @@ class Target:
         self.pool = pool
         self.input_at = {spec.name: spec for spec in entry.inputs}
         self.outputs = {spec.name: spec for spec in entry.outputs}
+        self.raw_only = {spec.name for spec in entry.outputs if spec.datatype in JSON_NEVER}
         self.classes = entry.classes
 
 
