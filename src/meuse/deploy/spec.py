@@ -6,21 +6,31 @@ from collections.abc import Mapping
 from typing import Any
 
 from meuse.core.errors import invalid
-from meuse.core.fields import integer, known
+from meuse.core.fields import choice, integer, known
 from meuse.core.ids import check_name
-from meuse.core.nouns import Deployment, DeploymentTarget, Scale, Scope
+from meuse.core.nouns import (
+    ENGINES,
+    Artifact,
+    Deployment,
+    DeploymentTarget,
+    EngineOptions,
+    ModelVersion,
+    Scale,
+    Scope,
+)
 
 DEFAULT_TIMEOUT_MS = 30_000
 MAX_REPLICAS = 64
+MAX_CORES = 256
 
 
 def parse(scope: Scope, name: str, body: Mapping[str, Any]) -> Deployment:
-    """{model | targets, scale?, access?, timeout_ms?} → a spec of generation 0.
+    """{model | targets, scale?, access?, timeout_ms?, engine?} → a spec of generation 0.
 
     Raises `invalid_field` that names the part at fault.
     """
     check_name(name)
-    known(body, {"model", "targets", "scale", "access", "timeout_ms"}, "")
+    known(body, {"model", "targets", "scale", "access", "timeout_ms", "engine"}, "")
     return Deployment(
         name=name,
         scope=scope,
@@ -30,6 +40,25 @@ def parse(scope: Scope, name: str, body: Mapping[str, Any]) -> Deployment:
         access=_access(body.get("access") or {}),
         timeout_ms=integer("timeout_ms", body.get("timeout_ms", DEFAULT_TIMEOUT_MS), 1, 600_000),
         updated_ms=0,
+        engine=_engine(body.get("engine") or {}),
+    )
+
+
+def artifact_for(version: ModelVersion, engine: EngineOptions, field: str = "engine") -> Artifact:
+    """What the engine loads of a version: its first artifact that the engine runs.
+
+    Without a name any engine will do. Raises `invalid_field`.
+    """
+    names = [engine.name] if engine.name else list(ENGINES)
+    for artifact in version.artifacts:
+        if any(artifact.format in ENGINES[name] for name in names):
+            return artifact
+    have = {artifact.format for artifact in version.artifacts}
+    able = [name for name, formats in ENGINES.items() if have.intersection(formats)]
+    raise invalid(
+        f"{field}.name",
+        f"{version.ref} has no artifact that the engine {engine.name!r} runs",
+        f"Engines that run it: {', '.join(able) or 'none'}.",
     )
 
 
@@ -63,6 +92,17 @@ def _scale(body: Any) -> Scale:
     low = integer("scale.min", body.get("min", 1), 1, MAX_REPLICAS)
     high = integer("scale.max", body.get("max", low), low, MAX_REPLICAS)
     return Scale(low, high)
+
+
+def _engine(body: Any) -> EngineOptions:
+    if not isinstance(body, Mapping):
+        raise invalid("engine", "engine is an object", '{"name": "onnx", "cores": 1}')
+    known(body, {"name", "cores"}, "engine.")
+    name, cores = body.get("name"), body.get("cores")
+    return EngineOptions(
+        None if name is None else choice("engine.name", name, ENGINES),
+        None if cores is None else integer("engine.cores", cores, 1, MAX_CORES),
+    )
 
 
 def _access(body: Any) -> tuple[str, ...]:

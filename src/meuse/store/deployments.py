@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError, not_found
-from meuse.core.nouns import Deployment, DeploymentTarget, Scale, Scope
+from meuse.core.nouns import Deployment, DeploymentTarget, EngineOptions, Scale, Scope
 from meuse.store.database import Database, upsert
 from meuse.store.tables import deployment as table
 
@@ -34,6 +34,7 @@ def _load(row: sa.Row[Any]) -> Deployment:
         access=tuple(body["access"]),
         timeout_ms=body["timeout_ms"],
         updated_ms=r["updated_ms"],
+        engine=EngineOptions(**body.get("engine", {})),
     )
 
 
@@ -60,6 +61,7 @@ class SqlDeployments:
                 "scale": asdict(new.scale),
                 "access": list(new.access),
                 "timeout_ms": new.timeout_ms,
+                "engine": asdict(new.engine),
             }
             upsert(
                 connection,

@@ -45,6 +45,7 @@ class OnnxEngine:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class
             raise _refusal(str(error)) from None
+        self._running: Any = None
         self._outputs = [node.name for node in self._session.get_outputs()]
         self._signature = Signature(
             tuple(_spec(node) for node in self._session.get_inputs()),
@@ -57,7 +58,18 @@ class OnnxEngine:
 
     def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One batch. Raises whatever the runtime raises."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        options = self._running = ort.RunOptions()  # of this run alone: a late cancel hits no other
+        try:
+            results = self._session.run(self._outputs, inputs, options)
+        finally:
+            self._running = None
+        return dict(zip(self._outputs, results, strict=True))
+
+    def cancel(self) -> None:
+        """End a running `run` with an error before its next node, from another thread."""
+        running = self._running
+        if running is not None:
+            running.terminate = True
 
 
 def _spec(node: Any) -> TensorSpec:
