@@ -5,19 +5,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
     Artifact,
+    Batching,
+    Cache,
+    Canary,
     Column,
     DatasetVersion,
     Deployment,
     DeploymentTarget,
+    EngineOptions,
     Job,
     Lineage,
     NewVersion,
     Scale,
     Scope,
+    Shadow,
     Signature,
     TensorSpec,
 )
@@ -190,6 +196,29 @@ def test_deployment_generations_rise_and_can_be_guarded(database: Database) -> N
         store.put(deployment(), if_match=1)
     assert refusal.value.code == Code.PRECONDITION_FAILED
     assert store.get(MINE, "digits").timeout_ms == 5
+
+
+def test_a_deployment_comes_back_as_it_was_put(database: Database) -> None:
+    """Every part of a spec is kept, and one that an older release wrote is read with defaults."""
+    store = SqlDeployments(database)
+    full = replace(
+        deployment(),
+        scale=Scale(0, 4, target=2.5, queue_wait_ms=30),
+        objective_ms=40,
+        batching=Batching(8, 16),
+        sticky="key",
+        shadow=Shadow("digits:2", 10),
+        canary=Canary(steps=(5, 100)),
+        cache=Cache(ttl_s=3),
+    )
+    made = store.put(full)
+    assert store.get(MINE, "digits") == replace(
+        full, generation=made.generation, updated_ms=made.updated_ms
+    )
+    old = '{"targets": [{"model": "digits:1"}], "scale": {}, "access": [], "timeout_ms": 5}'
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE deployment SET body = :old"), {"old": old})
+    assert store.get(MINE, "digits").batching == Batching()
 
 
 def test_a_deployment_name_is_one_per_tenant(database: Database) -> None:

@@ -43,16 +43,21 @@ def roles(settings: Settings) -> dict[str, list[str]]:
     }
 
 
-def replica(settings: Settings, name: str, spec: Deployment, version: ModelVersion) -> list[str]:
-    artifact = artifact_for(version, spec.engine)
-    engine = spec.engine.name or next(n for n in ENGINES if artifact.format in ENGINES[n])
-    cores = spec.engine.cores or settings.replica_threads
+def replica(
+    settings: Settings, name: str, deployment: Deployment, version: ModelVersion
+) -> list[str]:
+    batching = deployment.batching
+    artifact = artifact_for(version, deployment.engine)
+    engine = deployment.engine.name or next(n for n in ENGINES if artifact.format in ENGINES[n])
+    cores = deployment.engine.cores or settings.replica_threads
     return [
         *_python("replica", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
-        *("--tenant", spec.scope.tenant, "--version", version.ref),
+        *("--tenant", deployment.scope.tenant, "--version", version.ref),
         *("--engine", engine, "--cores", str(cores)),
         *("--format", artifact.format, "--digest", artifact.digest),
+        *("--max-rows", str(batching.max_rows), "--max-queue", str(batching.max_queue)),
+        *("--objective-ms", str(deployment.objective_ms or 0)),
     ]
 
 

@@ -22,7 +22,10 @@ POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 def main(argv: Sequence[str]) -> int:
     options = commands.parse(
-        "replica", argv, "sockets id tenant version format digest engine", "lifeline cores"
+        "replica",
+        argv,
+        "sockets id tenant version format digest engine",
+        "lifeline cores max-rows max-queue objective-ms",
     )
     commands.log_to_stderr(options.id)
     lifeline.watch(options.lifeline, lifeline.end_now)
@@ -41,6 +44,9 @@ def main(argv: Sequence[str]) -> int:
                 version=options.version,
                 socket=sockets / f"{options.id}.sock",
                 page=sockets / f"{options.id}.page",
+                max_rows=options.max_rows,
+                max_queue=options.max_queue,
+                objective_ms=options.objective_ms or None,
             ),
         )
     except MeuseError as error:

@@ -10,6 +10,7 @@ from meuse.core.nouns import Deployment, ModelVersion, TensorSpec
 from meuse.core.ports import AccessStore, PlanStore
 from meuse.deploy.plan import Route
 from meuse.serve.snapshot import (
+    CacheEntry,
     DeploymentEntry,
     KeyEntry,
     ReplicaEntry,
@@ -64,6 +65,10 @@ def deployments(
             access=frozenset(spec.access),
             timeout_ms=spec.timeout_ms,
             targets=targets,
+            objective_ms=spec.objective_ms,
+            sticky=spec.sticky,
+            cache=CacheEntry(spec.cache.ttl_s, spec.cache.max_bytes) if spec.cache else None,
+            wake=spec.scale.min == 0,
         )
     return entries
 

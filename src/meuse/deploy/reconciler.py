@@ -47,7 +47,7 @@ class State:
 
 
 class Reconciler:
-    """`command(replica, spec, version)` gives the argument list of a replica process."""
+    """`command(replica, deployment, version)` gives the argument list of a replica process."""
 
     def __init__(
         self,
@@ -146,7 +146,7 @@ class Reconciler:
                 self._versions[spec.scope, version.ref] = version
                 targets.append(WantedTarget(version.ref, target.weight))
         return Wanted(
-            spec.key, spec.generation, tuple(targets), spec.scale.min, error, spec.engine.revision
+            spec.key, spec.generation, tuple(targets), spec.scale.min, error, spec.revision
         )
 
     def _start(self, spec: Deployment, start: Start) -> None:

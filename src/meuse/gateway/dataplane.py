@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
+from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
-from meuse.gateway.routes import Caller, Routes, Target
+from meuse.gateway.routes import Caller, Route, Routes, Target
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
@@ -61,11 +62,12 @@ class Result:
 class DataPlane:
     """Routes, links and the journal of one worker."""
 
-    def __init__(self, links: Links, journal: Journal, pepper: bytes) -> None:
+    def __init__(self, links: Links, journal: Journal, counters: Counters, pepper: bytes) -> None:
         self._links = links
         self._journal = journal
+        self.counters = counters
         self._pepper = pepper
-        self._routes = Routes(EMPTY, pepper, links.pool)
+        self._routes = Routes(EMPTY, pepper, links.pool, counters)
         self.is_draining = False
         self.recorded = 0
         """How many records were appended: whether there is anything to sync."""
@@ -82,7 +84,7 @@ class DataPlane:
     def swap(self, snapshot: Snapshot) -> None:
         """From now on everything follows this snapshot; what is in flight goes on."""
         self._links.update(snapshot)
-        self._routes = Routes(snapshot, self._pepper, self._links.pool)
+        self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
         self._links.leave_old()
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
@@ -101,33 +103,62 @@ class DataPlane:
         while True:
             # Again, not only at the door: reading a body takes time, and keys get revoked.
             caller = self.authenticate(call.caller.authorization, "infer")
-            target = self._routes.find(caller, call.model).choose(call.version)
-            inputs = call.read(target)
-            rows = check(target.entry.inputs, target.input_at, inputs)
-            flight = Flight(
-                ids,
-                now_ms() + target.route.deployment.timeout_ms,
-                inputs,
-                sum([array.nbytes for _, array in inputs]),
-                asyncio.get_running_loop().create_future(),
-            )
-            target.pool.submit(flight)
-            spent_us = 0
+            route = self._routes.find(caller, call.model)
+            target = route.choose(call.version)
             try:
-                answer = await flight.future
-                spent_us = answer.compute_us
-                outputs = _in_order(target, answer)
+                inputs = call.read(target)
+                rows = check(target.entry.inputs, target.input_at, inputs)
+            except MeuseError as error:
+                self._refused(route, error)
+                raise
+            try:
+                return await self._run(call, caller, target, inputs, rows, ids)
             except MovedError:
                 continue  # not started: it is admitted anew under the routes of now
-            except BaseException as error:
-                if isinstance(error, FailedError):
-                    spent_us = error.compute_us
-                self._record_failure(caller, target, ids, call.protocol, spent_us, error)
-                raise
-            break
-        # A model may merge rows, but what was asked is what is counted.
-        self._record(caller, target, ids, call.protocol, "ok", rows, spent_us)
+
+    async def _run(
+        self, call: Call, caller: Caller, target: Target, inputs: Inputs, rows: int, ids: bytes
+    ) -> Result:
+        """From admission to the record. Raises `MovedError` for what was not started."""
+        counters, route = self.counters, target.route
+        flight = Flight(
+            ids,
+            now_ms() + route.deployment.timeout_ms,
+            inputs,
+            sum([array.nbytes for _, array in inputs]),
+            asyncio.get_running_loop().create_future(),
+            flow=caller.tenant,
+        )
+        try:
+            target.pool.submit(flight)
+        except MeuseError as error:
+            self._refused(route, error)
+            raise
+        began = counters.begin(route.stats)
+        answer: Answer | None = None
+        try:
+            answer = await flight.future
+            outputs = _in_order(target, answer)
+            # A model may merge rows, but what was asked is what is counted.
+            self._record(caller, target, ids, call.protocol, "ok", rows, answer.compute_us)
+        except MovedError:
+            counters.leave(route.stats, began)
+            raise
+        except BaseException as error:
+            work = error if isinstance(error, FailedError) else answer
+            code = error.code if isinstance(error, MeuseError) else Code.CANCELLED
+            counters.end(route.stats, target.stats, began, 0, work, code)
+            spent_us = work.compute_us if work is not None else 0
+            self._record_failure(caller, target, ids, call.protocol, spent_us, error)
+            raise
+        counters.end(route.stats, target.stats, began, rows, answer, None)
         return Result(target, outputs, rows)
+
+    def _refused(self, route: Route, error: MeuseError) -> None:
+        """Before admission: no record, but it is counted."""
+        code = str(error.code)
+        self.counters.changes += 1
+        route.stats.refused[code] = route.stats.refused.get(code, 0) + 1
 
     def _record_failure(
         self,

@@ -38,15 +38,19 @@ class Answer:
     outputs: list[tuple[str, NDArray[Any]]]
     rows: int
     compute_us: int
+    queue_us: int = 0
+    batch_rows: int = 0
 
 
 class FailedError(MeuseError):
     """A replica's refusal or failure, with the work that it cost all the same."""
 
-    def __init__(self, failure: Failure, compute_us: int) -> None:
+    def __init__(self, failure: Failure, response: Response) -> None:
         known = MeuseError.from_dict(msgspec.structs.asdict(failure))
         super().__init__(known.code, known.message, field=known.field, hint=known.hint)
-        self.compute_us = compute_us
+        self.compute_us = response.compute_us
+        self.queue_us = response.queue_us
+        self.batch_rows = response.batch_rows
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +62,8 @@ class Flight:
     inputs: Sequence[tuple[str, NDArray[Any]]]
     size: int
     future: asyncio.Future[Answer]
+    priority: int = frames.NORMAL
+    flow: str = ""
     alone: bool = False
 
     def fail(self, error: Exception) -> None:
@@ -114,7 +120,9 @@ class Link(asyncio.Protocol):
         """Hand over a request; `has_room` was asked before. Its future gets the answer."""
         self._number = number = self._number + 1
         specs = tuple([frames.spec_of(name, array) for name, array in flight.inputs])
-        header = Request(number, flight.id, flight.deadline_ms, flight.alone, specs)
+        header = Request(
+            number, flight.id, flight.deadline_ms, flight.alone, specs, flight.priority, flight.flow
+        )
         try:
             buffers = frames.encode(header, [array for _, array in flight.inputs])
         except FrameError as error:
@@ -217,6 +225,14 @@ class Link(asyncio.Protocol):
         if error is None:
             names = [spec.name for spec in response.tensors]
             outputs = list(zip(names, tensors, strict=True))
-            flight.future.set_result(Answer(outputs, response.rows, response.compute_us))
+            flight.future.set_result(
+                Answer(
+                    outputs,
+                    response.rows,
+                    response.compute_us,
+                    response.queue_us,
+                    response.batch_rows,
+                )
+            )
         else:
-            flight.future.set_exception(FailedError(error, response.compute_us))
+            flight.future.set_exception(FailedError(error, response))

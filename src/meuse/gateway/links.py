@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from meuse.core.clock import now_ms
@@ -30,9 +31,10 @@ class MovedError(Exception):
 class Pool:
     """The replicas of one target, and the requests that wait for one of them."""
 
-    def __init__(self, name: str, sockets: Path) -> None:
+    def __init__(self, name: str, sockets: Path, wake: Callable[[str], None]) -> None:
         self.name = name
         self._sockets = sockets
+        self._wake = wake
         self._links: dict[str, Link] = {}
         self._leaving: set[Link] = set()
         self._waiting: deque[Flight] = deque()
@@ -85,6 +87,8 @@ class Pool:
                 f"too many requests wait for {self.name}",
                 hint="Try again later, or add replicas.",
             )
+        if not self._waiting and not self._links:
+            self._wake(self.name)
         self._waiting.append(flight)
         self._waiting_bytes = bytes_after
 
@@ -166,10 +170,14 @@ class Pool:
 
 
 class Links:
-    """Every pool of the worker, by deployment ("owner/name") and version."""
+    """Every pool of the worker, by deployment ("owner/name") and version.
 
-    def __init__(self, sockets: Path) -> None:
+    `wake` is told the name of a deployment when a request begins to wait and no replica is there.
+    """
+
+    def __init__(self, sockets: Path, wake: Callable[[str], None]) -> None:
         self._sockets = sockets
+        self._wake = wake
         self._pools: dict[tuple[str, str], Pool] = {}
         self._old: list[Pool] = []
 
@@ -182,7 +190,7 @@ class Links:
         }
         for key, target in wanted.items():
             if key not in self._pools:
-                self._pools[key] = Pool(key[0], self._sockets)
+                self._pools[key] = Pool(key[0], self._sockets, self._wake)
             self._pools[key].update(target)
         gone = [self._pools.pop(key) for key in self._pools.keys() - wanted.keys()]
         self._old = [pool for pool in self._old if not pool.is_empty] + gone

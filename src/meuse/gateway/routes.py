@@ -14,8 +14,10 @@ from collections.abc import Callable
 from meuse.access import keys
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
+from meuse.gateway.counters import Counters
 from meuse.gateway.links import Pool
 from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntry
+from meuse.serve.stats import TargetStats
 
 _CACHE = 10_000
 
@@ -23,10 +25,13 @@ _CACHE = 10_000
 class Target:
     """One version that takes traffic, with the pool of its replicas."""
 
-    __slots__ = ("classes", "entry", "input_at", "label", "outputs", "pool", "route")
+    __slots__ = ("classes", "entry", "input_at", "label", "outputs", "pool", "route", "stats")
 
-    def __init__(self, route: Route, entry: TargetEntry, label: str, pool: Pool) -> None:
+    def __init__(
+        self, route: Route, entry: TargetEntry, label: str, pool: Pool, stats: TargetStats
+    ) -> None:
         self.route = route
+        self.stats = stats
         self.entry = entry
         self.label = label
         self.pool = pool
@@ -38,12 +43,17 @@ class Target:
 class Route:
     """A deployment: its targets by weight and by version."""
 
-    __slots__ = ("_cumulative", "_versions", "deployment", "full_name", "targets")
+    __slots__ = ("_cumulative", "_versions", "deployment", "full_name", "stats", "targets")
 
     def __init__(
-        self, full_name: str, deployment: DeploymentEntry, pool: Callable[[str, str], Pool]
+        self,
+        full_name: str,
+        deployment: DeploymentEntry,
+        pool: Callable[[str, str], Pool],
+        counters: Counters,
     ) -> None:
         self.full_name = full_name
+        self.stats = counters.route(full_name)
         self.deployment = deployment
         models = {entry.version.rpartition(":")[0] for entry in deployment.targets}
         self.targets = [
@@ -53,6 +63,7 @@ class Route:
                 # Open Inference clients write a bare number; enough while one model is served.
                 entry.version.rpartition(":")[2] if len(models) == 1 else entry.version,
                 pool(full_name, entry.version),
+                counters.target(full_name, entry.version),
             )
             for entry in deployment.targets
         ]
@@ -123,12 +134,19 @@ class Caller:
 class Routes:
     """Everything the data plane looks up, for one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, pepper: bytes, pool: Callable[[str, str], Pool]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        pepper: bytes,
+        pool: Callable[[str, str], Pool],
+        counters: Counters,
+    ) -> None:
         self.snapshot = snapshot
         self._pepper = pepper
         self._verified: dict[bytes, Caller] = {}
         self._by_name = {
-            name: Route(name, deployment, pool) for name, deployment in snapshot.deployments.items()
+            name: Route(name, deployment, pool, counters)
+            for name, deployment in snapshot.deployments.items()
         }
 
     def authenticate(self, authorization: bytes | None) -> Caller:

@@ -46,6 +46,8 @@ class ReplicaConfig:
     max_queue: int = 1024
     credits: int = 256
     """Unanswered requests per connection."""
+    objective_ms: int | None = None
+    """The latency that the size of a batch aims at; None: the deadline alone."""
 
 
 def serve(engine: Engine, config: ReplicaConfig) -> None:
