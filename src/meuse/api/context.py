@@ -17,7 +17,7 @@ from meuse.access.tenancy import Tenancy
 from meuse.api.ledger import LedgerClient
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.ids import new_id
-from meuse.core.nouns import Column, Principal, Scope
+from meuse.core.nouns import Column, Principal, Scope, Signature
 from meuse.core.ports import (
     Blobs,
     DatasetStore,
@@ -31,6 +31,9 @@ from meuse.jobs.kinds import JobKind
 
 Inspect = Callable[[Path, str], tuple[int, tuple[Column, ...]]]
 """(file, format) → (rows, columns), parsed in a child process. Raises `invalid_data`."""
+
+InspectModel = Callable[[Path, str], Signature]
+"""(file, format) → its signature, loaded and tried in a child process. Raises `invalid_data`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +51,10 @@ class Control:
     reconciler: Reconciler
     ledger: LedgerClient
     inspect: Inspect
+    inspect_model: InspectModel
     uploads: Path
     max_upload_bytes: int
+    max_model_bytes: int
     max_replicas: int
     http_url: str
     grpc_url: str

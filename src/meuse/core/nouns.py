@@ -157,6 +157,9 @@ ENGINES = {
 }
 """The formats of artifacts that each engine runs. Nothing of another format is loaded."""
 
+CUSTOM = "custom"
+"""The task of a version that was uploaded: what it predicts is its owner's business."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
