@@ -177,7 +177,7 @@ def jobs(
 def models(
     name: Annotated[str | None, typer.Argument(help="A model to look at.")] = None,
     alias: Annotated[str | None, typer.Option(help="Move an alias: champion=2.")] = None,
-    upload: Annotated[Path | None, typer.Option(help="An ONNX file: the next version.")] = None,
+    upload: Annotated[Path | None, typer.Option(help="An ONNX file, as a new version.")] = None,
     label: Annotated[
         list[str] | None, typer.Option(help="With --upload: a class, in order.")
     ] = None,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -168,6 +171,26 @@ def test_the_client_uploads(platform: Platform, tmp_path: Path) -> None:
         with pytest.raises(MeuseError) as caught:
             client.upload_model("by-client", path)
         assert caught.value.field == "body"
+
+
+def test_the_command_line_uploads_and_chooses_an_engine(platform: Platform, tmp_path: Path) -> None:
+    """`models NAME --upload FILE`, then `deploy NAME --engine … --cores …`."""
+    path = tmp_path / "m.onnx"
+    path.write_bytes(models.doubled())
+
+    def meuse(*words: str) -> subprocess.CompletedProcess[str]:
+        env = {**os.environ, "MEUSE_URL": platform.url, "MEUSE_KEY": platform.admin_key}
+        command = [sys.executable, "-m", "meuse", *words]
+        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+
+    done = meuse("models", "by-cli", "--upload", str(path))
+    assert done.stdout.startswith("by-cli:1: "), done.stderr
+    missing = meuse("models", "by-cli", "--upload", str(tmp_path / "none"))
+    assert (missing.returncode, "no file" in missing.stderr) == (1, True)
+    options = ("--model", "by-cli:1", "--engine", "openvino", "--cores", "2", "--json")
+    state = json.loads(meuse("deploy", "by-cli", *options).stdout)
+    assert (state["status"], state["engine"]) == ("ready", {"name": "openvino", "cores": 2})
+    assert json.loads(meuse("predict", "[[1, 2]]", "--model", "by-cli").stdout) == [[2, 4]]
 
 
 def test_every_engine_gives_the_same_answers(
