@@ -45,6 +45,8 @@ class OnnxEngine:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class
             raise _refusal(str(error)) from None
+        # Kept by the session for a retry that never comes; as large as the model.
+        self._session._model_bytes = None
         self._running: Any = None
         self._outputs = [node.name for node in self._session.get_outputs()]
         self._signature = Signature(
