@@ -18,22 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Signature, TensorSpec
-from meuse.train.recipes import Standardised
+from meuse.core.nouns import Signature
+from meuse.train.recipes import Standardised, served, signature_of
 
 TOLERANCE = 1e-4
-
-
-class _Classifier(nn.Module):
-    """Rows → (class index, probabilities)."""
-
-    def __init__(self, model: Standardised) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(rows)
-        return logits.argmax(dim=1), logits.softmax(dim=1)
 
 
 def export(
@@ -54,23 +42,6 @@ def export(
     path.write_bytes(proto.SerializeToString())
     _check_parity(network, rows, path, names)
     return path, signature
-
-
-def served(model: Standardised) -> nn.Module:
-    """What answers requests: rows → (class index, probabilities), or → values."""
-    return model if model.regression else _Classifier(model)
-
-
-def signature_of(features: int, classes: tuple[str | int, ...] | None) -> Signature:
-    """What `served` takes and gives; no classes: a regressor."""
-    taken = (TensorSpec("input", "FP32", (-1, features)),)
-    if classes is None:
-        return Signature(taken, (TensorSpec("value", "FP32", (-1,)),))
-    given = (
-        TensorSpec("label", "INT64", (-1,)),
-        TensorSpec("probabilities", "FP32", (-1, len(classes))),
-    )
-    return Signature(taken, given, classes)
 
 
 def _convert(network: nn.Module, features: int, outputs: list[str]) -> onnx.ModelProto:

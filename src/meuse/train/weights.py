@@ -19,8 +19,7 @@ from meuse.core.errors import invalid
 from meuse.core.fields import choice, integer, known
 from meuse.core.nouns import Signature
 from meuse.train import spec
-from meuse.train.export import served, signature_of
-from meuse.train.recipes import RECIPES, Standardised
+from meuse.train.recipes import RECIPES, Standardised, served, signature_of
 
 KEY = "meuse.model"
 MAX_FEATURES = 10_000_000
