@@ -29,6 +29,7 @@ class Wanted:
     targets: tuple[WantedTarget, ...]
     replicas: int
     error: str | None = None
+    revision: str = ""  # how replicas are run; those of another are replaced
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +38,7 @@ class Replica:
     deployment: str
     version: str
     ready: bool
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ Routes = Mapping[str, tuple[Route, ...]]
 class Start:
     deployment: str
     version: str
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +84,8 @@ def plan(
         if want.error is None:
             start += [s for s in _missing(want, mine) if s not in blocked]
         if want.error is None and settled(want, mine):
-            kept = {t.version: _ready(mine, t.version)[: want.replicas] for t in want.targets}
+            current = [r for r in mine if r.revision == want.revision]
+            kept = {t.version: _ready(current, t.version)[: want.replicas] for t in want.targets}
             routes[want.name] = tuple(
                 Route(t.version, t.weight, kept[t.version]) for t in want.targets
             )
@@ -95,7 +99,8 @@ def plan(
 
 def settled(want: Wanted, mine: Sequence[Replica]) -> bool:
     """Every target has all its replicas ready."""
-    return all(len(_ready(mine, t.version)) >= want.replicas for t in want.targets)
+    current = [r for r in mine if r.revision == want.revision]
+    return all(len(_ready(current, t.version)) >= want.replicas for t in want.targets)
 
 
 def status(
@@ -111,6 +116,7 @@ def status(
     if want.error is not None or failures >= FAILED_AFTER:
         return DeploymentStatus.DEGRADED
     same = serving == {t.version for t in want.targets}
+    same = same and all(r.revision == want.revision for r in mine)
     return DeploymentStatus.DEGRADED if same else DeploymentStatus.ROLLING
 
 
@@ -121,8 +127,9 @@ def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:
 def _missing(want: Wanted, mine: Sequence[Replica]) -> list[Start]:
     starts = []
     for target in want.targets:
-        have = sum(r.version == target.version for r in mine)
-        starts += [Start(want.name, target.version)] * max(0, want.replicas - have)
+        start = Start(want.name, target.version, want.revision)
+        have = sum((r.version, r.revision) == (start.version, start.revision) for r in mine)
+        starts += [start] * max(0, want.replicas - have)
     return starts
 
 

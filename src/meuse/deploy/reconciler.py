@@ -29,6 +29,7 @@ from meuse.deploy import plan as planning
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import Replicas
+from meuse.deploy.spec import artifact_for
 from meuse.registry import references
 from meuse.serve.snapshot import Snapshot
 
@@ -123,7 +124,9 @@ class Reconciler:
         with self._turning:
             specs = {d.key: d for d in self._deployments.list(None)}
             wanted = [self._resolve(spec) for spec in specs.values()]
-            self._replicas.forget({Start(w.name, t.version) for w in wanted for t in w.targets})
+            self._replicas.forget(
+                {Start(w.name, t.version, w.revision) for w in wanted for t in w.targets}
+            )
             running = self._replicas.look()
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
             for start in step.start:
@@ -144,12 +147,15 @@ class Reconciler:
         for target in spec.targets:
             try:
                 version = references.resolve(self._registry, spec.scope, target.model)
+                artifact_for(version, spec.engine)
             except MeuseError as missing:
                 error = str(missing)
             else:
                 self._versions[spec.scope, version.ref] = version
                 targets.append(WantedTarget(version.ref, target.weight))
-        return Wanted(spec.key, spec.generation, tuple(targets), spec.scale.min, error)
+        return Wanted(
+            spec.key, spec.generation, tuple(targets), spec.scale.min, error, spec.revision
+        )
 
     def _start(self, spec: Deployment, start: Start) -> None:
         replica = new_id("replica")
