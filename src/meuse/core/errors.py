@@ -77,6 +77,8 @@ class MeuseError(Exception):
         self.message = message
         self.field = field
         self.hint = hint
+        self.is_counted = False
+        """Whether metrics have it: it is raised through several hands, and counts once."""
 
     def __str__(self) -> str:
         where = f" (field: {self.field})" if self.field else ""

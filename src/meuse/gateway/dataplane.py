@@ -22,7 +22,7 @@ from meuse.core.ids import uuid7_bytes
 from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
-from meuse.gateway.routes import Caller, Route, Routes, Target
+from meuse.gateway.routes import Caller, Routes, Target
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
@@ -86,6 +86,11 @@ class DataPlane:
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
         self._links.leave_old()
+        self.counters.follow(snapshot)
+
+    def connected(self) -> dict[tuple[str, str], int]:
+        """This worker's connected replicas by deployment and version."""
+        return self._links.connected()
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
         """The caller. Raises `unauthenticated` or `forbidden`."""
@@ -104,12 +109,12 @@ class DataPlane:
             # Again, not only at the door: reading a body takes time, and keys get revoked.
             caller = self.authenticate(call.caller.authorization, "infer")
             route = self._routes.find(caller, call.model)
-            target = route.choose(call.version)
             try:
+                target = route.choose(call.version)
                 inputs = call.read(target)
                 rows = check(target.entry.inputs, target.input_at, inputs)
             except MeuseError as error:
-                self._refused(route, error)
+                self.counters.refused(error, route.stats)
                 raise
             try:
                 return await self._run(call, caller, target, inputs, rows, ids)
@@ -132,7 +137,7 @@ class DataPlane:
         try:
             target.pool.submit(flight)
         except MeuseError as error:
-            self._refused(route, error)
+            counters.refused(error, route.stats)
             raise
         began = counters.begin(route.stats)
         answer: Answer | None = None
@@ -146,19 +151,13 @@ class DataPlane:
             raise
         except BaseException as error:
             work = error if isinstance(error, FailedError) else answer
-            code = error.code if isinstance(error, MeuseError) else Code.CANCELLED
+            code = _code(error)
             counters.end(route.stats, target.stats, began, 0, work, code)
             spent_us = work.compute_us if work is not None else 0
             self._record_failure(caller, target, ids, call.protocol, spent_us, error)
             raise
         counters.end(route.stats, target.stats, began, rows, answer, None)
         return Result(target, outputs, rows)
-
-    def _refused(self, route: Route, error: MeuseError) -> None:
-        """Before admission: no record, but it is counted."""
-        code = str(error.code)
-        self.counters.changes += 1
-        route.stats.refused[code] = route.stats.refused.get(code, 0) + 1
 
     def _record_failure(
         self,
@@ -213,6 +212,14 @@ class DataPlane:
             raise MeuseError(
                 Code.UNAVAILABLE, "usage cannot be recorded", hint="Try again later."
             ) from error
+
+
+def _code(error: BaseException) -> Code:
+    """What a request that was admitted has ended with. It is counted with that."""
+    if isinstance(error, MeuseError):
+        error.is_counted = True
+        return error.code
+    return Code.INTERNAL if isinstance(error, Exception) else Code.CANCELLED
 
 
 def _in_order(target: Target, answer: Answer) -> list[tuple[str, NDArray[Any]]]:

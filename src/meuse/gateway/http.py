@@ -17,7 +17,7 @@ import msgspec
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
-from meuse.gateway import oip, predict
+from meuse.gateway import metrics, oip, predict
 from meuse.gateway.body import BodyReader, ClientGoneError, Receive, Scope, Send, drain
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.dataplane import DataPlane
@@ -47,6 +47,7 @@ ROUTES = (
     HttpRoute("GET", _V2 + "/ready", "infer", "model_ready"),
     HttpRoute("GET", _V2 + "/versions/{version}", "infer", "model_metadata"),
     HttpRoute("GET", _V2, "infer", "model_metadata"),
+    HttpRoute("GET", "/metrics", "usage", "metrics"),
     HttpRoute("GET", "/v2", "public", "server_metadata"),
     HttpRoute("GET", "/v2/health/live", "public", "live"),
     HttpRoute("GET", "/v2/health/ready", "public", "ready"),
@@ -101,6 +102,7 @@ class Request:
     match: Match
     body: bytes
     caller: Caller | None
+    headers: list[tuple[bytes, bytes]]
 
     @property
     def known(self) -> Caller:
@@ -109,7 +111,8 @@ class Request:
         return self.caller
 
 
-Answer = tuple[int, bytes]
+Answer = tuple[int, bytes] | tuple[int, bytes, bytes]
+"""Status, body and, where it is not JSON, the content type."""
 
 
 class App:
@@ -132,8 +135,9 @@ class App:
                     raise MeuseError(Code.NOT_FOUND, "there is nothing here", field="path")
                 await self._proxy(scope, receive, send, request_id(scope))
                 return
-            status, body = await self._answer(scope, receive, found)
+            status, body, *kind = await self._answer(scope, receive, found)
         except ClientGoneError:
+            self._plane.counters.client_gone()
             return
         except MeuseError as error:
             await self._refuse(scope, receive, send, error)
@@ -144,7 +148,7 @@ class App:
             await self._refuse(scope, receive, send, ours)
             return
         length = str(len(body)).encode()
-        headers = [_JSON, (b"content-length", length)]
+        headers = [(b"content-type", kind[0]) if kind else _JSON, (b"content-length", length)]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -180,7 +184,7 @@ class App:
         body = b""
         if route.method == "POST":
             body = await self._bodies.read(receive, length)
-        return await self._handlers[route.handler](Request(found, body, caller))
+        return await self._handlers[route.handler](Request(found, body, caller, scope["headers"]))
 
     # Handlers, by the names in ROUTES.
 
@@ -208,6 +212,13 @@ class App:
         target = self._plane.describe(request.known, wanted.model, wanted.version)
         return 200, _encode(oip.model_metadata(wanted.model, target))
 
+    async def _metrics(self, request: Request) -> Answer:
+        plane = self._plane
+        accept = b",".join(value for name, value in request.headers if name == b"accept")
+        return 200, *await metrics.answer(
+            plane.counters, request.known, plane.connected(), accept.decode("latin-1")
+        )
+
     async def _server_metadata(self, request: Request) -> Answer:
         return 200, _encode(oip.server_metadata())
 
@@ -219,6 +230,7 @@ class App:
         return 200 if ready else 503, _encode({"ready": ready})
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: MeuseError) -> None:
+        self._plane.counters.refused(error)
         identity = request_id(scope)
         if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
             body = _encode({"error": str(error)})

@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway import oip, rpctensor
+from meuse.gateway.counters import Counters
 from meuse.gateway.dataplane import Call, DataPlane, Inputs, Result
 from meuse.gateway.routes import Caller, Target
 from meuse.gateway.wire import inference_pb2 as pb
@@ -92,8 +93,11 @@ class _Guard(grpc.GenericRpcHandler):
             try:
                 caller = self._plane.authenticate(_authorization(details), scope)
             except MeuseError as error:
+                self._plane.counters.refused(error)
                 return _denied(error)
-        return grpc.unary_unary_rpc_method_handler(_called(method, caller), read, write)
+        return grpc.unary_unary_rpc_method_handler(
+            _called(method, caller, self._plane.counters), read, write
+        )
 
 
 def _denied(error: MeuseError) -> grpc.RpcMethodHandler[Any, Any]:
@@ -104,7 +108,7 @@ def _denied(error: MeuseError) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 def _called(
-    method: Method, caller: Caller | None
+    method: Method, caller: Caller | None, counters: Counters
 ) -> Callable[[Any, Context], Awaitable[Message | None]]:
     """A method for one call of one caller, with its errors as statuses."""
 
@@ -116,6 +120,7 @@ def _called(
         except Exception:
             logger.exception("a gRPC call failed")
             failure = MeuseError(Code.INTERNAL, "something went wrong on our side")
+        counters.refused(failure)
         await _abort(context, failure)
         return None
 

@@ -21,10 +21,10 @@ import msgspec
 import uvicorn
 import uvloop
 
-from meuse.gateway import rpc
+from meuse.gateway import rpc, vitals
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.cork import CorkedHttpProtocol
-from meuse.gateway.counters import Counters
+from meuse.gateway.counters import Counters, clock_ms
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.http import App
 from meuse.gateway.links import Links
@@ -106,6 +106,9 @@ async def _run(config: WorkerConfig) -> bool:
         logger.error("the snapshot cannot be read: %s; waiting for control", error)
     proxy = ControlProxy(config.sockets / "control.sock", config.max_upload_bytes)
     http = _http_server(App(plane, proxy, config.max_body_bytes))
+    counters.look = vitals.watch(
+        counters.stats.vitals, plane, snapshots, journal, lambda: len(http.server_state.connections)
+    )
     grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
     await grpc.start()
     listening = asyncio.create_task(
@@ -167,8 +170,10 @@ async def _sync(journal: JournalWriter, plane: DataPlane) -> None:
         recorded = plane.recorded
         if recorded == synced:
             continue
+        began, ok = clock_ms(), False
         try:
             await asyncio.to_thread(journal.sync)
-            synced = recorded
+            synced, ok = recorded, True
         except OSError as error:
             logger.error("the usage journal cannot be synced: %s", error)
+        plane.counters.synced(began, ok=ok)
