@@ -32,6 +32,9 @@ def main(argv: Sequence[str]) -> int:
             max_body_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes,
             lifeline_fd=options.lifeline,
+            log_requests=settings.log_requests,
+            otlp_endpoint=settings.otlp_endpoint,
+            trace_ratio=settings.trace_ratio,
         )
     )
     return 0

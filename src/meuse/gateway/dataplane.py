@@ -12,7 +12,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -22,10 +22,13 @@ from meuse.core.ids import uuid7_bytes
 from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
-from meuse.gateway.routes import Caller, Routes, Target
+from meuse.gateway.routes import Caller, Route, Routes, Target
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
+
+if TYPE_CHECKING:
+    from meuse.gateway.observe import Observer
 
 logger = logging.getLogger(__name__)
 
@@ -69,6 +72,7 @@ class DataPlane:
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
         self.is_draining = False
+        self.observer: Observer | None = None
         self.recorded = 0
         """How many records were appended: whether there is anything to sync."""
 
@@ -114,7 +118,7 @@ class DataPlane:
                 inputs = call.read(target)
                 rows = check(target.entry.inputs, target.input_at, inputs)
             except MeuseError as error:
-                self.counters.refused(error, route.stats)
+                self._refused(route, error)
                 raise
             try:
                 return await self._run(call, caller, target, inputs, rows, ids)
@@ -137,7 +141,7 @@ class DataPlane:
         try:
             target.pool.submit(flight)
         except MeuseError as error:
-            counters.refused(error, route.stats)
+            self._refused(route, error)
             raise
         began = counters.begin(route.stats)
         answer: Answer | None = None
@@ -153,11 +157,21 @@ class DataPlane:
             work = error if isinstance(error, FailedError) else answer
             code = _code(error)
             counters.end(route.stats, target.stats, began, 0, work, code)
+            if self.observer is not None:
+                self.observer.ran(route.full_name, target.entry.version, 0, work, code)
             spent_us = work.compute_us if work is not None else 0
             self._record_failure(caller, target, ids, call.protocol, spent_us, error)
             raise
         counters.end(route.stats, target.stats, began, rows, answer, None)
+        if self.observer is not None:
+            self.observer.ran(route.full_name, target.entry.version, rows, answer, None)
         return Result(target, outputs, rows)
+
+    def _refused(self, route: Route, error: MeuseError) -> None:
+        """Before admission: no record, but it is counted."""
+        self.counters.refused(error, route.stats)
+        if self.observer is not None:
+            self.observer.refused(route.full_name, error.code)
 
     def _record_failure(
         self,

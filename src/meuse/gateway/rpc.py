@@ -7,7 +7,7 @@ in it is not served. One channel stays with one worker until its connection is r
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 import grpc
@@ -44,9 +44,15 @@ Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, "Caller | None"], Awaitable[Message]]
 
 
-def make_server(plane: DataPlane, address: str, max_message_bytes: int) -> grpc.aio.Server:
+def make_server(
+    plane: DataPlane,
+    address: str,
+    max_message_bytes: int,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
     """A server bound to `address`, shared with the other workers. Raises RuntimeError."""
     server = grpc.aio.server(
+        interceptors=interceptors,
         options=[
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", max_message_bytes),
