@@ -11,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from meuse.gateway import cork, counters, rpc, worker
+from meuse.gateway import cork, counters, metrics, rpc, worker
 
 
 def main() -> None:
@@ -22,7 +22,7 @@ def main() -> None:
     given["pepper"] = bytes.fromhex(given["pepper"])
     cork.HEAD_S = given.pop("head_s", cork.HEAD_S)
     worker._MAX_CONNECTIONS = given.pop("max_connections", worker._MAX_CONNECTIONS)
-    counters.SHOWN_S = given.pop("shown_s", counters.SHOWN_S)
+    metrics.SHOWN_S = given.pop("shown_s", metrics.SHOWN_S)
     counters.KEPT_S = given.pop("kept_s", counters.KEPT_S)
     rpc._MAX_RPCS = given.pop("max_rpcs", rpc._MAX_RPCS)
     worker.serve(worker.WorkerConfig(**given))

@@ -19,6 +19,7 @@ from prometheus_client.openmetrics.parser import (
 )
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
+import meuse
 from gateway.load import Load
 from gateway.rig import Rig, Worker, target, until
 from meuse.gateway.wire import inference_pb2 as pb
@@ -120,6 +121,8 @@ def test_both_formats_keep_their_rules(rig: Rig) -> None:
     plain = text_of(first, admin)
     names = {line.split()[2] for line in plain.splitlines() if line.startswith("# TYPE")}
     assert names == {line.split()[2] for line in plain.splitlines() if line.startswith("# HELP")}
+    documented = (Path(meuse.__file__).parents[2] / "docs" / "metrics.md").read_text()
+    assert [name for name in sorted(names) if f"`{name}`" not in documented] == []
     opened = text_of(first, admin, "application/openmetrics-text;version=1.0.0,text/plain;q=0.5")
     assert opened.endswith("# EOF\n")
     families = {family.name: family for family in parse_openmetrics(opened)}

@@ -3,9 +3,9 @@
 Plain numbers that only the worker's loop touches; `Counters.write` brings them to the slot's
 file now and then (see `serve.stats`). Knows no protocol and no price.
 
-Deployments and versions that left the snapshot stay readable for `SHOWN_S`, so that the last of
-their counts is scraped, and in the file for longer. Workers let go of them at slightly different
-times: in between nobody looks, so no sum is ever seen to fall.
+Deployments and versions that left the snapshot are dropped from the file, but long after
+`gateway.metrics` has ceased to show them: workers let go at slightly different times, and no sum
+is to be seen falling.
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from meuse.serve.stats import HEARTBEAT_S, RouteStats, TargetStats, Vitals, Work
 logger = logging.getLogger(__name__)
 
 WRITE_S = 0.2
-SHOWN_S = 600.0
-"""How long after it left the snapshot a deployment or version is still shown."""
 KEPT_S = 1200.0
-"""How long it stays in the file."""
+"""How long a deployment or version stays in the file after it left the snapshot."""
 
 
 def clock_ms() -> float:
@@ -42,6 +40,8 @@ class Counters:
     def __init__(self, folder: Path, slot: int, epoch: int) -> None:
         self.folder = folder
         self.stats = stats.begin(folder, slot, epoch)
+        # What the first snapshot lacks left in the time of an earlier worker, or after it.
+        self._left_ms = self.stats.at_ms
         self.changes = 0
         self.look: Callable[[Vitals], None] | None = None
         """Brings the vitals up to date before they are written."""
@@ -126,7 +126,7 @@ class Counters:
 
     def follow(self, snapshot: Snapshot) -> None:
         """From now on these deployments and versions are served, and the others have left."""
-        now = clock_ms()
+        now, self._left_ms = self._left_ms or clock_ms(), 0.0
         self.changes += 1
         for name, route in self.stats.routes.items():
             deployment = snapshot.deployments.get(name)
@@ -134,15 +134,6 @@ class Counters:
             served = _versions(deployment) if deployment else frozenset[str]()
             for version, target in route.targets.items():
                 target.left_ms = 0.0 if version in served else target.left_ms or now
-
-    def shown(self) -> dict[str, frozenset[str]]:
-        """Versions by deployment: what is served, or was until not long ago."""
-        since = clock_ms() - SHOWN_S * 1000
-        return {
-            name: frozenset(v for v, t in route.targets.items() if not 0 < t.left_ms <= since)
-            for name, route in self.stats.routes.items()
-            if not 0 < route.left_ms <= since
-        }
 
     def forget(self) -> None:
         """Drop what left long ago, so that neither file nor memory grows with every rollout."""

@@ -121,6 +121,7 @@ class App:
     def __init__(self, plane: DataPlane, proxy: ControlProxy, max_body_bytes: int) -> None:
         self._plane = plane
         self._proxy = proxy
+        self._exposition = metrics.Exposition(plane)
         self._bodies = BodyReader(max_body_bytes)
         self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             route.handler: getattr(self, "_" + route.handler) for route in ROUTES
@@ -213,11 +214,8 @@ class App:
         return 200, _encode(oip.model_metadata(wanted.model, target))
 
     async def _metrics(self, request: Request) -> Answer:
-        plane = self._plane
         accept = b",".join(value for name, value in request.headers if name == b"accept")
-        return 200, *await metrics.answer(
-            plane.counters, request.known, plane.connected(), accept.decode("latin-1")
-        )
+        return 200, *await self._exposition.answer(request.known, accept.decode("latin-1"))
 
     async def _server_metadata(self, request: Request) -> Answer:
         return 200, _encode(oip.server_metadata())

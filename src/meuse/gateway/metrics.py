@@ -1,7 +1,8 @@
 """`GET /metrics`: what all workers of the host have counted, as Prometheus text or OpenMetrics.
 
 Any worker answers the same. It brings its own counters to their file first and then sums the
-files: so what was once shown is on file, and no counter falls when a worker is killed.
+files: so what was once shown is on file, and no counter falls when a worker is killed. What left
+the snapshot is shown for `SHOWN_S` more, so that the last of its counts is scraped.
 
 Labels name deployments and versions, never a caller. A tenant's key sees the tenant's own
 deployments by their bare names; an administrator's sees every one as "owner/name", and the
@@ -14,11 +15,12 @@ import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from meuse.core.version import __version__
-from meuse.gateway.counters import Counters
+from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.routes import Caller
 from meuse.serve import stats
 from meuse.serve.stats import Histogram, RouteStats, TargetStats, WorkerStats
@@ -29,13 +31,17 @@ if TYPE_CHECKING:
 _SECONDS = tuple(bound / 1000 for bound in stats.LATENCY_MS)
 
 
+SHOWN_S = 600.0
+"""Less than `counters.KEPT_S`: what is dropped from one worker's file is no longer shown."""
+
+
 @dataclass(frozen=True, slots=True)
 class Scrape:
-    """Who asks, and what this worker alone knows. `shown`: versions by "owner/name"."""
+    """Who asks whom, and what the asked worker alone knows."""
 
+    slot: int
     now_ms: float
     owner: str | None  # None: the platform's administrator
-    shown: Mapping[str, frozenset[str]]
     connected: Mapping[tuple[str, str], int]
 
     def label(self, full_name: str) -> str | None:
@@ -46,14 +52,23 @@ class Scrape:
         return name if owner == self.owner else None
 
 
-async def answer(
-    counters: Counters, caller: Caller, connected: Mapping[tuple[str, str], int], accept: str
-) -> tuple[bytes, bytes]:
-    """(body, content type) for one scrape. Rendered in a thread: the loop goes on."""
-    counters.write()
-    owner = None if "admin" in caller.scopes else caller.tenant
-    scrape = Scrape(counters.stats.at_ms, owner, counters.shown(), connected)
-    return await asyncio.to_thread(_render, counters.folder, scrape, accept)
+class Exposition:
+    """One per worker. Renders in a thread, so that requests go on, and one scrape at a time, so
+    that no key with the scope can take the processor from them."""
+
+    def __init__(self, plane: DataPlane) -> None:
+        self._plane = plane
+        self._turn = asyncio.Lock()
+
+    async def answer(self, caller: Caller, accept: str) -> tuple[bytes, bytes]:
+        """(body, content type) for one scrape."""
+        async with self._turn:
+            counters = self._plane.counters
+            counters.write()
+            own = counters.stats
+            owner = None if "admin" in caller.scopes else caller.tenant
+            scrape = Scrape(own.slot, own.at_ms, owner, self._plane.connected())
+            return await asyncio.to_thread(_render, counters.folder, scrape, accept)
 
 
 def _render(folder: Path, scrape: Scrape, accept: str) -> tuple[bytes, bytes]:
@@ -68,29 +83,51 @@ def _render(folder: Path, scrape: Scrape, accept: str) -> tuple[bytes, bytes]:
     return encode(Families()), kind.encode()
 
 
+def shown(slots: Sequence[WorkerStats], slot: int, since_ms: float) -> dict[str, frozenset[str]]:
+    """Versions by deployment: those in the snapshot of worker `slot`, and those that the last of
+    the workers saw leaving after `since_ms`."""
+    found: dict[str, set[str]] = {}
+    for worker in slots:
+        for name, route in worker.routes.items():
+            if route.left_ms > since_ms or (worker.slot == slot and not route.left_ms):
+                found.setdefault(name, set()).update(
+                    version
+                    for version, target in route.targets.items()
+                    if target.left_ms > since_ms or (worker.slot == slot and not target.left_ms)
+                )
+    return {name: frozenset(versions) for name, versions in found.items()}
+
+
 def families(slots: Sequence[WorkerStats], scrape: Scrape) -> Iterator[Metric]:
     """Every family that this scrape may see."""
     from prometheus_client.core import InfoMetricFamily
 
     yield InfoMetricFamily("meuse_build", "The running version.", value={"version": __version__})
-    yield from _of_versions(slots, scrape)
-    yield from _of_deployments(slots, scrape)
+    recent = shown(slots, scrape.slot, scrape.now_ms - SHOWN_S * 1000)
+    names = {name: label for name in sorted(recent) if (label := scrape.label(name)) is not None}
+    found: dict[tuple[str, ...], list[TargetStats]] = {
+        (label, version): [
+            target
+            for slot in slots
+            if (route := slot.routes.get(name)) is not None
+            if (target := route.targets.get(version)) is not None
+        ]
+        for name, label in names.items()
+        for version in sorted(recent[name])
+    }
+    yield from _of_versions(found)
+    yield from _of_replicas(scrape)
+    yield from _of_deployments(slots, scrape, names)
     if scrape.owner is None:
         yield from _of_the_gateway(slots)
         yield from _of_workers([slot for slot in slots if slot.is_live(scrape.now_ms)])
 
 
-def _of_versions(slots: Sequence[WorkerStats], scrape: Scrape) -> Iterator[Metric]:
-    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+def _of_versions(found: Mapping[tuple[str, ...], Sequence[TargetStats]]) -> Iterator[Metric]:
+    """`found`: each worker's counters by deployment and version."""
+    from prometheus_client.core import CounterMetricFamily
 
     labels = ["deployment", "version"]
-    found: dict[tuple[str, str], list[TargetStats]] = {}
-    for slot in slots:
-        for full_name, route in slot.routes.items():
-            name = scrape.label(full_name)
-            for version in scrape.shown.get(full_name, ()) if name is not None else ():
-                if name is not None and (target := route.targets.get(version)) is not None:
-                    found.setdefault((name, version), []).append(target)
     requests = CounterMetricFamily(
         "meuse_requests", "Admitted requests by how they ended: ok, or an error code.",
         labels=[*labels, "code"],
@@ -100,7 +137,7 @@ def _of_versions(slots: Sequence[WorkerStats], scrape: Scrape) -> Iterator[Metri
         "meuse_shadow", "Answers of a shadow version by whether they agreed with those given.",
         labels=[*labels, "result"],
     )  # fmt: skip
-    for key, targets in sorted(found.items()):
+    for key, targets in found.items():
         requests.add_metric([*key, "ok"], sum(t.ok for t in targets))
         for code, count in sorted(_summed(t.failed for t in targets).items()):
             requests.add_metric([*key, code], count)
@@ -112,34 +149,36 @@ def _of_versions(slots: Sequence[WorkerStats], scrape: Scrape) -> Iterator[Metri
     yield requests
     yield rows
     yield shadow
-    yield _histogram(
-        "meuse_request_duration_seconds", "From admission to the answer.", labels,
-        {key: stats.total(t.request for t in targets) for key, targets in found.items()},
-    )  # fmt: skip
-    yield _histogram(
-        "meuse_queue_seconds", "From arrival at a replica to the start of the batch.", labels,
-        {key: stats.total(t.queue for t in targets) for key, targets in found.items()},
-    )  # fmt: skip
-    yield _histogram(
-        "meuse_compute_seconds", "A request's share of its batch's time in the engine.", labels,
-        {key: stats.total(t.compute for t in targets) for key, targets in found.items()},
-    )  # fmt: skip
+    for part, name, help_ in (
+        ("request", "meuse_request_duration", "From admission to the answer."),
+        ("queue", "meuse_queue", "From arrival at a replica to the start of the batch."),
+        ("compute", "meuse_compute", "A request's share of its batch's time in the engine."),
+    ):
+        sums = {k: stats.total(map(attrgetter(part), targets)) for k, targets in found.items()}
+        yield _durations(f"{name}_seconds", help_, labels, sums)
     size = len(stats.BATCH_ROWS) + 1
+    batches = {k: stats.total((t.batch for t in targets), size) for k, targets in found.items()}
     yield _histogram(
-        "meuse_batch_rows", "Batches by their rows.", labels,
-        {key: stats.total((t.batch for t in targets), size) for key, targets in found.items()},
-        stats.BATCH_ROWS,
-    )  # fmt: skip
-    replicas = GaugeMetricFamily(
-        "meuse_replicas", "Replicas that the answering worker is connected to.", labels=labels
+        "meuse_batch_rows", "Batches by their rows.", labels, batches, stats.BATCH_ROWS
     )
+
+
+def _of_replicas(scrape: Scrape) -> Iterator[Metric]:
+    from prometheus_client.core import GaugeMetricFamily
+
+    replicas = GaugeMetricFamily(
+        "meuse_replicas", "Replicas that the answering worker is connected to.",
+        labels=["deployment", "version"],
+    )  # fmt: skip
     for (full_name, version), count in sorted(scrape.connected.items()):
         if (name := scrape.label(full_name)) is not None:
             replicas.add_metric([name, version], count)
     yield replicas
 
 
-def _of_deployments(slots: Sequence[WorkerStats], scrape: Scrape) -> Iterator[Metric]:
+def _of_deployments(
+    slots: Sequence[WorkerStats], scrape: Scrape, names: Mapping[str, str]
+) -> Iterator[Metric]:
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
     labels = ["deployment"]
@@ -154,9 +193,7 @@ def _of_deployments(slots: Sequence[WorkerStats], scrape: Scrape) -> Iterator[Me
     misses = CounterMetricFamily(
         "meuse_cache_misses", "Requests that the cache had no answer for.", labels=labels
     )
-    for full_name in sorted(scrape.shown):
-        if (name := scrape.label(full_name)) is None:
-            continue
+    for full_name, name in names.items():
         found = [(slot, r) for slot in slots if (r := slot.routes.get(full_name)) is not None]
         routes: list[RouteStats] = [route for _, route in found]
         for code, count in sorted(_summed(r.refused for r in routes).items()):
@@ -189,10 +226,8 @@ def _of_the_gateway(slots: Sequence[WorkerStats]) -> Iterator[Metric]:
         ),
     ):
         yield CounterMetricFamily(name, help_, value=value)
-    yield _histogram(
-        "meuse_journal_sync_seconds", "Syncs of the usage journal to the disk.", [],
-        {(): stats.total(v.journal_sync for v in vitals)},
-    )  # fmt: skip
+    syncs = stats.total(v.journal_sync for v in vitals)
+    yield _durations("meuse_journal_sync_seconds", "Syncs of the usage journal.", [], {(): syncs})
 
 
 def _of_workers(live: Sequence[WorkerStats]) -> Iterator[Metric]:
@@ -229,21 +264,28 @@ def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     return whole
 
 
+def _durations(
+    name: str, help_: str, labels: list[str], found: Mapping[tuple[str, ...], Histogram]
+) -> Metric:
+    return _histogram(name, help_, labels, found, _SECONDS, unit=1000)
+
+
 def _histogram(
     name: str,
     help_: str,
     labels: list[str],
     found: Mapping[tuple[str, ...], Histogram],
-    bounds: Sequence[float] = (),
+    bounds: Sequence[float],
+    unit: int = 1,
 ) -> Metric:
-    """`bounds` are those of the counts; without them they are durations, given in seconds."""
+    """`unit`: how many of what was counted are one of what is shown."""
     from prometheus_client.core import HistogramMetricFamily
 
     family = HistogramMetricFamily(name, help_, labels=labels)
-    names = [*(str(float(bound)) for bound in bounds or _SECONDS), "+Inf"]
-    for key, histogram in sorted(found.items()):
-        total = histogram.sum if bounds else histogram.sum / 1000
-        family.add_metric(
-            key, list(zip(names, accumulate(histogram.counts), strict=True)), sum_value=total
-        )
+    names = [*(str(float(bound)) for bound in bounds), "+Inf"]
+    for key, histogram in found.items():
+        if key and not histogram.count:
+            continue  # many deployments sleep, and a histogram is thirty lines
+        buckets = list(zip(names, accumulate(histogram.counts), strict=True))
+        family.add_metric(key, buckets, sum_value=histogram.sum / unit)
     return family
