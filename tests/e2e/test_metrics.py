@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -63,3 +65,19 @@ def test_metrics_count_what_was_asked(
         after, "meuse_requests_total", code="ok", **full
     )
     assert "meuse_unrouted_total" not in {name for name, _ in owner}
+
+
+def test_requests_are_logged_where_asked(
+    platform: Platform, admin: httpx.Client, private: JSON, digits: Digits
+) -> None:
+    """With `log_requests` each has one line in the log of the workers."""
+    body = {"model": "private", "input_data": digits.rows[:3]}
+    name = "logged-once"
+    assert admin.post("/predict", json=body, headers={"x-request-id": name}).status_code == 200
+
+    def lines() -> list[JSON]:
+        texts = [log.read_text() for log in (platform.home / "logs").glob("worker*.log")]
+        return [json.loads(line) for text in texts for line in text.splitlines() if name in line]
+
+    (line,) = until(lines, "it is logged", 10.0)
+    assert (line["deployment"], line["status"], line["rows"]) == ("default/private", 200, 3)

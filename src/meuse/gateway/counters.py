@@ -153,6 +153,7 @@ class Counters:
 
     def write(self) -> None:
         """Bring them to the file."""
+        self.forget()
         self.stats.at_ms = clock_ms()
         if self.look is not None:
             self.look(self.stats.vitals)
@@ -172,7 +173,6 @@ class Counters:
                 or any(r.ongoing for r in self.stats.routes.values())
                 or not 0 <= idle_ms < HEARTBEAT_S * 1000
             ):
-                self.forget()
                 written = self.changes
                 self.write()
             await asyncio.sleep(WRITE_S)
