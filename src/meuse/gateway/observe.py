@@ -1,8 +1,8 @@
 """One line per request in the log, one span in a trace: both off unless an operator wants them.
 
 Wraps the HTTP application and the gRPC server from outside, so that nothing is paid when all is
-off; the data plane adds what it alone knows (`ran`, `refused`) to the observation that its task
-carries. Knows no key, no caller and no input.
+off; the data plane adds what it alone knows (`ran`, `refused`) to the observation that the calling
+task carries. Knows no key, no caller and no input.
 """
 
 from __future__ import annotations
@@ -68,6 +68,24 @@ class Observation:
     rows: int = 0
     runs: list[Run] = field(default_factory=list)
 
+    def refused(self, deployment: str, code: Code) -> None:
+        """It was not admitted."""
+        self.deployment, self.code = deployment, code
+
+    def ran(
+        self,
+        deployment: str,
+        version: str,
+        rows: int,
+        work: Answer | FailedError | None,
+        code: Code | None,
+    ) -> None:
+        """It was admitted and is over; as in `Counters.end`."""
+        self.deployment, self.version, self.code = deployment, version, code
+        self.rows += rows
+        if work is not None and len(self.runs) < _MAX_RUNS:
+            self.runs.append(Run(time.time_ns(), work.queue_us, work.compute_us, work.batch_rows))
+
 
 _current: ContextVar[Observation | None] = ContextVar("observation", default=None)
 
@@ -80,32 +98,9 @@ class Observer:
         self._log = _logger() if log else None
         self._spans = spans
 
-    # what the data plane tells
-
-    def refused(self, deployment: str, code: Code) -> None:
-        """The request of this task was not admitted."""
-        seen = _current.get()
-        if seen is not None:
-            seen.deployment, seen.code = deployment, code
-
-    def ran(
-        self,
-        deployment: str,
-        version: str,
-        rows: int,
-        work: Answer | FailedError | None,
-        code: Code | None,
-    ) -> None:
-        """The request of this task was admitted and is over; as in `Counters.end`."""
-        seen = _current.get()
-        if seen is None:
-            return
-        seen.deployment, seen.version, seen.code = deployment, version, code
-        seen.rows += rows
-        if work is not None and len(seen.runs) < _MAX_RUNS:
-            seen.runs.append(Run(time.time_ns(), work.queue_us, work.compute_us, work.batch_rows))
-
-    # the edges
+    def current(self) -> Observation | None:
+        """That of the task that calls."""
+        return _current.get()
 
     def http(self, app: Application) -> Application:
         """The application with its inference requests observed."""
