@@ -144,9 +144,8 @@ def write(folder: Path, stats: WorkerStats) -> None:
 
 def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
     """The counters that a worker goes on with. Nothing of its predecessor is ongoing."""
-    try:
-        before = _decode(path_of(folder, slot).read_bytes())
-    except (OSError, msgspec.MsgspecError):
+    before = _read(path_of(folder, slot))
+    if before is None:
         return WorkerStats(slot, epoch)
     before.epoch = epoch
     for route in before.routes.values():
@@ -157,15 +156,26 @@ def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
 def read_all(folder: Path, but: int | None = None) -> list[WorkerStats]:
     """Every slot's last written counters, without slot `but`; a file that cannot be read is
     passed over."""
-    found = []
-    for path in sorted(folder.glob("worker-*.stats")):
-        if but is not None and path == path_of(folder, but):
-            continue
-        try:
-            found.append(_decode(path.read_bytes()))
-        except (OSError, msgspec.MsgspecError):
-            continue
-    return found
+    skipped = None if but is None else path_of(folder, but)
+    paths = [path for path in sorted(folder.glob("worker-*.stats")) if path != skipped]
+    return [found for path in paths if (found := _read(path)) is not None]
+
+
+def _read(path: Path) -> WorkerStats | None:
+    """None for what is no such file, or one of a release with other buckets."""
+    try:
+        found = _decode(path.read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return None
+    durations, sizes = len(LATENCY_MS) + 1, len(BATCH_ROWS) + 1
+    fit = len(found.vitals.journal_sync.counts) == durations and all(
+        len(target.request.counts) == len(target.queue.counts) == durations
+        and len(target.compute.counts) == durations
+        and len(target.batch.counts) == sizes
+        for route in found.routes.values()
+        for target in route.targets.values()
+    )
+    return found if fit else None
 
 
 def quantile(counts: Sequence[int], q: float, bounds: Sequence[float] = LATENCY_MS) -> float | None:
