@@ -177,5 +177,11 @@ def test_statistics_sum_over_workers_and_versions(tmp_path: Path) -> None:
     assert first.last_ms > 0
     whole = statistics.of_target(one.slots(), "acme/m", None)
     assert (whole.ok, whole.rows, whole.cache_hits) == (3, 12, 7)
+    one.target("acme/m", "m:1").request.sum, one.target("acme/m", "m:1").failed_ms = 12.5, 2.5
+    (entry,) = statistics.described("m", [("1", statistics.of_target([one.stats], "acme/m", None))])
+    assert (entry["version"], entry["inference_count"], entry["execution_count"]) == ("1", 3, 1)
+    assert entry["inference_stats"]["success"] == {"count": 1, "ns": 10_000_000}
+    assert entry["inference_stats"]["fail"] == {"count": 1, "ns": 2_500_000}
+    assert entry["inference_stats"]["queue"] == {"count": 1, "ns": 500_000}
     nothing = statistics.of_target(one.slots(), "acme/other", None)
     assert (nothing.ok, nothing.last_ms, nothing.request.count) == (0, 0, 0)

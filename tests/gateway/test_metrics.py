@@ -331,7 +331,7 @@ def test_what_left_is_forgotten(rig: Rig) -> None:
 
 def test_batches_shadows_and_the_cache_are_shown() -> None:
     """Summed over workers, under the deployment and version that they belong to."""
-    found = stats.TargetStats(agreed=3, differed=1)
+    found = stats.TargetStats(agreed=3, differed=1, shadow_failed={"internal": 2})
     for rows in (1, 7, 8, 5000):
         found.batch.add(rows, stats.BATCH_ROWS)
     route = stats.RouteStats(cache_hits=5, cache_misses=2, targets={"m:1": found})
@@ -344,6 +344,8 @@ def test_batches_shadows_and_the_cache_are_shown() -> None:
     }
     assert samples["meuse_shadow_total", ("m", "m:1", "agreed")] == 6
     assert samples["meuse_shadow_total", ("m", "m:1", "differed")] == 2
+    assert samples["meuse_shadow_total", ("m", "m:1", "failed")] == 4
+    assert samples["meuse_shadow_total", ("m", "m:1", "dropped")] == 0
     assert samples["meuse_cache_hits_total", ("m",)] == 10
     assert samples["meuse_cache_misses_total", ("m",)] == 4
     buckets = {"1.0": 2, "4.0": 2, "8.0": 6, "4096.0": 6, "+Inf": 8}

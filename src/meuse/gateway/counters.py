@@ -111,6 +111,7 @@ class Counters:
             target.rows += rows
         else:
             target.failed[code] = target.failed.get(code, 0) + 1
+            target.failed_ms += took
         if work is not None:
             target.queue.add(work.queue_us / 1000.0)
             target.compute.add(work.compute_us / 1000.0)

@@ -24,6 +24,7 @@ from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
 from meuse.gateway.routes import Caller, Route, Routes, Target
+from meuse.gateway.statistics import Statistics, of_target
 from meuse.meter.cells import BusyError
 from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, UsageRecord
@@ -139,6 +140,13 @@ class DataPlane:
     def connected(self) -> dict[tuple[str, str], int]:
         """This worker's connected replicas by deployment and version."""
         return self._links.connected()
+
+    def statistics(self, route: Route) -> list[tuple[str, Statistics]]:
+        """What all workers of the host have counted, by version label."""
+        slots = self.counters.slots()
+        return [
+            (t.label, of_target(slots, route.full_name, t.entry.version)) for t in route.targets
+        ]
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
         """The caller. Raises `unauthenticated` or `forbidden`."""

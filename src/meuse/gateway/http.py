@@ -111,8 +111,9 @@ class Request:
         return self.caller
 
 
-Answer = tuple[int, bytes] | tuple[int, bytes, bytes]
-"""Status, body and, where it is not JSON, the content type."""
+Header = tuple[bytes, bytes]
+Answer = tuple[int, bytes] | tuple[int, bytes, list[Header]]
+"""Status, body, and headers where they are not those of JSON."""
 
 
 class App:
@@ -136,7 +137,7 @@ class App:
                     raise MeuseError(Code.NOT_FOUND, "there is nothing here", field="path")
                 await self._proxy(scope, receive, send, request_id(scope))
                 return
-            status, body, *kind = await self._answer(scope, receive, found)
+            status, body, *more = await self._answer(scope, receive, found)
         except ClientGoneError:
             self._plane.counters.client_gone()
             return
@@ -148,8 +149,8 @@ class App:
             ours = MeuseError(Code.INTERNAL, "something went wrong on our side")
             await self._refuse(scope, receive, send, ours)
             return
-        length = str(len(body)).encode()
-        headers = [(b"content-type", kind[0]) if kind else _JSON, (b"content-length", length)]
+        length = (b"content-length", str(len(body)).encode())
+        headers = [*more[0], length] if more else [_JSON, length]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -215,7 +216,8 @@ class App:
 
     async def _metrics(self, request: Request) -> Answer:
         accept = b",".join(value for name, value in request.headers if name == b"accept")
-        return 200, *await self._exposition.answer(request.known, accept.decode("latin-1"))
+        body, kind = await self._exposition.answer(request.known, accept.decode("latin-1"))
+        return 200, body, [(b"content-type", kind)]
 
     async def _server_metadata(self, request: Request) -> Answer:
         return 200, _encode(oip.server_metadata())

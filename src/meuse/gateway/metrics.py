@@ -134,7 +134,7 @@ def _of_versions(found: Mapping[tuple[str, ...], Sequence[TargetStats]]) -> Iter
     )  # fmt: skip
     rows = CounterMetricFamily("meuse_rows", "Rows that were answered.", labels=labels)
     shadow = CounterMetricFamily(
-        "meuse_shadow", "Answers of a shadow version by whether they agreed with those given.",
+        "meuse_shadow", "Requests to a shadow version, by how its answer compared.",
         labels=[*labels, "result"],
     )  # fmt: skip
     for key, targets in found.items():
@@ -142,10 +142,14 @@ def _of_versions(found: Mapping[tuple[str, ...], Sequence[TargetStats]]) -> Iter
         for code, count in sorted(_summed(t.failed for t in targets).items()):
             requests.add_metric([*key, code], count)
         rows.add_metric(key, sum(t.rows for t in targets))
-        agreed, differed = sum(t.agreed for t in targets), sum(t.differed for t in targets)
-        if agreed or differed:
-            shadow.add_metric([*key, "agreed"], agreed)
-            shadow.add_metric([*key, "differed"], differed)
+        results = {
+            "agreed": sum(t.agreed for t in targets),
+            "differed": sum(t.differed for t in targets),
+            "failed": sum(sum(t.shadow_failed.values()) for t in targets),
+            "dropped": sum(t.shadow_dropped for t in targets),
+        }
+        for result, count in results.items() if any(results.values()) else ():
+            shadow.add_metric([*key, result], count)
     yield requests
     yield rows
     yield shadow
