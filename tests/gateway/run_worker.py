@@ -1,6 +1,6 @@
 """A gateway worker as a process: `run_worker.py <json>`; see `gateway.rig`.
 
-`head_s`, `max_connections` and `max_rpcs` shrink bounds, so that a test can meet them.
+`head_s`, `body_s`, `max_connections` and `max_rpcs` shrink bounds, so that a test can meet them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ def main() -> None:
         given[name] = Path(given[name])
     given["pepper"] = bytes.fromhex(given["pepper"])
     cork.HEAD_S = given.pop("head_s", cork.HEAD_S)
+    cork.BODY_S = given.pop("body_s", cork.BODY_S)
     worker._MAX_CONNECTIONS = given.pop("max_connections", worker._MAX_CONNECTIONS)
     rpc._MAX_RPCS = given.pop("max_rpcs", rpc._MAX_RPCS)
     worker.serve(worker.WorkerConfig(**given))
