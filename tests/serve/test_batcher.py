@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from meuse.core.errors import Code
-from meuse.serve import engines, frames, strings
+from meuse.serve import engines, frames
 from meuse.serve.batcher import Item, Queue, batchable, item_of, run_batch
 from meuse.serve.frames import Request
 from serve import models
@@ -108,17 +108,3 @@ def test_unaligned_views_are_copied() -> None:
     view = np.frombuffer(data, np.float32, 2, 1).reshape(1, 2)
     (done,) = run_batch(DOUBLED, [item(0, view)], lambda ids: None, 0)
     assert done.outputs["y"].tolist() == [[8.0, 8.0]]
-
-
-def test_strings_are_batched_too() -> None:
-    """BYTES are joined and split like numbers; bytes that are no text fail alone."""
-    texts = engines.load("onnx", models.identity(models.STRING, ["n"]))
-    words = [[b"a"], [b"", "né".encode()], [b"\xff"]]
-    batch = [item(i, strings.array_of(w, (len(w),))) for i, w in enumerate(words)]
-    queue = Queue(max_rows=9, max_queue=9, together=batchable(texts.signature))
-    for one in batch:
-        queue.add(one)
-    done = run_batch(texts, queue.take(), lambda ids: None, 0)
-    assert [d.outputs["y"].tolist() for d in done[:2]] == words[:2]
-    assert done[2].error is not None
-    assert done[2].error.code is Code.INVALID_INPUT
