@@ -8,27 +8,39 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from meuse.core.clock import now_ms
 
 
 @dataclass(slots=True)
-class VersionStatistics:
-    """One version of one deployment. `rows` counts inferences, `requests` what they came in.
+class Duration:
+    """How often, and how long together."""
 
-    Times are nanoseconds over all requests. What the engine did not take is time in queues.
+    count: int = 0
+    ns: int = 0
+
+    def add(self, ns: int, count: int = 1) -> None:
+        self.count += count
+        self.ns += ns
+
+
+@dataclass(slots=True)
+class VersionStatistics:
+    """One version of one deployment. `rows` counts inferences, `runs` the requests behind them.
+
+    `queue` is everything of a request's time that the engine did not take.
     """
 
     label: str = ""
     last_ms: int = 0
     rows: int = 0
-    requests: int = 0
-    total_ns: int = 0
-    compute_ns: int = 0
-    failures: int = 0
-    failed_ns: int = 0
+    runs: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute: Duration = field(default_factory=Duration)
 
 
 class Statistics:
@@ -41,18 +53,18 @@ class Statistics:
         self, deployment: str, version: str, rows: int, compute_us: int, started_ns: int
     ) -> None:
         """A request that began at `started_ns` (perf_counter_ns) is answered."""
-        found = self._by_version.get((deployment, version)) or self._find(deployment, version)
+        found, total = self._find(deployment, version), time.perf_counter_ns() - started_ns
+        compute = compute_us * 1000
         found.last_ms = now_ms()
         found.rows += rows
-        found.requests += 1
-        found.total_ns += time.perf_counter_ns() - started_ns
-        found.compute_ns += compute_us * 1000
+        found.runs += 1
+        found.success.add(total)
+        found.compute.add(compute)
+        found.queue.add(max(total - compute, 0))
 
     def failed(self, deployment: str, version: str, started_ns: int) -> None:
         """A request that was admitted got no result."""
-        found = self._find(deployment, version)
-        found.failures += 1
-        found.failed_ns += time.perf_counter_ns() - started_ns
+        self._find(deployment, version).fail.add(time.perf_counter_ns() - started_ns)
 
     def of(self, deployment: str, version: str, label: str) -> VersionStatistics:
         found = self._find(deployment, version)
@@ -74,23 +86,23 @@ class Statistics:
 def described(model: str, versions: Sequence[VersionStatistics]) -> list[dict[str, Any]]:
     """Triton's `model_stats` entries, the same in JSON and protobuf."""
 
-    def duration(count: int, ns: int) -> dict[str, int]:
-        return {"count": count, "ns": ns}
+    def duration(of: Duration) -> dict[str, int]:
+        return {"count": of.count, "ns": of.ns}
 
-    none = duration(0, 0)
+    none = {"count": 0, "ns": 0}
     return [
         {
             "name": model,
             "version": one.label,
             "last_inference": one.last_ms,
             "inference_count": one.rows,
-            "execution_count": one.requests,
+            "execution_count": one.runs,
             "inference_stats": {
-                "success": duration(one.requests, one.total_ns),
-                "fail": duration(one.failures, one.failed_ns),
-                "queue": duration(one.requests, max(one.total_ns - one.compute_ns, 0)),
+                "success": duration(one.success),
+                "fail": duration(one.fail),
+                "queue": duration(one.queue),
                 "compute_input": none,
-                "compute_infer": duration(one.requests, one.compute_ns),
+                "compute_infer": duration(one.compute),
                 "compute_output": none,
                 "cache_hit": none,
                 "cache_miss": none,
