@@ -1,7 +1,7 @@
 """A gateway worker as a process: `run_worker.py <json>`; see `gateway.rig`.
 
-`head_s`, `max_connections`, `max_rpcs`, `max_waiting`, `shown_s` and `kept_s` shrink bounds, so
-that a test can meet them.
+`head_s`, `body_s`, `max_connections`, `max_rpcs`, `max_waiting`, `shown_s` and `kept_s` shrink
+bounds, so that a test can meet them.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ def main() -> None:
         given[name] = Path(given[name])
     given["pepper"] = bytes.fromhex(given["pepper"])
     cork.HEAD_S = given.pop("head_s", cork.HEAD_S)
+    cork.BODY_S = given.pop("body_s", cork.BODY_S)
     worker._MAX_CONNECTIONS = given.pop("max_connections", worker._MAX_CONNECTIONS)
     links.MAX_WAITING = given.pop("max_waiting", links.MAX_WAITING)
     metrics.SHOWN_S = given.pop("shown_s", metrics.SHOWN_S)
