@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
@@ -45,7 +46,9 @@ INSPECTORS = 2  # each may take 4 GiB and a thread that other calls need
 
 
 def main(argv: Sequence[str]) -> int:
-    options = commands.parse("control", argv, "sockets host", "lifeline pipe http-port grpc-port")
+    options = commands.parse(
+        "control", argv, "sockets host build", "lifeline ready pipe http-port grpc-port"
+    )
     commands.log_to_stderr("control")
     lifeline.watch(options.lifeline, lifeline.end_now)
     settings = load(options.home)
@@ -70,7 +73,7 @@ def main(argv: Sequence[str]) -> int:
         registry=registry,
         access=access,
         plans=plans,
-        replicas=Replicas(processes, sockets),
+        replicas=Replicas(processes, sockets, build=options.build),
         publisher=publisher,
         command=lambda name, scope, version: commands.replica(settings, name, scope, version),
         wake=wake,
@@ -108,7 +111,7 @@ def main(argv: Sequence[str]) -> int:
     )
     socket = sockets / "control.sock"
     socket.unlink(missing_ok=True)
-    uvicorn.Server(
+    _Server(
         uvicorn.Config(
             app,
             uds=str(socket),
@@ -117,10 +120,23 @@ def main(argv: Sequence[str]) -> int:
             lifespan="off",
             timeout_graceful_shutdown=3,
             timeout_keep_alive=75,  # longer than the workers keep an idle connection
-        )
+        ),
+        options.ready,
     ).run()
     # Jobs go on after a restart: their children see the end of file and keep a checkpoint.
     os._exit(0)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells the supervisor when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await super().startup(sockets)
+        lifeline.tell_ready(self._ready)
 
 
 def inspector(settings: Settings) -> Inspect:

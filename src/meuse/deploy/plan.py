@@ -1,7 +1,8 @@
 """Decide: (wanted, what runs, what is routed) → replicas to start and stop, routes.
 
 Pure. Two rules above all: no weight on a target that is not ready, and nothing that takes
-traffic is stopped before what replaces it is ready and published.
+traffic is stopped before what replaces it is ready and published. Replicas that run older code
+serve like all others and are replaced one after the other.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ class Replica:
     deployment: str
     version: str
     ready: bool
+    outdated: bool = False  # runs older code than it would when started now
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,14 @@ def plan(
     start: list[Start] = []
     stop: list[str] = []
     routes: dict[str, tuple[Route, ...]] = {}
+    leaving = _leaving(wanted, replicas, blocked)
     for want in wanted:
         mine = [r for r in replicas if r.deployment == want.name]
+        staying = [r for r in mine if r.id != leaving]
         if want.error is None:
-            start += [s for s in _missing(want, mine) if s not in blocked]
-        if want.error is None and settled(want, mine):
-            kept = {t.version: _ready(mine, t.version)[: want.replicas] for t in want.targets}
+            start += [s for s in _missing(want, staying) if s not in blocked]
+        if want.error is None and settled(want, staying):
+            kept = {t.version: _ready(staying, t.version)[: want.replicas] for t in want.targets}
             routes[want.name] = tuple(
                 Route(t.version, t.weight, kept[t.version]) for t in want.targets
             )
@@ -112,6 +116,23 @@ def status(
         return DeploymentStatus.DEGRADED
     same = serving == {t.version for t in want.targets}
     return DeploymentStatus.DEGRADED if same else DeploymentStatus.ROLLING
+
+
+def _leaving(
+    wanted: Sequence[Wanted], replicas: Sequence[Replica], blocked: Collection[Start]
+) -> str | None:
+    """The outdated replica that is replaced now, if any: all at once would double the load.
+
+    One whose successor is on its way comes first, one whose successor cannot start waits.
+    """
+    targets = {Start(w.name, t.version) for w in wanted if w.error is None for t in w.targets}
+    coming = {Start(r.deployment, r.version) for r in replicas if not (r.ready or r.outdated)}
+    candidates = [
+        (what not in coming, r.id)
+        for r in replicas
+        if r.outdated and (what := Start(r.deployment, r.version)) in targets - set(blocked)
+    ]
+    return min(candidates)[1] if candidates else None
 
 
 def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:

@@ -34,14 +34,22 @@ class Failures:
 
 
 class Replicas:
-    """Not for two threads at once. `clock` is monotonic seconds."""
+    """Not for two threads at once. `clock` is monotonic seconds.
+
+    `build` names the code that replicas are started with; those of another one are outdated.
+    """
 
     def __init__(
-        self, launcher: Launcher, sockets: Path, clock: Callable[[], float] = time.monotonic
+        self,
+        launcher: Launcher,
+        sockets: Path,
+        clock: Callable[[], float] = time.monotonic,
+        build: str = "",
     ) -> None:
         self._launcher = launcher
         self._sockets = sockets
         self._clock = clock
+        self._build = build
         self._seen: dict[str, float] = {}  # running, since when we know
         self._ready: set[str] = set()
         self._gone: dict[str, float] = {}
@@ -54,7 +62,7 @@ class Replicas:
 
     def start(self, replica: str, what: Start, argv: list[str]) -> None:
         self._started[replica] = what
-        label = {"deployment": what.deployment, "version": what.version}
+        label = {"deployment": what.deployment, "version": what.version, "build": self._build}
         self._launcher.start(replica, argv, label)
 
     def stop(self, replica: str) -> None:
@@ -75,7 +83,13 @@ class Replicas:
         self._judge_starts(running, now)
         self._sweep(now)
         return [
-            Replica(name, label["deployment"], label["version"], name in self._ready)
+            Replica(
+                name,
+                label["deployment"],
+                label["version"],
+                name in self._ready,
+                outdated=label.get("build", "") != self._build,
+            )
             for name, label in running.items()
         ]
 

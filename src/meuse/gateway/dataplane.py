@@ -66,7 +66,6 @@ class DataPlane:
         self._journal = journal
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool)
-        self.is_draining = False
         self.recorded = 0
         """How many records were appended: whether there is anything to sync."""
 
@@ -76,8 +75,11 @@ class DataPlane:
 
     @property
     def is_ready(self) -> bool:
-        """Whether this worker takes requests: it has a snapshot and is not about to end."""
-        return self._routes.snapshot.number > 0 and not self.is_draining
+        """Whether this worker takes requests: it has a snapshot.
+
+        A worker that drains still does: while it is replaced the platform is ready.
+        """
+        return self._routes.snapshot.number > 0
 
     def swap(self, snapshot: Snapshot) -> None:
         """From now on everything follows this snapshot; what is in flight goes on."""

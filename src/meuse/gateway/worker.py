@@ -13,9 +13,10 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import uvicorn
@@ -23,7 +24,7 @@ import uvloop
 
 from meuse.gateway import rpc
 from meuse.gateway.control_proxy import ControlProxy
-from meuse.gateway.cork import CorkedHttpProtocol
+from meuse.gateway.cork import CorkedHttpProtocol, DrainState
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.http import App
 from meuse.gateway.links import Links
@@ -34,8 +35,11 @@ from meuse.runtime import lifeline
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
+IDLE_S = 2.0
+"""How long a connection without a request stays open after SIGTERM: one may be on its way."""
 ORPHAN_S = 2.0
 _SYNC_S = 0.05
+_LOOK_S = 0.02
 _MAX_CONNECTIONS = 10_000  # beyond it HTTP requests are answered 503
 _BACKLOG = 2048
 
@@ -56,6 +60,8 @@ class WorkerConfig:
     max_body_bytes: int
     max_upload_bytes: int
     lifeline_fd: int | None = None
+    ready_fd: int | None = None
+    """A pipe that is told once the worker takes connections."""
 
 
 def serve(config: WorkerConfig) -> None:
@@ -70,11 +76,46 @@ def serve(config: WorkerConfig) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the worker decides when to end."""
+    """uvicorn with the worker's start and end: no signal handlers, no request lost."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.server_state = DrainState()
+        self._on_started = on_started
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more; answer what is in flight or arrives on an open connection.
+
+        Connections without a request are closed after `IDLE_S`, all others after `DRAIN_S`.
+        """
+        loop, state = asyncio.get_running_loop(), self.server_state
+        assert isinstance(state, DrainState)
+        state.draining = True
+        for part in (*self.servers, *(sockets or ())):
+            part.close()  # the queue of the listening socket is the other workers'
+        begun = loop.time()
+        for connection in list(state.connections):
+            cast("CorkedHttpProtocol", connection).drain()
+        while state.connections and loop.time() < begun + IDLE_S:  # noqa: ASYNC110  no event
+            await asyncio.sleep(_LOOK_S)
+        for connection in list(state.connections):
+            connection.shutdown()
+        while state.connections or state.tasks:
+            if loop.time() > begun + DRAIN_S:
+                break
+            await asyncio.sleep(_LOOK_S)
+        if state.tasks:
+            logger.error("%d requests are given up", len(state.tasks))
+            for task in state.tasks:
+                task.cancel()
 
 
 async def _run(config: WorkerConfig) -> bool:
@@ -102,7 +143,12 @@ async def _run(config: WorkerConfig) -> bool:
     except (OSError, msgspec.MsgspecError) as error:
         logger.error("the snapshot cannot be read: %s; waiting for control", error)
     proxy = ControlProxy(config.sockets / "control.sock", config.max_upload_bytes)
-    http = _http_server(App(plane, proxy, config.max_body_bytes))
+
+    def started() -> None:
+        if config.ready_fd is not None:
+            lifeline.tell_ready(config.ready_fd)
+
+    http = _http_server(App(plane, proxy, config.max_body_bytes), started)
     grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
     await grpc.start()
     listening = asyncio.create_task(
@@ -121,7 +167,6 @@ async def _run(config: WorkerConfig) -> bool:
     failed = [task for task in (listening, *helpers) if task.done()]
     for part in failed:
         logger.error("a part of the worker ended: %s", part.get_name(), exc_info=part.exception())
-    plane.is_draining = True
     http.should_exit = True
     await asyncio.gather(listening, grpc.stop(DRAIN_S), return_exceptions=bool(failed))
     for task in (stop, *helpers):
@@ -133,7 +178,7 @@ async def _run(config: WorkerConfig) -> bool:
     return not failed
 
 
-def _http_server(app: App) -> _Server:
+def _http_server(app: App, on_started: Callable[[], None]) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -149,9 +194,9 @@ def _http_server(app: App) -> _Server:
             proxy_headers=False,
             timeout_keep_alive=75,
             limit_concurrency=_MAX_CONNECTIONS,
-            timeout_graceful_shutdown=int(DRAIN_S),
             backlog=_BACKLOG,
-        )
+        ),
+        on_started,
     )
 
 

@@ -1,0 +1,139 @@
+"""Restarts under load: every request is answered, and each answer is metered once."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack, closing, contextmanager
+from typing import Any
+
+import pytest
+
+from faults.load import FULL, Load
+from faults.rig import Platform, until
+from faults.rpcload import OK, RpcLoad
+from meuse.client import Client
+
+HTTP_CLIENTS = 8
+GRPC_CLIENTS = 4
+MOST_ROWS = 11
+
+
+@pytest.fixture(scope="module")
+def client(platform: Platform) -> Client:
+    client = platform.client()
+    client.deploy("points", "reference:1", scale={"min": 2})
+    client.wait_ready("points")
+    until(lambda: all(child["ready"] for child in platform.run()["processes"].values()))
+    return client
+
+
+class Traffic:
+    """HTTP and gRPC clients, each with a key of its own."""
+
+    def __init__(self, platform: Platform, client: Client) -> None:
+        made = [client.make_key(f"c-{i}", ["infer"]) for i in range(HTTP_CLIENTS + GRPC_CLIENTS)]
+        self.ids = [key["id"] for key in made]
+        keys = [key["key"] for key in made]
+        self.http = Load(platform.port, keys[:HTTP_CLIENTS], "points", most_rows=MOST_ROWS)
+        grpc_port = platform.run()["grpc_port"]
+        self.grpc = RpcLoad(grpc_port, keys[HTTP_CLIENTS:], "default/points")
+
+    @contextmanager
+    def flows(self) -> Iterator[None]:
+        """Some before, and some after all that happens in the block."""
+        with ExitStack() as both:
+            both.enter_context(self.http)
+            both.enter_context(self.grpc)
+            self.more()
+            yield
+            self.more()
+
+    def more(self) -> None:
+        http, grpc = self.http.answered(), self.grpc.answered()
+        until(lambda: self.http.answered() > http + 200 and self.grpc.answered() > grpc + 100, 60)
+
+    def assert_whole(self) -> None:
+        assert self.http.counts().keys() == {(FULL, 200)}, self.http.counts()
+        assert self.grpc.counts().keys() == {OK}, self.grpc.counts()
+
+    def assert_metered(self, platform: Platform, client: Client) -> None:
+        """Each client's records are its answers, one for one. Rows tell neighbours apart."""
+        answered = [Counter(outcome.rows for outcome in mine) for mine in self.http.outcomes]
+        answered += [Counter({1: mine[OK]}) for mine in self.grpc.outcomes]
+        client.usage(fresh=True)
+        path = f"file:{platform.home / 'money.db'}?mode=ro"
+        with closing(sqlite3.connect(path, uri=True)) as money:
+            for key, expected in zip(self.ids, answered, strict=True):
+
+                def metered(key: str = key) -> Counter[int]:
+                    rows = money.execute(
+                        "SELECT quantities FROM usage_record WHERE key_id = ?", (key,)
+                    )
+                    return Counter(json.loads(text)["rows"] for (text,) in rows)
+
+                until(lambda: metered().total() >= expected.total())  # noqa: B023
+                assert metered() == expected
+
+
+def restart(platform: Platform, *options: str) -> dict[str, Any]:
+    """`meuse restart` as a user types it."""
+    done = meuse(platform, "restart", "--json", *options)
+    assert done.returncode == 0, done.stderr
+    return dict(json.loads(done.stdout))
+
+
+def meuse(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "meuse", *arguments],
+        env={**os.environ, "MEUSE_HOME": str(platform.home)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def workers(platform: Platform) -> dict[str, int]:
+    return {n: pid for n, pid in platform.processes().items() if n.startswith("worker-")}
+
+
+def test_workers_are_replaced_under_load(platform: Platform, client: Client) -> None:
+    """SIGHUP: no request fails, all are metered, every worker is new and all else is as before."""
+    before, traffic = platform.processes(), Traffic(platform, client)
+    with traffic.flows():
+        platform.supervisor.send_signal(signal.SIGHUP)
+        until(lambda: platform.run()["restart"]["number"] == 1)
+        until(lambda: platform.run()["restart"]["state"] == "done", 90.0)
+    traffic.assert_whole()
+    traffic.assert_metered(platform, client)
+    after = platform.processes()
+    assert len(workers(platform)) == 2
+    assert not set(workers(platform).values()) & set(before.values())
+    others = {n: pid for n, pid in before.items() if not n.startswith("worker-")}
+    assert {name: after[name] for name in others} == others
+    # Control waits for the new epochs, and for no old one.
+    assert client.make_key("after", ["infer"])["published"] is True
+
+
+def test_the_platform_is_replaced_under_load(platform: Platform, client: Client) -> None:
+    """`meuse restart`: no request fails, all are metered, and no process but one is the same."""
+    before, run, traffic = platform.processes(), platform.run(), Traffic(platform, client)
+    with traffic.flows():
+        done = restart(platform)
+    traffic.assert_whole()
+    traffic.assert_metered(platform, client)
+    after, now = platform.processes(), platform.run()
+    assert now["pid"] == run["pid"] == platform.supervisor.pid
+    assert (now["http_port"], now["grpc_port"]) == (run["http_port"], run["grpc_port"])
+    assert now["build"] != run["build"]
+    assert not set(after.values()) & set(before.values())
+    assert set(done["restarted"]) == after.keys()
+    assert len(platform.replicas("default/points")) == 2
+    assert client.make_key("later", ["infer"])["published"] is True
