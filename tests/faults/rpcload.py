@@ -23,6 +23,7 @@ class RpcLoad:
     port: int
     keys: Sequence[str]
     model: str
+    pause: float = 0.0
     outcomes: list[Counter[str]] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -59,6 +60,7 @@ class RpcLoad:
                     counter[OK] += 1
                 except grpc.RpcError as error:
                     counter[f"{error.code()}: {error.details()}"] += 1  # type: ignore[attr-defined]
+                self._stop.wait(self.pause)
 
     def counts(self) -> Counter[str]:
         return sum(self.outcomes, Counter())

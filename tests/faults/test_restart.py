@@ -20,8 +20,11 @@ from faults.rig import Platform, until
 from faults.rpcload import OK, RpcLoad
 from meuse.client import Client
 
+pytestmark = pytest.mark.timeout(300)
+
 HTTP_CLIENTS = 8
 GRPC_CLIENTS = 4
+PAUSE_S = 0.003  # leaves the processor to what starts
 MOST_ROWS = 11
 
 
@@ -30,7 +33,7 @@ def client(platform: Platform) -> Client:
     client = platform.client()
     client.deploy("points", "reference:1", scale={"min": 2})
     client.wait_ready("points")
-    until(lambda: all(child["ready"] for child in platform.run()["processes"].values()))
+    until(lambda: all(child["ready"] for child in platform.run()["processes"].values()), 60.0)
     return client
 
 
@@ -41,9 +44,9 @@ class Traffic:
         made = [client.make_key(f"c-{i}", ["infer"]) for i in range(HTTP_CLIENTS + GRPC_CLIENTS)]
         self.ids = [key["id"] for key in made]
         keys = [key["key"] for key in made]
-        self.http = Load(platform.port, keys[:HTTP_CLIENTS], "points", most_rows=MOST_ROWS)
+        self.http = Load(platform.port, keys[:HTTP_CLIENTS], "points", MOST_ROWS, PAUSE_S)
         grpc_port = platform.run()["grpc_port"]
-        self.grpc = RpcLoad(grpc_port, keys[HTTP_CLIENTS:], "default/points")
+        self.grpc = RpcLoad(grpc_port, keys[HTTP_CLIENTS:], "default/points", PAUSE_S)
 
     @contextmanager
     def flows(self) -> Iterator[None]:
@@ -95,7 +98,7 @@ def meuse(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[st
         env={**os.environ, "MEUSE_HOME": str(platform.home)},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=200,
         check=False,
     )
 

@@ -18,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+import grpc.aio
 import msgspec
 import uvicorn
 import uvloop
 
-from meuse.gateway import rpc
+from meuse.gateway import goaway, rpc
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.cork import CorkedHttpProtocol, DrainState
 from meuse.gateway.dataplane import DataPlane
@@ -149,8 +150,8 @@ async def _run(config: WorkerConfig) -> bool:
             lifeline.tell_ready(config.ready_fd)
 
     http = _http_server(App(plane, proxy, config.max_body_bytes), started)
-    grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
-    await grpc.start()
+    rpcs = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
+    await rpcs.start()
     listening = asyncio.create_task(
         http.serve(sockets=[socket.socket(fileno=config.http_fd)]), name="http"
     )
@@ -168,7 +169,9 @@ async def _run(config: WorkerConfig) -> bool:
     for part in failed:
         logger.error("a part of the worker ended: %s", part.get_name(), exc_info=part.exception())
     http.should_exit = True
-    await asyncio.gather(listening, grpc.stop(DRAIN_S), return_exceptions=bool(failed))
+    await asyncio.gather(
+        listening, _end_grpc(rpcs, config.grpc_address), return_exceptions=bool(failed)
+    )
     for task in (stop, *helpers):
         task.cancel()
     await asyncio.gather(stop, *helpers, return_exceptions=True)
@@ -176,6 +179,11 @@ async def _run(config: WorkerConfig) -> bool:
     await proxy.close()
     journal.close()
     return not failed
+
+
+async def _end_grpc(server: grpc.aio.Server, address: str) -> None:
+    await goaway.drain(int(address.rpartition(":")[2]), IDLE_S)
+    await server.stop(DRAIN_S - IDLE_S)
 
 
 def _http_server(app: App, on_started: Callable[[], None]) -> _Server:

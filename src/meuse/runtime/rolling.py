@@ -14,7 +14,7 @@ from typing import Protocol
 
 from meuse.runtime.children import Child
 
-READY_S = 60.0
+READY_S = 120.0
 CHECK_S = 120.0
 
 
