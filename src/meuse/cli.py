@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meuse.core.errors import Code, MeuseError, invalid
-from meuse.settings import default_home, load
+from meuse.settings import Settings, default_home, load
 
 if TYPE_CHECKING:
     from meuse.client import Client
@@ -72,7 +72,7 @@ def drain(json_: Json = False) -> None:
     """Stop the platform of this home: answer what it has accepted, then end."""
     from meuse.app import operate
 
-    done = operate.drain(load(default_home()), _progress)
+    done = operate.drain(Settings(home=default_home()), _progress)
     _say(f"{len(done['stopped'])} processes have ended in {done['seconds']} s", done, json_)
 
 
@@ -88,7 +88,7 @@ def restart(
     """
     from meuse.app import operate
 
-    done = operate.restart(load(default_home()), _progress, workers)
+    done = operate.restart(Settings(home=default_home()), _progress, workers)
     names = ", ".join(done["restarted"])
     _say(f"{done['build']} runs after {done['seconds']} s; restarted: {names}", done, json_)
 

@@ -17,6 +17,8 @@ from meuse.core.errors import MeuseError
 
 GONE_S = 8.0
 
+pytestmark = pytest.mark.timeout(300)
+
 
 @pytest.fixture(scope="module")
 def platform(make_platform: Callable[[], Platform]) -> Platform:
@@ -25,6 +27,7 @@ def platform(make_platform: Callable[[], Platform]) -> Platform:
     client = platform.client()
     client.deploy("points", "reference:1")
     client.wait_ready("points")
+    platform.restart()  # all of this holds of a supervisor that has taken over, too
     return platform
 
 
@@ -71,6 +74,7 @@ def test_sigterm(platform: Platform) -> None:
 
 def test_sigkill(platform: Platform, tmp_path: Path) -> None:
     """The supervisor killed takes everything with it, and starts again at once on its ports."""
+    platform.restart()
     client = platform.client()
     key = client.make_key("second", ["infer"])["key"]
     job = start_job(client, "killed")

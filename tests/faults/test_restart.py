@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import sqlite3
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
-from typing import Any
+from pathlib import Path
 
 import pytest
 
@@ -85,24 +82,6 @@ class Traffic:
                 assert metered() == expected
 
 
-def restart(platform: Platform, *options: str) -> dict[str, Any]:
-    """`meuse restart` as a user types it."""
-    done = meuse(platform, "restart", "--json", *options)
-    assert done.returncode == 0, done.stderr
-    return dict(json.loads(done.stdout))
-
-
-def meuse(platform: Platform, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "meuse", *arguments],
-        env={**os.environ, "MEUSE_HOME": str(platform.home)},
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-
-
 def workers(platform: Platform) -> dict[str, int]:
     return {n: pid for n, pid in platform.processes().items() if n.startswith("worker-")}
 
@@ -129,7 +108,7 @@ def test_the_platform_is_replaced_under_load(platform: Platform, client: Client)
     """`meuse restart`: no request fails, all are metered, and no process but one is the same."""
     before, run, traffic = platform.processes(), platform.run(), Traffic(platform, client)
     with traffic.flows():
-        done = restart(platform)
+        done = platform.restart()
     traffic.assert_whole()
     traffic.assert_metered(platform, client)
     after, now = platform.processes(), platform.run()
@@ -140,3 +119,33 @@ def test_the_platform_is_replaced_under_load(platform: Platform, client: Client)
     assert set(done["restarted"]) == after.keys()
     assert len(platform.replicas("default/points")) == 2
     assert client.make_key("later", ["infer"])["published"] is True
+
+
+def test_a_restart_into_code_that_cannot_start_is_refused(
+    platform: Platform, client: Client
+) -> None:
+    """Settings that the new code would refuse end the restart before anything is touched."""
+    before = platform.processes()
+    settings = platform.home / "meuse.toml"
+    settings.write_text("no_such_setting = 1\n")
+    try:
+        done = platform.meuse("restart")
+    finally:
+        settings.unlink()
+    assert done.returncode == 1
+    assert "the new code cannot start" in done.stderr
+    assert "has an unknown setting" in done.stderr
+    assert platform.processes() == before
+    assert platform.control_answers()
+    assert client.models()
+
+
+def test_drain_and_restart_need_a_platform(tmp_path: Path, platform: Platform) -> None:
+    """Without one both say so; what another, killed one has left does not count."""
+    empty = Platform(tmp_path)
+    (tmp_path / "run.json").write_text(json.dumps({**platform.run(), "pid": 1}))
+    (tmp_path / "supervisor.lock").touch()
+    for verb in ("drain", "restart"):
+        done = empty.meuse(verb)
+        assert done.returncode == 1
+        assert f"no platform runs from {tmp_path}" in done.stderr
