@@ -19,8 +19,9 @@ from meuse.app import commands
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.version import __version__
 from meuse.runtime import takeover
+from meuse.runtime.home import AlreadyRunningError
 from meuse.runtime.listening import PortError
-from meuse.runtime.supervisor import AlreadyRunningError, Plan, Supervisor
+from meuse.runtime.supervisor import Plan, Supervisor
 from meuse.settings import Settings, load
 
 

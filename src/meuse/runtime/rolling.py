@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from meuse.runtime.children import Child
 
@@ -20,6 +21,34 @@ CHECK_S = 120.0
 
 class RestartError(Exception):
     """A step failed. What served before it still does."""
+
+
+@dataclass(slots=True)
+class Restart:
+    """The last restart, as the run file tells it: of the "workers" or of the "platform"."""
+
+    number: int = 0
+    what: str = ""
+    state: str = "done"  # running, done, failed
+    step: str = ""
+    error: str | None = None
+    work: Iterator[str] | None = field(default=None, repr=False)
+
+    def describe(self) -> dict[str, Any]:
+        return {n: getattr(self, n) for n in ("number", "what", "state", "step", "error")}
+
+    def go_on(self) -> bool:
+        """Take the next step, if there is one; whether `describe` tells something new."""
+        if self.work is None:
+            return False
+        before = self.describe()
+        try:
+            self.step = next(self.work)
+        except StopIteration:
+            self.state, self.step, self.work = "done", "", None
+        except RestartError as error:
+            self.state, self.error, self.work = "failed", str(error), None
+        return self.describe() != before
 
 
 class Crew(Protocol):

@@ -15,25 +15,24 @@ process execute the code on the disk (`runtime.takeover`), which then replaces a
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import selectors
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from meuse.runtime import rolling, takeover
 from meuse.runtime.children import KILL_AFTER_S, Child, spawn
+from meuse.runtime.home import Home
 from meuse.runtime.listening import listen
+from meuse.runtime.pipe import ControlPipe
+from meuse.runtime.rolling import Restart
 
 REPLICA_GRACE_S = 10.0
 BACKOFF_S = (0.05, 0.2, 1.0, 3.0, 5.0)
@@ -69,25 +68,6 @@ class Plan:
     logs: Path
 
 
-class AlreadyRunningError(Exception):
-    """Another supervisor holds this home."""
-
-
-@dataclass(slots=True)
-class Restart:
-    """What `run_file` says of the last restart: of "workers" or of the "platform"."""
-
-    number: int = 0
-    what: str = ""
-    state: str = "done"  # running, done, failed
-    step: str = ""
-    error: str | None = None
-    work: Iterator[str] | None = field(default=None, repr=False)
-
-    def describe(self) -> dict[str, Any]:
-        return {n: getattr(self, n) for n in ("number", "what", "state", "step", "error")}
-
-
 class Supervisor:
     """Runs a `Plan` until SIGTERM or SIGINT. One per home.
 
@@ -106,13 +86,13 @@ class Supervisor:
         self._deaths: dict[str, int] = {}
         self._restart_at: dict[str, float] = {}
         self._epoch = time.time_ns() // 1_000_000  # grows across restarts of the supervisor
-        self._build = f"{plan.version}.{self._epoch}"  # of what this image starts
+        self._build = f"{plan.version}.{self._epoch}"  # of all that this image starts
         self._restart = Restart()
-        self._pipe: socket.socket | None = None
-        self._pipe_buffer = b""
-        self._owed = False
+        self._home = Home(plan.home, plan.run_file)
+        self._pipe = ControlPipe(self._selector, self._obey)
         self._stopping = False
-        self._has_terminal = _has_terminal()
+        # Under nohup the end of the terminal is not ours.
+        self._has_terminal = _has_terminal() and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN
 
     def run(self) -> None:
         """Start everything, keep it running, stop everything.
@@ -128,18 +108,10 @@ class Supervisor:
                 self._turn()
             self._stop_all()
         finally:
-            self._clean_up()
+            self._home.release()
 
     def _begin(self) -> None:
-        self._plan.home.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = os.open(self._plan.home / "supervisor.lock", os.O_RDWR | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise AlreadyRunningError(str(self._plan.home)) from None
-        patience = LEFTOVER_S if self._sweep() else 0.0
-        self._sockets = Path(tempfile.mkdtemp(prefix="meuse-"))  # 0700 and short
+        patience = LEFTOVER_S if self._home.claim() else 0.0
         try:
             plan = self._plan
             self._http, self._grpc = listen(plan.host, plan.http_port, plan.grpc_port, patience)
@@ -151,26 +123,8 @@ class Supervisor:
             self._write_run_file()
             self._ready(self._describe())
         except BaseException:
-            self._clean_up()
+            self._home.release()
             raise
-
-    def _clean_up(self) -> None:
-        self._plan.run_file.unlink(missing_ok=True)
-        shutil.rmtree(self._sockets, ignore_errors=True)
-        os.close(self._lock)
-
-    def _sweep(self) -> bool:
-        """Remove what a killed predecessor left: this home's lock is ours, so it is dead.
-
-        True when there was one; its workers may need a moment to see that and leave.
-        """
-        try:
-            left = Path(json.loads(self._plan.run_file.read_text())["sockets"])
-        except (OSError, ValueError, KeyError):
-            return False
-        if left.name.startswith("meuse-") and left.parent == Path(tempfile.gettempdir()):
-            shutil.rmtree(left, ignore_errors=True)
-        return True
 
     def _describe(self) -> dict[str, Any]:
         return {
@@ -179,7 +133,7 @@ class Supervisor:
             "host": self._plan.host,
             "http_port": self._http.getsockname()[1],
             "grpc_port": self._grpc.getsockname()[1],
-            "sockets": str(self._sockets),
+            "sockets": str(self._home.sockets),
             "restart": self._restart.describe(),
             "processes": {
                 child.name: {
@@ -193,12 +147,7 @@ class Supervisor:
         }
 
     def _write_run_file(self) -> None:
-        fresh = self._plan.run_file.with_suffix(".new")
-        try:
-            fresh.write_text(json.dumps(self._describe(), indent=1))
-            fresh.replace(self._plan.run_file)
-        except OSError as error:  # a full disk must not end what runs
-            _say(f"{self._plan.run_file} cannot be written: {error}")
+        self._home.write(self._describe())
 
     # -- children --------------------------------------------------------------------
 
@@ -207,7 +156,7 @@ class Supervisor:
     ) -> Child:
         self._epoch += 1
         values |= {
-            "sockets": self._sockets,
+            "sockets": self._home.sockets,
             "epoch": self._epoch,
             "build": self._build,
             "http": self._http.fileno(),
@@ -269,20 +218,9 @@ class Supervisor:
         return child
 
     def _start_control(self, command: list[str]) -> None:
-        if self._pipe is not None:
-            self._selector.unregister(self._pipe)
-            self._pipe.close()
-            self._pipe = None
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        fd = theirs.fileno()
-        try:
+        with self._pipe.renew() as theirs:
+            fd = theirs.fileno()
             self._roles["control"] = self._spawn("control", command, (fd,), control=fd)
-        except OSError:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._use_pipe(ours, b"")
 
     def dismiss(self, name: str) -> None:
         self._restart_at.pop(name, None)
@@ -315,29 +253,7 @@ class Supervisor:
             self._write_run_file()
             self._tell_control()
 
-    # -- control's pipe: lines of JSON -------------------------------------------------
-
-    def _use_pipe(self, pipe: socket.socket, begun: bytes) -> None:
-        pipe.setblocking(False)
-        self._pipe, self._pipe_buffer = pipe, begun
-        self._selector.register(pipe, selectors.EVENT_READ, self._read_pipe)
-
-    def _read_pipe(self) -> None:
-        assert self._pipe is not None
-        try:
-            data = self._pipe.recv(65536)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            data = b""
-        if not data:
-            self._selector.unregister(self._pipe)
-            self._pipe.close()
-            self._pipe = None
-            return
-        *lines, self._pipe_buffer = (self._pipe_buffer + data).split(b"\n")
-        for line in lines:
-            self._obey(json.loads(line))
+    # -- control -------------------------------------------------------------------------
 
     def _obey(self, message: dict[str, Any]) -> None:
         replica = str(message.get("replica", ""))
@@ -361,9 +277,6 @@ class Supervisor:
 
         `failed` are starts that came to nothing.
         """
-        self._owed = False
-        if self._pipe is None:
-            return
         picture = {
             "failed": list(failed),
             "replicas": {
@@ -376,15 +289,7 @@ class Supervisor:
                 if c.is_worker
             },
         }
-        try:
-            self._pipe.setblocking(True)
-            self._pipe.settimeout(1.0)
-            # A line of its own, whatever was cut off before it.
-            self._pipe.sendall(b"\n" + json.dumps(picture).encode() + b"\n")
-        except OSError:
-            self._owed = True  # control is gone or stuck: it, or its successor, is told again
-        finally:
-            self._pipe.setblocking(False)
+        self._pipe.tell(picture)
 
     # -- restarts ------------------------------------------------------------------------
 
@@ -405,19 +310,11 @@ class Supervisor:
 
     def _go_on_restarting(self) -> None:
         restart = self._restart
-        if restart.work is None:
-            return
-        before = restart.describe()
-        try:
-            restart.step = next(restart.work)
-        except StopIteration:
-            restart.state, restart.step, restart.work = "done", "", None
-            _say(f"restart {restart.number} is done")
-        except rolling.RestartError as error:
-            restart.state, restart.error, restart.work = "failed", str(error), None
-            _say(f"restart {restart.number} failed: {error}")
-        if restart.describe() != before:
+        if restart.go_on():
             self._write_run_file()
+            if restart.work is None:
+                why = f": {restart.error}" if restart.error else ""
+                _say(f"restart {restart.number} is {restart.state}{why}")
 
     @property
     def check_log(self) -> Path:
@@ -433,15 +330,14 @@ class Supervisor:
         restart.step = "the new code takes over"
         self._write_run_file()
         state = {
-            "sockets": str(self._sockets),
+            "sockets": str(self._home.sockets),
             "epoch": self._epoch,
             "terminal": self._has_terminal,
             "restart": restart.describe(),
-            "lock": self._lock,
+            "lock": self._home.lock,
             "http": self._http.fileno(),
             "grpc": self._grpc.fileno(),
-            "pipe": None if self._pipe is None else self._pipe.fileno(),
-            "begun": self._pipe_buffer.decode("latin-1"),
+            "pipe": self._pipe.to_dict(),
             "roles": [child.to_dict() for child in self._roles.values()],
             "replicas": [child.to_dict() for child in self._replicas.values()],
         }
@@ -453,19 +349,19 @@ class Supervisor:
     def _take_over(self, memory: int) -> None:
         state = takeover.take(memory)
         takeover.keep(_descriptors(state))
-        self._lock, self._sockets = state["lock"], Path(state["sockets"])
+        self._home.adopt(state["lock"], Path(state["sockets"]))
         self._http, self._grpc = (
             socket.socket(fileno=state["http"]),
             socket.socket(fileno=state["grpc"]),
         )
-        self._epoch = max(self._epoch, state["epoch"])
+        self._epoch = max(self._epoch, state["epoch"] + 1)
+        self._build = f"{self._plan.version}.{self._epoch}"
         self._has_terminal = state["terminal"]
         for kept, family in ((state["roles"], self._roles), (state["replicas"], self._replicas)):
             for what in kept:
                 child = family[what["name"]] = Child.from_dict(what)
                 self._listen_to(child)
-        if state["pipe"] is not None:
-            self._use_pipe(socket.socket(fileno=state["pipe"]), state["begun"].encode("latin-1"))
+        self._pipe.adopt(state["pipe"])
         work = rolling.platform(self, self._plan.roles, self._plan.workers)
         self._restart = Restart(**state["restart"], work=work)
         self._watch_signals()
@@ -504,7 +400,7 @@ class Supervisor:
         if self._stopping:
             return
         self._go_on_restarting()
-        if self._owed:
+        if self._pipe.owed:
             self._tell_control()
         now = time.monotonic()
         for name in [n for n, at in self._restart_at.items() if at <= now]:
@@ -520,7 +416,7 @@ class Supervisor:
         children = (*self._roles.values(), *self._replicas.values())
         moments = [now + 5.0, *self._restart_at.values()]
         moments += [c.kill_at for c in children if c.kill_at is not None]
-        if self._owed:
+        if self._pipe.owed:
             moments.append(now + OWED_S)
         if self._restart.work is not None:
             moments.append(now + RESTARTING_S)
@@ -552,7 +448,7 @@ class Supervisor:
 
 def _descriptors(state: dict[str, Any]) -> list[int]:
     """Those that `state` names by number."""
-    found = [state["lock"], state["http"], state["grpc"], state["pipe"]]
+    found = [state["lock"], state["http"], state["grpc"], state["pipe"]["fd"]]
     for child in (*state["roles"], *state["replicas"]):
         found += [child["lifeline"], child["ready"]]
     return [fd for fd in found if fd is not None]
