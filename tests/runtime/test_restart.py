@@ -105,7 +105,7 @@ def test_a_successor_counts_from_its_first_moment(platform: Platform) -> None:
     platform.process.send_signal(signal.SIGHUP)
     seen = platform.home / "workers"
     platform.until(lambda: json.loads(seen.read_text()).keys() == {*WORKERS, "worker-2"})
-    assert platform.described()["restart"]["step"] == "worker-2 starts"
+    platform.until(lambda: platform.described()["restart"]["step"] == "worker-2 starts")
     (platform.home / "slow").unlink()
 
 
@@ -127,7 +127,7 @@ def test_a_worker_that_dies_in_the_middle_is_replaced_all_the_same(platform: Pla
     (platform.home / "slow").write_text("1")
     platform.process.send_signal(signal.SIGHUP)
     platform.until(lambda: platform.pid("worker-2"))
-    os.kill(platform.pid("worker-0"), signal.SIGKILL)
+    platform.kill("worker-0")
     platform.until(lambda: platform.described()["restart"]["state"] == "done", 30.0)
     after = platform.described()["processes"]
     fresh = {child["pid"] for name, child in after.items() if name.startswith("worker-")}
@@ -162,11 +162,10 @@ def test_an_adopted_child_is_reaped_and_started_again(platform: Platform) -> Non
     replica = platform.pid("replica-1")
     for number in (1, 2):
         assert restarted(platform, number, signal.SIGUSR2)["state"] == "done"
-    os.kill(replica, signal.SIGKILL)
+    assert platform.kill("replica-1") == replica
     platform.until(lambda: platform.pid("replica-1") != replica)
     assert not Path(f"/proc/{replica}").exists()  # no zombie
-    worker = platform.pid("worker-0")
-    os.kill(worker, signal.SIGKILL)
+    worker = platform.kill("worker-0")
     platform.until(lambda: platform.pid("worker-0") not in (0, worker))
 
 

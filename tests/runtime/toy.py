@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 
 from meuse.runtime import lifeline, takeover
+from meuse.runtime.plan import Plan
 from meuse.runtime.processes import LocalProcesses
-from meuse.runtime.supervisor import Plan, Supervisor
+from meuse.runtime.supervisor import Supervisor
 
 THIS = [sys.executable, str(Path(__file__).absolute())]
 

@@ -21,7 +21,8 @@ from meuse.core.version import __version__
 from meuse.runtime import takeover
 from meuse.runtime.home import AlreadyRunningError
 from meuse.runtime.listening import PortError
-from meuse.runtime.supervisor import Plan, Supervisor
+from meuse.runtime.plan import Plan
+from meuse.runtime.supervisor import Supervisor
 from meuse.settings import Settings, load
 
 

@@ -76,10 +76,6 @@ class Child:
         code = self.process.returncode
         return f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
 
-    @property
-    def is_worker(self) -> bool:
-        return self.name.startswith("worker-")
-
     def end(self, grace: float = KILL_AFTER_S) -> None:
         """Ask it to end; who looks at `kill_at` kills it when it does not."""
         if self.kill_at is None:
