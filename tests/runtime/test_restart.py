@@ -157,6 +157,17 @@ def test_the_supervisor_becomes_new_code(platform: Platform) -> None:
     assert json.loads((platform.home / "seen").read_text())["replica-1"] == {"model": "digits:1"}
 
 
+def test_new_settings_change_the_number_of_workers(platform: Platform) -> None:
+    """The new image starts as many successors as it is told, and the old ones all end."""
+    for number, count in ((1, 3), (2, 1)):
+        before = set(platform.pids().values())
+        (platform.home / "count").write_text(str(count))
+        assert restarted(platform, number, signal.SIGUSR2)["state"] == "done"
+        workers = {pid for name, pid in platform.pids().items() if name.startswith("worker-")}
+        assert len(workers) == count
+        assert not workers & before
+
+
 def test_an_adopted_child_is_reaped_and_started_again(platform: Platform) -> None:
     """After a takeover the death of an older child is seen like any other, twice over."""
     replica = platform.pid("replica-1")
@@ -179,6 +190,22 @@ def test_code_that_cannot_start_is_refused(platform: Platform) -> None:
     after = platform.described()
     assert after["processes"] == before["processes"]
     assert after["build"] == before["build"]
+
+
+def test_an_execution_that_fails_leaves_all_as_it_was(platform: Platform) -> None:
+    """The old image goes on: it keeps its children, hears signals and leaks no descriptor."""
+    before = platform.described()
+    env = (platform.home / "env").readlink()
+    (platform.home / "env").unlink()
+    work = restarted(platform, 1, signal.SIGUSR2)
+    assert work["state"] == "failed"
+    assert "the new code cannot be executed" in work["error"]
+    assert platform.described()["processes"] == before["processes"]
+    (platform.home / "env").symlink_to(env)
+    assert restarted(platform, 2, signal.SIGHUP)["state"] == "done"
+    open_ = Path(f"/proc/{platform.pid('worker-2')}/fd")
+    assert not any("supervisor.lock" in os.readlink(entry) for entry in open_.iterdir())
+    assert restarted(platform, 3, signal.SIGUSR2)["state"] == "done"
 
 
 def test_a_second_restart_waits_for_nobody(platform: Platform) -> None:

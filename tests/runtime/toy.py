@@ -3,7 +3,8 @@
 toy.py up HOME [STATE] | up-broken HOME | <role> HOME LIFELINE …
 
 Files in the home turn what comes next: `slow` (seconds until a worker is ready), `bad-worker`
-(a worker that dies before), `bad-check` (code that cannot start).
+(a worker that dies before), `bad-check` (code that cannot start), `count` (of workers). New
+images are executed by way of `env`, a link.
 """
 
 import json
@@ -31,10 +32,15 @@ def up(home: Path, broken: bool, memory: int | None) -> None:
         "control": role("control", "{control}", "{build}"),
         "ledger": role("broken" if broken else "ledger"),
     }
+    count = int((home / "count").read_text()) if (home / "count").exists() else 2
+    home.mkdir(exist_ok=True)
+    if not (home / "env").exists():
+        (home / "env").symlink_to("/usr/bin/env")
     plan = Plan(
         home=home, host="127.0.0.1", http_port=0, grpc_port=0, roles=roles,
-        worker=role("worker", "{http}", "{ready}", "{slot}"), workers=2,
-        again=[*THIS, "up", str(home), "{state}"], check=role("check"), version="1.0",
+        worker=role("worker", "{http}", "{ready}", "{slot}"), workers=count,
+        again=[str(home / "env"), *THIS, "up", str(home), "{state}"], check=role("check"),
+        version="1.0",
         run_file=home / "run.json", logs=home / "logs",
     )  # fmt: skip
     Supervisor(plan, lambda _: None, memory).run()

@@ -4,7 +4,11 @@ A gRPC server that is told to shut down refuses every call that arrives after th
 that a client sent before it could know (grpcio 1.85: they end as CANCELLED). HTTP/2 has the
 remedy: a first GOAWAY that refuses nothing yet, then a moment in which late calls are served
 (RFC 9113, 6.8). grpcio has no such first step, so it is taken here, beneath it: the listening
-socket is shut, and the frame is written on every connection that has nothing else to send.
+socket is shut (grpcio logs one line about that), and the frame is written on every connection
+that has nothing else to send.
+
+A connection that the kernel has made and the server has not accepted yet when the socket is
+shut is reset, a matter of microseconds: a call that waited for it ends as UNAVAILABLE, unsent.
 """
 
 from __future__ import annotations
