@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import shutil
 import signal
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+import meuse
 from faults.load import FULL, Load
 from faults.rig import Platform, until
 from faults.rpcload import OK, RpcLoad
@@ -140,12 +144,54 @@ def test_a_restart_into_code_that_cannot_start_is_refused(
     assert client.models()
 
 
-def test_drain_and_restart_need_a_platform(tmp_path: Path, platform: Platform) -> None:
-    """Without one both say so; what another, killed one has left does not count."""
+def test_drain_and_restart_need_a_platform(tmp_path: Path) -> None:
+    """Without one both say so; a run file that a killed one has left does not count."""
     empty = Platform(tmp_path)
-    (tmp_path / "run.json").write_text(json.dumps({**platform.run(), "pid": 1}))
+    (tmp_path / "run.json").write_text(json.dumps({"pid": os.getpid(), "processes": {}}))
     (tmp_path / "supervisor.lock").touch()
     for verb in ("drain", "restart"):
         done = empty.meuse(verb)
         assert done.returncode == 1
         assert f"no platform runs from {tmp_path}" in done.stderr
+
+
+def test_an_older_platform_is_not_signalled(tmp_path: Path) -> None:
+    """One that knows no restart would die of the signal: it is refused, with what to do."""
+    (tmp_path / "run.json").write_text(json.dumps({"pid": os.getpid(), "processes": {}}))
+    with (tmp_path / "supervisor.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = Platform(tmp_path).meuse("restart")
+    assert done.returncode == 1
+    assert "cannot be replaced in place" in done.stderr
+
+
+def test_an_upgrade(
+    make_platform: Callable[[], Platform], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """New code on the disk is what runs after `meuse restart`; code that is broken never is."""
+    code = tmp_path / "code"
+    source = Path(meuse.__file__).parent
+    shutil.copytree(source, code / "meuse", ignore=shutil.ignore_patterns("__pycache__"))
+    paths = [str(code), *filter(None, [os.environ.get("PYTHONPATH")])]
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(paths))
+    platform = make_platform()
+    before = platform.processes()
+    assert platform.run()["build"].startswith(f"{meuse.__version__}.")
+
+    worker = code / "meuse" / "app" / "worker.py"
+    sound = worker.read_text()
+    worker.write_text(f"{sound}\nimport no_such_module\n")
+    refused = platform.meuse("restart")
+    assert refused.returncode == 1
+    assert "the new code cannot start: ModuleNotFoundError" in refused.stderr
+    assert platform.processes() == before
+    assert platform.control_answers()
+
+    worker.write_text(sound)
+    (code / "meuse" / "core" / "version.py").write_text('__version__ = "9.9.9"\n')
+    assert platform.restart()["build"].startswith("9.9.9.")
+    assert platform.run()["build"].startswith("9.9.9.")
+    assert not set(platform.processes().values()) & set(before.values())
+    assert platform.control_answers()
+    assert platform.stop() == 0
+    until(lambda: not platform.pids())

@@ -54,6 +54,12 @@ def restart(settings: Settings, say: Say, workers_only: bool = False) -> dict[st
     or the new code cannot start, `deadline_exceeded`.
     """
     before = running(settings)
+    if "restart" not in before:  # the signal would end it
+        raise MeuseError(
+            Code.CONFLICT,
+            "the platform that runs is of a version that cannot be replaced in place",
+            hint="Stop it with `meuse drain` and start it with `meuse up`.",
+        )
     if before["restart"]["state"] == "running":
         raise MeuseError(Code.CONFLICT, "a restart goes on already", hint="Wait for its end.")
     begun, number = time.monotonic(), before["restart"]["number"]
