@@ -10,6 +10,7 @@ import ours
 from bodies import Model
 
 PAIRS = 3
+WARM_S = 3.0
 
 
 def measure(platform: ours.Platform, model: Model, reference: str, seconds: float) -> Any:
@@ -21,7 +22,7 @@ def measure(platform: ours.Platform, model: Model, reference: str, seconds: floa
         batched, single = (ours.server(platform, model, name) for name in names)
         rounds = []
         for server in (batched, single):
-            clients.saturate(server.port, server.json, server.group, 1)
+            clients.saturate(server.port, server.json, server.group, WARM_S)
         for _ in range(PAIRS):
             a = clients.saturate(batched.port, batched.json, batched.group, seconds)
             b = clients.saturate(single.port, single.json, single.group, seconds)

@@ -30,7 +30,7 @@ Figures = dict[str, Any]
 
 
 class LoadError(Exception):
-    """Requests failed under load."""
+    """Requests failed, or were answered wrongly."""
 
 
 def saturator() -> dict[str, str]:
@@ -47,7 +47,7 @@ def once(
     deadline_s: float,
     alive: Callable[[], bool] = lambda: True,
 ) -> None:
-    """Ask until it answers, then check the answer against the engine's. Raises RuntimeError."""
+    """Ask until it answers, then check the answer against the engine's. Raises LoadError."""
     deadline = time.monotonic() + deadline_s
     while True:
         try:
@@ -63,12 +63,12 @@ def once(
         finally:
             link.close()
         if time.monotonic() > deadline or not alive():
-            raise RuntimeError(problem)
+            raise LoadError(problem)
         time.sleep(0.1)
     headers = {name.lower(): value for name, value in response.getheaders()}
     got = read(request, body, headers, model)
     if got.shape != model.expected.shape or not np.allclose(got, model.expected, atol=1e-4):
-        raise RuntimeError(f"a wrong answer: {body[:200]!r}")
+        raise LoadError(f"a wrong answer: {body[:200]!r}")
 
 
 def wire(request: Request) -> str:
@@ -85,8 +85,10 @@ def _script(name: str, options: Figures) -> Figures:
         input=json.dumps(options),
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
     )
+    if done.returncode:
+        raise LoadError(f"{name} failed: {done.stderr[-500:]}")
     figures: Figures = json.loads(done.stdout)
     return figures
 
@@ -155,7 +157,7 @@ def _wrk(port: int, request: Request, connections: int, seconds: float) -> Figur
             ],
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
     found = re.search(r"RESULT (\d+) (\d+) (\d+) (\d+) (\d+) (\d+)", done.stdout)
     if found is None:
@@ -202,6 +204,7 @@ def _h2load(options: Figures, message: bytes, answer: bytes) -> Figures:
     message: fewer bytes of data than answers of the known size mean that calls failed."""
     from grpcload import METHOD
 
+    seconds = max(round(options["seconds"]), 1)
     with tempfile.TemporaryDirectory(prefix="bench-h2-") as name:
         body, log = Path(name) / "body", Path(name) / "log"
         body.write_bytes(b"\0" + len(message).to_bytes(4, "big") + message)
@@ -209,14 +212,16 @@ def _h2load(options: Figures, message: bytes, answer: bytes) -> Figures:
         done = subprocess.run(
             [
                 *("h2load", "-t1", f"-c{options['channels']}", f"-m{options['streams']}"),
-                *("-D", str(options["seconds"]), "-d", str(body), f"--log-file={log}"),
+                *("-D", str(seconds), "-d", str(body), f"--log-file={log}"),
                 *(part for key, value in headers for part in ("-H", f"{key}: {value}")),
                 f"http://127.0.0.1:{options['port']}{METHOD}",
             ],
             capture_output=True,
             text=True,
-            check=True,
+            check=False,
         )
+        if done.returncode:
+            raise LoadError(f"h2load said: {done.stdout[-300:]}{done.stderr[-300:]}")
         taken = sorted(int(line.rsplit("\t", 1)[1]) for line in log.read_text().splitlines())
     succeeded = re.search(r"(\d+) succeeded, (\d+) failed, (\d+) errored", done.stdout)
     data = re.search(r"\((\d+)\) data", done.stdout)
@@ -226,7 +231,7 @@ def _h2load(options: Figures, message: bytes, answer: bytes) -> Figures:
     # An answer's size may vary by a byte or two (an id); an error has no message at all.
     missing = count - int(data.group(1)) / (len(answer) + 5)
     return {
-        "rate": count / options["seconds"],
+        "rate": count / seconds,
         "requests": count,
         "errors": failed + errored + (round(missing) if missing > count * 0.02 + 64 else 0),
         "p50_us": float(taken[len(taken) // 2]) if taken else None,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import statistics
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -38,7 +37,10 @@ def cold_start(platform: ours.Platform, model: bodies.Model, reference: str) -> 
     request = bodies.simple("/predictions/cold", model).with_headers(platform.headers())
     taken = []
     try:
-        clients.once(platform.port, request, model, 60.0)
+        try:
+            clients.once(platform.port, request, model, 30.0)
+        except clients.LoadError as error:
+            raise ours.NotAvailableError(f"scale.min 0: {error}") from None
         for _ in range(STARTS):
             _until_zero(platform)
             time.sleep(1.0)  # let the next spare process start
@@ -120,7 +122,7 @@ def _in_flight(server: Server, connections: int, seconds: float) -> Iterator[Non
     def run() -> None:
         try:
             clients.closed(server.port, server.json, server.group, seconds, connections)
-        except (clients.LoadError, subprocess.CalledProcessError) as error:
+        except clients.LoadError as error:
             failures.append(error)
 
     thread = threading.Thread(target=run)

@@ -17,7 +17,7 @@ from typing import Any
 
 import bodies
 from bodies import Model
-from clients import once
+from clients import LoadError, once
 from processes import Group
 from servers import Server
 
@@ -131,7 +131,7 @@ def server(platform: Platform, model: Model, deployment: str) -> Server:
     try:
         assert binary is not None
         once(platform.port, binary, model, 0.0)
-    except RuntimeError:
+    except LoadError:
         binary = None  # the report says that this build has no binary tensors
     return Server(
         "meuse",

@@ -23,6 +23,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 ROW_MS = 5.0
 OBJECTIVE_MS = 100
+TIMEOUT_MS = 80
+"""The deployment's deadline: the objective less what the way there and back may take."""
 NEIGHBOUR_OBJECTIVE_MS = 50
 NEIGHBOUR_RATE = 100.0
 LADDER = (0.7, 0.8, 0.9, 1.0)
@@ -84,7 +86,14 @@ def measure(platform: ours.Platform, mlp: bodies.Model, reference: str, folder: 
     key = platform.client.make_key("neighbour", ["infer"], tenant="neighbour")["key"]
     try:
         version = ours.register(platform, "slow", onnx)
-        ours.deploy(platform, "slow", version, objective_ms=OBJECTIVE_MS, batching={"max_rows": 1})
+        ours.deploy(
+            platform,
+            "slow",
+            version,
+            objective_ms=TIMEOUT_MS,
+            timeout_ms=TIMEOUT_MS,
+            batching={"max_rows": 1},
+        )
         ours.deploy(
             platform,
             "neighbour",

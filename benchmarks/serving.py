@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+import traceback
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -56,6 +57,7 @@ class Run:
         self.platform, self.folder, self.lengths = platform, folder, lengths
         self.venvs: dict[str, venvs.Venv] = {}
         self.absent: dict[str, str] = {}
+        self.failed: list[str] = []
         self.began = time.monotonic()
         self._peers = 0
 
@@ -140,7 +142,7 @@ class Run:
             try:
                 model, _ = self.model(name)
             except ours.NotAvailableError as why:
-                found[name]["meuse"] = {"why": str(why)}
+                found[name]["meuse"] = {"why": f"not available on this build: {why}"}
                 continue
             mine = ours.server(self.platform, model, name)
             for peer in [p for p in wanted if p in peers and p not in self.absent]:
@@ -171,12 +173,16 @@ class Run:
         return figures
 
     def scenario(self, name: str, measure: Callable[[], Figures]) -> Figures:
-        """Its figures, or why there are none."""
+        """Its figures, or why there are none; what one breaks on does not cost the others."""
         try:
             figures = measure()
-        except (ours.NotAvailableError, clients.LoadError) as why:
+        except ours.NotAvailableError as why:
             self.say(f"{name}: not available on this build: {why}")
-            return {"why": str(why)}
+            return {"why": f"not available on this build: {why}"}
+        except Exception as why:
+            self.say(f"{name}: FAILED\n{traceback.format_exc()}")
+            self.failed.append(name)
+            return {"why": f"failed: {why!r}"}
         self.say(f"{name}: measured")
         return figures
 
@@ -233,7 +239,7 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--quick", action="store_true", help="short rounds, bare app alone")
-    parser.add_argument("--peers", default="bare", help=f"all, or of {','.join(ROUNDS)}")
+    parser.add_argument("--peers", default="bare", help=f"all, none, or of {','.join(ROUNDS)}")
     parser.add_argument(
         "--scenarios", default=",".join(SCENARIOS), help="which of them; empty for none"
     )
@@ -242,7 +248,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--cache", help="where the peers' environments lie")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="where the report goes")
     options = parser.parse_args()
-    options.peers = list(ROUNDS) if options.peers == "all" else options.peers.split(",")
+    chosen = {"all": list(ROUNDS), "none": []}
+    options.peers = chosen.get(options.peers, options.peers.split(","))
     options.scenarios = [name for name in options.scenarios.split(",") if name]
     for given, known in ((options.peers, ROUNDS), (options.scenarios, SCENARIOS)):
         for name in given:
@@ -271,6 +278,8 @@ def main() -> None:
         if hold["verdict"] != "not measured":
             print(f"{hold['verdict']:7} {hold['measured']:10,.2f} {hold['hold']:12} {hold['what']}")
     print(f"report: {path} and {path.with_suffix('.md').name}")
+    if run.failed:
+        raise SystemExit(f"failed: {', '.join(run.failed)}")
 
 
 if __name__ == "__main__":

@@ -123,7 +123,7 @@ def _models(models: Figures) -> str:
 
 def _scenario(figures: Figures, write: Any) -> str:
     if "why" in figures:
-        return f"Not available on this build: {_line(figures['why'])}."
+        return f"{_line(figures['why'])}."
     return str(write(figures))
 
 
@@ -131,7 +131,7 @@ def _batching(f: Figures) -> str:
     rows = []
     for model, run in f.items():
         if "why" in run:
-            rows.append([model, f"not available on this build: {_line(run['why'])}", *[""] * 4])
+            rows.append([model, _line(run["why"]), *[""] * 4])
             continue
         for side in ("batched", "single"):
             rows.append(
