@@ -33,7 +33,9 @@ SETTINGS = {
     "fastapi": "uvicorn (uvloop, httptools), 2 workers, pydantic; the engine in each worker",
     "triton": "Python backend, 1 instance, dynamic batching without delay",
     "litserve": "2 API processes, 2 workers, fast queue, batches up to 32 within 1 ms",
+    "litserve-unbatched": "the same without batching, which costs more than it gains here",
     "bentoml": "2 workers, adaptive batching up to 32",
+    "bentoml-unbatched": "the same without batching",
     "mlserver": "parallel_workers 0 (inference in the server's process), metrics and gzip off",
     "ray": "1 proxy, 2 replicas, serve.batch up to 32 within 1 ms",
 }
@@ -56,6 +58,7 @@ class Server:
 
 Made = tuple[list[str], dict[str, str], int | None]
 """Command, environment and gRPC port."""
+Starter = Callable[[venvs.Venv, Model, int, Path], Made]
 
 
 def _uvicorn(app: str, venv: venvs.Venv, port: int) -> list[str]:
@@ -151,12 +154,22 @@ def _triton_config(model: Model) -> str:
     )
 
 
-STARTERS: dict[str, Callable[[venvs.Venv, Model, int, Path], Made]] = {
+def _unbatched(starter: Starter) -> Starter:
+    def start(venv: venvs.Venv, model: Model, port: int, folder: Path) -> Made:
+        command, environment, grpc_port = starter(venv, model, port, folder)
+        return command, {**environment, "BENCH_BATCH": "1"}, grpc_port
+
+    return start
+
+
+STARTERS: dict[str, Starter] = {
     "bare": _bare,
     "fastapi": _fastapi,
     "triton": _triton,
     "litserve": _litserve,
+    "litserve-unbatched": _unbatched(_litserve),
     "bentoml": _bentoml,
+    "bentoml-unbatched": _unbatched(_bentoml),
     "mlserver": _mlserver,
     "ray": _ray,
 }

@@ -12,6 +12,9 @@ under benchmarks/reports/ (`--reports` names another folder).
 from __future__ import annotations
 
 import argparse
+import os
+import signal
+import sys
 import tempfile
 import time
 import traceback
@@ -39,13 +42,17 @@ Figures = dict[str, Any]
 ROUNDS = {
     "bare": 5,
     "triton": 3,
-    "mlserver": 3,
+    "mlserver": 2,
     "fastapi": 2,
     "litserve": 2,
     "bentoml": 2,
     "ray": 2,
+    "litserve-unbatched": 1,
+    "bentoml-unbatched": 1,
 }
 """Pairs with each peer; the first, with the bare app, decides the most."""
+QUIET = 1.5
+"""Load average above which something else must be running: starting the platform takes some."""
 LARGER = {"cnn": ("bare", "triton"), "sentence_encoder": ("triton",)}
 SCENARIOS = ("models", "batching", "overload", "cold", "autoscale")
 
@@ -69,7 +76,7 @@ class Run:
         self.say(f"environments lie in {cache}")
         for name in peers:
             try:
-                self.venvs[name] = venvs.made(name, cache)
+                self.venvs[name] = venvs.made(name.removesuffix("-unbatched"), cache)
             except venvs.AbsentError as reason:
                 self.absent[name] = str(reason)
                 self.say(f"absent: {reason}")
@@ -88,18 +95,22 @@ class Run:
         return bodies.open_model(name, onnx, inputs, self.folder), reference
 
     def paired(
-        self, peer: str, model: bodies.Model, mine: servers.Server, latency: bool = False
+        self, peer: str, model: bodies.Model, mine: servers.Server, latency: tuple[str, ...] = ()
     ) -> Figures:
-        """Start a peer, run one round of pairs with it, stop it."""
+        """Start a peer, run one round of pairs with it, stop it; `latency` of these sides too."""
         self._peers += 1
         folder = self.folder / f"{peer}-{self._peers}"
         with servers.peer(peer, self.venvs[peer], model, folder) as server:
             figures = comparison.pair(mine, server, self.lengths)
-            if latency:
-                figures["open"] = {
-                    "meuse": comparison.latency(mine, _rate(figures, "meuse"), self.lengths),
-                    "other": comparison.latency(server, _rate(figures, "other"), self.lengths),
-                }
+            opened = {
+                side: comparison.latency(
+                    mine if side == "meuse" else server,
+                    figures["json 32"][side]["rate"],
+                    self.lengths,
+                )
+                for side in latency
+            }
+            figures["open"] = opened
             figures["resident_mb"] = server.group.resident_mb()
         return figures
 
@@ -112,13 +123,15 @@ class Run:
         for turn in range(most):
             for peer in [p for p in peers if p not in self.absent and turn < ROUNDS[p]]:
                 try:
-                    figures = self.paired(peer, model, mine, latency=turn == 0)
+                    sides = ("meuse", "other") if not opened else ("other",)
+                    figures = self.paired(peer, model, mine, sides if turn == 0 else ())
                 except (venvs.AbsentError, clients.LoadError) as reason:
                     self.absent[peer] = str(reason)
                     self.say(f"absent: {reason}")
                     continue
                 resident[peer] = figures.pop("resident_mb")
-                opened.setdefault(peer, figures.pop("open", {}))
+                opened.setdefault(peer, figures["open"])
+                del figures["open"]
                 found.setdefault(peer, []).append(figures)
                 self.say(f"{peer}: {_told(figures)}")
         return {
@@ -151,7 +164,7 @@ class Run:
                 except (venvs.AbsentError, clients.LoadError) as reason:
                     found[name][peer] = {"absent": str(reason)}
                     continue
-                del figures["resident_mb"]
+                del figures["resident_mb"], figures["open"]
                 found[name][peer] = {"kinds": comparison.summary([figures])}
                 self.say(f"{name} {peer}: {_told(figures)}")
             ours.remove(self.platform, name)
@@ -187,10 +200,6 @@ class Run:
         return figures
 
 
-def _rate(figures: Figures, side: str) -> float:
-    return float(figures["json 32"][side]["rate"])
-
-
 def _told(figures: Figures) -> str:
     return "; ".join(
         f"{kind} {pair['other']['rate']:,.0f}/s"
@@ -202,12 +211,16 @@ def _told(figures: Figures) -> str:
 
 def measured(run: Run, peers: list[str], scenarios: list[str], rounds: int) -> Figures:
     platform, folder = run.platform, run.folder
+    load = os.getloadavg()[0]
+    if load > QUIET:
+        run.say(f"the machine is not quiet (load average {load:.1f}): the figures are not either")
     model, reference = run.model("mlp")
     figures: Figures = {
         "limits": platform.limits,
         "clients": clients.saturator(),
         "settings": {n: w for n, w in servers.SETTINGS.items() if n == "meuse" or n in peers},
         "idle_cpu": ours.idle_cpu(platform),
+        "load_before": load,
     }
     figures["peers"] = run.compare(peers, model, rounds)
     if "models" in scenarios:
@@ -260,6 +273,8 @@ def _options() -> argparse.Namespace:
 
 def main() -> None:
     options = _options()
+    # Ended from outside, it still ends all that it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     lengths = Lengths(saturation=options.seconds)
     if options.quick:
         options.scenarios, options.rounds = [], min(options.rounds, 3)

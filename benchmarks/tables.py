@@ -16,7 +16,8 @@ def page(body: Figures) -> str:
         f"Commit {body['commit']}; {machine['processor']}, {machine['cores']} cores, "
         f"Python {machine['python']}. Rate limit {f['limits']}. Load: {f['clients']['http']}; "
         f"{f['clients']['grpc']}; one connection by load.py, fixed rates by openloop.py. "
-        f"The run took {f['seconds'] / 60:.1f} minutes.",
+        f"The run took {f['seconds'] / 60:.1f} minutes; load average before it "
+        f"{f['load_before']:.1f}.",
         "## Holds\n\n" + _holds(f["holds"]),
         "## Beside other servers\n\nEach ratio is the median over pairs run right after each "
         "other. CPU is that of all the server's processes. A peer is started for its pairs and "

@@ -26,6 +26,7 @@ def figures(ratio: float) -> dict[str, Any]:
         "clients": {"http": "wrk", "grpc": "h2load"},
         "seconds": 60.0,
         "idle_cpu": 0.01,
+        "load_before": 0.2,
         "settings": {"meuse": "2 workers"},
         "resident_mb": {"control": 100.0},
         "peers": {"bare": {"kinds": kinds, "open": {}}, "ray": {"absent": "no wheel | here"}},
