@@ -5,19 +5,26 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
+import sqlalchemy as sa
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
     Artifact,
+    Batching,
+    Cache,
+    Canary,
     Column,
     DatasetVersion,
     Deployment,
     DeploymentTarget,
     Job,
+    Limit,
+    LimitRecord,
     Lineage,
     NewVersion,
     Scale,
     Scope,
+    Shadow,
     Signature,
     TensorSpec,
 )
@@ -26,6 +33,7 @@ from meuse.store.database import Database
 from meuse.store.datasets import SqlDatasets
 from meuse.store.deployments import SqlDeployments
 from meuse.store.jobs import SqlJobs
+from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
 
 MINE, OTHER = Scope("acme"), Scope("other")
@@ -191,6 +199,29 @@ def test_deployment_generations_rise_and_can_be_guarded(database: Database) -> N
     assert store.get(MINE, "digits").timeout_ms == 5
 
 
+def test_a_deployment_comes_back_as_it_was_put(database: Database) -> None:
+    """Every part of a spec is kept, and one that an older release wrote is read with defaults."""
+    store = SqlDeployments(database)
+    full = replace(
+        deployment(),
+        scale=Scale(0, 4, target=2.5, queue_wait_ms=30),
+        objective_ms=40,
+        batching=Batching(8, 16),
+        sticky="key",
+        shadow=Shadow("digits:2", 10),
+        canary=Canary(steps=(5, 100)),
+        cache=Cache(ttl_s=3),
+    )
+    made = store.put(full)
+    assert store.get(MINE, "digits") == replace(
+        full, generation=made.generation, updated_ms=made.updated_ms
+    )
+    old = '{"targets": [{"model": "digits:1"}], "scale": {}, "access": [], "timeout_ms": 5}'
+    with database.write() as connection:
+        connection.execute(sa.text("UPDATE deployment SET body = :old"), {"old": old})
+    assert store.get(MINE, "digits").batching == Batching()
+
+
 def test_a_deployment_name_is_one_per_tenant(database: Database) -> None:
     """Clients call owner/name: a second project cannot take a name that is in use."""
     store = SqlDeployments(database)
@@ -199,6 +230,31 @@ def test_a_deployment_name_is_one_per_tenant(database: Database) -> None:
         store.put(replace(deployment(), scope=Scope("acme", "research")))
     assert refusal.value.code == Code.CONFLICT
     assert store.put(replace(deployment(), scope=OTHER)).generation == 1
+
+
+def test_limits_are_kept_as_they_were_made(database: Database) -> None:
+    """Every field of a limit comes back, in the order of making; a full store, or tenant, gets
+    no more, and a deleted one is gone."""
+    store = SqlLimits(database)
+    records = [
+        LimitRecord(Limit("a", "rate", 9, "hour", burst=3, key="k"), MINE, True, 1),
+        LimitRecord(
+            Limit("b", "budget", 2**53 - 1, "day", "rows", hard=False, model="acme/m"),
+            OTHER, False, 2,
+        ),
+    ]  # fmt: skip
+    for record in records:
+        store.add(record, 2, 1)
+    assert store.list() == records
+    for bounds in ((2, 9), (9, 1)):
+        with pytest.raises(MeuseError) as refusal:
+            store.add(replace(records[0], limit=Limit("c", "concurrency", 1)), *bounds)
+        assert refusal.value.code == Code.CONFLICT
+    store.delete("a")
+    assert store.list() == records[1:]
+    with pytest.raises(MeuseError) as refusal:
+        store.delete("a")
+    assert refusal.value.code == Code.NOT_FOUND
 
 
 def test_first_writes_at_once_do_not_collide(database: Database) -> None:

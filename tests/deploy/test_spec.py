@@ -3,7 +3,7 @@
 import pytest
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import DeploymentTarget, Scale, Scope
+from meuse.core.nouns import Batching, Cache, Canary, DeploymentTarget, Scale, Scope
 from meuse.deploy.spec import parse
 
 MINE = Scope("acme")
@@ -24,6 +24,33 @@ def test_targets_share_by_weight() -> None:
     assert (("*",), Scale(2, 2)) == (made.access, made.scale)
 
 
+def test_every_part_has_defaults() -> None:
+    """An empty part, or true, takes the defaults; null and false leave a feature off."""
+    made = parse(MINE, "d", {"model": "d:1", "canary": {}, "cache": True, "batching": {}})
+    assert (Canary(), Cache(), Batching(), None) == (
+        made.canary, made.cache, made.batching, made.shadow,
+    )  # fmt: skip
+    off = parse(MINE, "d", {"model": "d:1", "canary": None, "cache": False, "sticky": ""})
+    assert (off.canary, off.cache, off.sticky) == (None, None, None)
+    assert parse(MINE, "d", {"model": "d:1", "sticky": "header:X-Session"}).sticky == (
+        "header:x-session"
+    )
+
+
+def test_zero_replicas_may_grow_to_one() -> None:
+    """min alone is also max, but a deployment that may sleep may also wake."""
+    assert parse(MINE, "d", {"model": "d:1", "scale": {"min": 0}}).scale == Scale(0, 1)
+    assert parse(MINE, "d", {"model": "d:1", "scale": {"min": 3}}).scale == Scale(3, 3)
+
+
+def test_a_canary_has_one_model() -> None:
+    """Weights of one's own and weights of a canary exclude each other."""
+    targets = [{"model": "d:1", "weight": 50}, {"model": "d:2", "weight": 50}]
+    with pytest.raises(MeuseError) as refusal:
+        parse(MINE, "d", {"targets": targets, "canary": True})
+    assert refusal.value.field == "canary"
+
+
 @pytest.mark.parametrize(
     ("body", "field"),
     [
@@ -37,7 +64,24 @@ def test_targets_share_by_weight() -> None:
         ({"targets": [{"model": "d:1", "weight": 50}, {"model": "d:1", "weight": 50}]}, "targets"),
         ({"targets": [{"model": "d:1", "weight": "all"}]}, "targets[0].weight"),
         ({"targets": [{"model": "d:1", "wait": 1}]}, "targets[0].wait"),
-        ({"model": "d:1", "scale": {"min": 0}}, "scale.min"),
+        ({"model": "d:1", "scale": {"min": -1}}, "scale.min"),
+        ({"model": "d:1", "scale": {"max": 0}}, "scale.max"),
+        ({"model": "d:1", "scale": {"target": "many"}}, "scale.target"),
+        ({"model": "d:1", "scale": {"stable_s": 5, "panic_s": 6}}, "scale.panic_s"),
+        ({"model": "d:1", "scale": {"zero_after_s": float("nan")}}, "scale.zero_after_s"),
+        ({"model": "d:1", "objective_ms": 30_001}, "objective_ms"),
+        ({"model": "d:1", "batching": {"max_rows": 0}}, "batching.max_rows"),
+        ({"model": "d:1", "batching": {"rows": 8}}, "batching.rows"),
+        ({"model": "d:1", "sticky": "cookie"}, "sticky"),
+        ({"model": "d:1", "sticky": "header:X Y"}, "sticky"),
+        ({"model": "d:1", "shadow": {}}, "shadow.model"),
+        ({"model": "d:1", "shadow": {"model": "d:2", "percent": 0}}, "shadow.percent"),
+        ({"model": "d:1", "canary": {"steps": []}}, "canary.steps"),
+        ({"model": "d:1", "canary": {"steps": [10, 10, 100]}}, "canary.steps"),
+        ({"model": "d:1", "canary": {"steps": [1, 50]}}, "canary.steps"),
+        ({"model": "d:1", "canary": {"max_error_rate": 2}}, "canary.max_error_rate"),
+        ({"model": "d:1", "cache": {"max_bytes": 1}}, "cache.max_bytes"),
+        ({"model": "d:1", "cache": 60}, "cache"),
         ({"model": "d:1", "scale": {"min": 2, "max": 1}}, "scale.max"),
         ({"model": "d:1", "scale": {"min": True}}, "scale.min"),
         ({"model": "d:1", "scale": []}, None),

@@ -12,6 +12,7 @@ import pytest
 from meuse.access import keys
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import SCOPES
+from meuse.gateway.counters import Counters
 from meuse.gateway.http import ROUTES, HttpRoute, match
 from meuse.gateway.links import Pool
 from meuse.gateway.routes import Routes
@@ -117,7 +118,8 @@ def routes_of(*deployments: tuple[str, str]) -> tuple[Routes, bytes]:
         for name, access in deployments
     }  # fmt: skip
     snapshot = Snapshot(number=1, keys={key_id: entry}, deployments=entries)
-    routes = Routes(snapshot, PEPPER, lambda name, version: Pool(name, Path()))
+    counters = Counters(Path("/nowhere"), 0, 1)
+    routes = Routes(snapshot, PEPPER, lambda name, version: Pool(name, Path(), print), counters)
     return routes, f"Bearer {key}".encode()
 
 

@@ -37,6 +37,12 @@ def describe(parts: Control, deployment: Deployment) -> dict[str, Any]:
         "scale": asdict(deployment.scale),
         "access": {"tenants": "*" if deployment.access == ("*",) else list(deployment.access)},
         "timeout_ms": deployment.timeout_ms,
+        "objective_ms": deployment.objective_ms,
+        "batching": asdict(deployment.batching),
+        "sticky": deployment.sticky,
+        "shadow": deployment.shadow and asdict(deployment.shadow),
+        "canary": deployment.canary and asdict(deployment.canary),
+        "cache": deployment.cache and asdict(deployment.cache),
         "error": state.error,
         "endpoints": [
             f"{parts.http_url}/predictions/{name}",
@@ -55,8 +61,9 @@ def put(
     body: Body,
     if_match: Annotated[str | None, Header()] = None,
 ) -> JSONResponse:
-    """Ask for {model | targets, scale?, access?, timeout_ms?}. A new spec supersedes one that
-    is still on its way. `If-Match: <generation>` answers 412 when somebody was faster."""
+    """Ask for {model | targets, scale?, access?, timeout_ms?, objective_ms?, batching?, sticky?,
+    shadow?, canary?, cache?}. A new spec supersedes one that is still on its way.
+    `If-Match: <generation>` answers 412 when somebody was faster."""
     wanted = specs.parse(caller.scope, name, body)
     pinned = []
     for i, target in enumerate(wanted.targets):

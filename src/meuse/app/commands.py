@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from meuse.core.nouns import ModelVersion, Scope
+from meuse.core.nouns import Deployment, ModelVersion
 from meuse.settings import Settings
 
 
@@ -42,13 +42,18 @@ def roles(settings: Settings) -> dict[str, list[str]]:
     }
 
 
-def replica(settings: Settings, name: str, scope: Scope, version: ModelVersion) -> list[str]:
+def replica(
+    settings: Settings, name: str, deployment: Deployment, version: ModelVersion
+) -> list[str]:
+    batching = deployment.batching
     artifact = version.artifacts[0]
     return [
         *_python("replica", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
-        *("--tenant", scope.tenant, "--version", version.ref),
+        *("--tenant", deployment.scope.tenant, "--version", version.ref),
         *("--format", artifact.format, "--digest", artifact.digest),
+        *("--max-rows", str(batching.max_rows), "--max-queue", str(batching.max_queue)),
+        *("--objective-ms", str(deployment.objective_ms or 0)),
     ]
 
 

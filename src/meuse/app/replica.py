@@ -18,7 +18,12 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    options = commands.parse("replica", argv, "sockets id tenant version format digest", "lifeline")
+    options = commands.parse(
+        "replica",
+        argv,
+        "sockets id tenant version format digest",
+        "lifeline max-rows max-queue objective-ms",
+    )
     commands.log_to_stderr(options.id)
     lifeline.watch(options.lifeline, lifeline.end_now)
     settings, sockets = load(options.home), Path(options.sockets)
@@ -31,6 +36,9 @@ def main(argv: Sequence[str]) -> int:
                 version=options.version,
                 socket=sockets / f"{options.id}.sock",
                 page=sockets / f"{options.id}.page",
+                max_rows=options.max_rows,
+                max_queue=options.max_queue,
+                objective_ms=options.objective_ms or None,
             ),
         )
     except MeuseError as error:

@@ -234,10 +234,62 @@ class DeploymentTarget:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """How many replicas. Fixed at `min` until the autoscaler stands."""
+    """How many replicas of each target, and what decides between `min` and `max`.
+
+    `target` is the ongoing requests that one replica should have; windows and delays are in
+    seconds, named as in Knative: averages over `stable_s` decide, over `panic_s` in a burst.
+    """
 
     min: int = 1
     max: int = 1
+    target: float = 8.0
+    stable_s: float = 20.0
+    panic_s: float = 2.0
+    zero_after_s: float = 300.0
+    """With min 0: how long nothing may be asked before the last replica goes."""
+    queue_wait_ms: int | None = None
+    """Objective: the mean wait in a replica's queue above which one more is wanted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Bounds of a replica's batches (rows) and of its queue (requests)."""
+
+    max_rows: int = 64
+    max_queue: int = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """A version that is asked as well for `percent` of the requests; its answers are compared
+    with those given, never returned, and metered as internal."""
+
+    model: str
+    percent: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """How a new version of a followed alias takes over: weight by weight, each for `step_s`
+    and at least `min_requests`; back to the old one when it does worse than allowed."""
+
+    steps: tuple[int, ...] = (1, 10, 50, 100)
+    step_s: float = 60.0
+    min_requests: int = 20
+    max_error_rate: float = 0.02
+    max_p95_ratio: float | None = 1.5
+    """p95 of the new one against the old one's over the same time."""
+    max_p95_ms: float | None = None
+    min_agreement: float | None = None
+    """With a shadow: least share of equal answers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Answers kept by (version, inputs) in each gateway worker."""
+
+    ttl_s: float = 60.0
+    max_bytes: int = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +304,14 @@ class Deployment:
     access: tuple[str, ...]
     timeout_ms: int
     updated_ms: int
+    objective_ms: int | None = None
+    """The latency that batching and reports aim at; `timeout_ms` is when an answer is late."""
+    batching: Batching = Batching()
+    sticky: str | None = None
+    """What keeps a caller on one target: "key", or "header:<name>"."""
+    shadow: Shadow | None = None
+    canary: Canary | None = None
+    cache: Cache | None = None
 
     @property
     def full_name(self) -> str:
@@ -308,3 +368,47 @@ class PlanVersion:
     @property
     def ref(self) -> str:
         return f"{self.name}:{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One rule that a request must keep to be admitted, as the gateway knows it.
+
+    It is about the requests that match every subject given: whose they are (`tenant`,
+    `project`, `key`) and which deployment they call (`model`, "owner/name"). `kind` says what
+    the rest means: `rate`: `amount` requests per `period` (second, minute, hour), at most
+    `burst` at once; `concurrency`: `amount` requests in flight; `budget`: `amount` units of
+    `meter` per `period` (minute, day, month, total; UTC), refused beyond it when `hard`.
+    """
+
+    id: str
+    kind: str
+    amount: int
+    period: str = "total"
+    meter: str = "requests"
+    burst: int = 0
+    hard: bool = True
+    tenant: str | None = None
+    project: str | None = None
+    key: str | None = None
+    model: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LimitRecord:
+    """A limit at rest: who made it, and whether with an administrator's key (then only one
+    may take it away)."""
+
+    limit: Limit
+    scope: Scope
+    by_admin: bool
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What a budget's present period holds: used for good, and reserved by requests in flight."""
+
+    used: int
+    reserved: int
+    resets_ms: int | None

@@ -1,4 +1,4 @@
-"""What is published: keys, tenants and routes as the stores have them, put into a snapshot."""
+"""What is published: keys, tenants, limits and routes as the stores have them, in a snapshot."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from meuse.core.errors import MeuseError
-from meuse.core.nouns import Deployment, ModelVersion, TensorSpec
-from meuse.core.ports import AccessStore, PlanStore
+from meuse.core.nouns import Deployment, Limit, ModelVersion, TensorSpec
+from meuse.core.ports import AccessStore, LimitStore, PlanStore
 from meuse.deploy.plan import Route
 from meuse.serve.snapshot import (
+    CacheEntry,
     DeploymentEntry,
     KeyEntry,
     ReplicaEntry,
@@ -40,6 +41,10 @@ def tenants(access: AccessStore, plans: PlanStore) -> dict[str, TenantEntry]:
     }
 
 
+def limits(store: LimitStore) -> tuple[Limit, ...]:
+    return tuple(record.limit for record in store.list())
+
+
 def deployments(
     specs: Iterable[Deployment],
     routes: Mapping[str, tuple[Route, ...]],
@@ -64,6 +69,10 @@ def deployments(
             access=frozenset(spec.access),
             timeout_ms=spec.timeout_ms,
             targets=targets,
+            objective_ms=spec.objective_ms,
+            sticky=spec.sticky,
+            cache=CacheEntry(spec.cache.ttl_s, spec.cache.max_bytes) if spec.cache else None,
+            wake=spec.scale.min == 0,
         )
     return entries
 

@@ -1,7 +1,8 @@
 """Publish snapshots to the gateway workers and wait until they have them.
 
 Workers connect to `publish.sock` and say {"slot", "epoch", "pid", "loaded"}; they are sent
-{"snapshot": n} and answer {"ack": n} once they route by it. The file is the truth, the
+{"snapshot": n} and answer {"ack": n} once they route by it; {"wake": "acme/digits"} says that
+a request waits where nothing runs. The file is the truth, the
 socket only says that it changed: a worker that was away reads the file.
 """
 
@@ -27,9 +28,17 @@ ACK_S = 1.0
 
 
 class Publisher:
-    """`workers()` gives the epochs of the workers that run, by name (`worker-0`)."""
+    """`workers()` gives the epochs of the workers that run, by name (`worker-0`); `on_wake` is
+    called with "owner/name" from a thread of the publisher's."""
 
-    def __init__(self, path: Path, address: Path, workers: Callable[[], dict[str, int]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        address: Path,
+        workers: Callable[[], dict[str, int]],
+        on_wake: Callable[[str], None] = lambda _: None,
+    ) -> None:
+        self._on_wake = on_wake
         self._path = path
         self._workers = workers
         self.current = snapshots.read(path)
@@ -85,6 +94,9 @@ class Publisher:
             with link, link.makefile("rb") as lines:
                 for line in lines:
                     message: dict[str, Any] = json.loads(line)
+                    if "wake" in message:
+                        self._on_wake(str(message["wake"]))
+                        continue
                     with self._changed:
                         if "epoch" in message:
                             epoch = int(message["epoch"])

@@ -16,7 +16,13 @@ from dataclasses import dataclass, replace
 from meuse.core.errors import MeuseError
 from meuse.core.ids import new_id
 from meuse.core.nouns import Deployment, ModelVersion, Scope
-from meuse.core.ports import AccessStore, DeploymentStore, PlanStore, RegistryStore
+from meuse.core.ports import (
+    AccessStore,
+    DeploymentStore,
+    LimitStore,
+    PlanStore,
+    RegistryStore,
+)
 from meuse.core.states import DeploymentStatus
 from meuse.deploy import picture
 from meuse.deploy import plan as planning
@@ -46,7 +52,7 @@ class State:
 
 
 class Reconciler:
-    """`command(replica, scope, version)` gives the argument list of a replica process."""
+    """`command(replica, deployment, version)` gives the argument list of a replica process."""
 
     def __init__(
         self,
@@ -55,15 +61,17 @@ class Reconciler:
         registry: RegistryStore,
         access: AccessStore,
         plans: PlanStore,
+        limits: LimitStore,
         replicas: Replicas,
         publisher: Publisher,
-        command: Callable[[str, Scope, ModelVersion], list[str]],
+        command: Callable[[str, Deployment, ModelVersion], list[str]],
         wake: threading.Event,
     ) -> None:
         self._deployments = deployments
         self._registry = registry
         self._access = access
         self._plans = plans
+        self._limits = limits
         self._replicas = replicas
         self._publisher = publisher
         self._command = command
@@ -107,7 +115,7 @@ class Reconciler:
         return replace(known, status=status, error=None)
 
     def publish(self) -> bool:
-        """Publish keys, access and plans as they stand now, with the present routes."""
+        """Publish keys, access, plans and limits as they stand now, with the present routes."""
         return self._publisher.publish(self._snapshot)
 
     def turn(self) -> tuple[bool, bool]:
@@ -146,7 +154,7 @@ class Reconciler:
     def _start(self, spec: Deployment, start: Start) -> None:
         replica = new_id("replica")
         version = self._versions[spec.scope, start.version]
-        self._replicas.start(replica, start, self._command(replica, spec.scope, version))
+        self._replicas.start(replica, start, self._command(replica, spec, version))
 
     def _state(self, want: Wanted, running: list[Replica]) -> State:
         mine = [r for r in running if r.deployment == want.name]
@@ -167,6 +175,7 @@ class Reconciler:
             deployments=picture.deployments(
                 self._deployments.list(None), self._routes, self._version
             ),
+            limits=picture.limits(self._limits),
         )
 
     def _version(self, spec: Deployment, ref: str) -> ModelVersion:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 from meuse.core.clock import now_ms
@@ -30,9 +31,10 @@ class MovedError(Exception):
 class Pool:
     """The replicas of one target, and the requests that wait for one of them."""
 
-    def __init__(self, name: str, sockets: Path) -> None:
+    def __init__(self, name: str, sockets: Path, wake: Callable[[str], None]) -> None:
         self.name = name
         self._sockets = sockets
+        self._wake = wake
         self._links: dict[str, Link] = {}
         self._leaving: set[Link] = set()
         self._waiting: deque[Flight] = deque()
@@ -85,6 +87,8 @@ class Pool:
                 f"too many requests wait for {self.name}",
                 hint="Try again later, or add replicas.",
             )
+        if not self._waiting and not self._links:
+            self._wake(self.name)
         self._waiting.append(flight)
         self._waiting_bytes = bytes_after
 
@@ -94,15 +98,16 @@ class Pool:
         In flight a request keeps its credit until the replica answers.
         """
         for link in (*self._links.values(), *self._leaving):
-            for flight in link.flights.values():
-                if flight.deadline_ms <= now:
+            for flight in list(link.flights.values()):
+                if flight.deadline_ms <= now and flight.outcome is None:
                     flight.fail(_late())
+                    link.cancel(flight)
         if not self._waiting:
             return
         for flight in self._waiting:
             if flight.deadline_ms <= now:
                 flight.fail(_late() if self.is_ready else _nobody(self.name))
-        still = [flight for flight in self._waiting if not flight.future.done()]
+        still = [flight for flight in self._waiting if flight.outcome is None]
         if len(still) < len(self._waiting):
             self._set_waiting(still)
 
@@ -117,7 +122,7 @@ class Pool:
     def lost(self, link: Link, flights: list[Flight], started: frozenset[bytes] | None) -> None:
         again = []
         for flight in flights:
-            if flight.future.done():
+            if flight.outcome is not None:
                 continue
             if started is None or flight.id in started:
                 if flight.alone:
@@ -157,7 +162,7 @@ class Pool:
                 return
             flight = self._waiting.popleft()
             self._waiting_bytes -= flight.size
-            if not flight.future.done():
+            if flight.outcome is None:
                 link.send(flight)
 
     def _set_waiting(self, flights: list[Flight]) -> None:
@@ -166,10 +171,14 @@ class Pool:
 
 
 class Links:
-    """Every pool of the worker, by deployment ("owner/name") and version."""
+    """Every pool of the worker, by deployment ("owner/name") and version.
 
-    def __init__(self, sockets: Path) -> None:
+    `wake` is told the name of a deployment when a request begins to wait and no replica is there.
+    """
+
+    def __init__(self, sockets: Path, wake: Callable[[str], None]) -> None:
         self._sockets = sockets
+        self._wake = wake
         self._pools: dict[tuple[str, str], Pool] = {}
         self._old: list[Pool] = []
 
@@ -182,7 +191,7 @@ class Links:
         }
         for key, target in wanted.items():
             if key not in self._pools:
-                self._pools[key] = Pool(key[0], self._sockets)
+                self._pools[key] = Pool(key[0], self._sockets, self._wake)
             self._pools[key].update(target)
         gone = [self._pools.pop(key) for key in self._pools.keys() - wanted.keys()]
         self._old = [pool for pool in self._old if not pool.is_empty] + gone

@@ -1,8 +1,8 @@
 """A snapshot made ready for the hot path: who calls, and where a model name leads.
 
-Immutable but for two caches that live and die with it: verified keys and the names that a
-caller has resolved. So a revocation, a change of access or a rollout is one swap. Knows no
-protocol and does no input or output.
+Immutable but for three caches that live and die with it: verified keys, the names that a
+caller has resolved and the limits it meets there. So a revocation, a change of access or a
+rollout is one swap. Knows no protocol and does no input or output.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from collections.abc import Callable
 from meuse.access import keys
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
+from meuse.gateway.counters import Counters
 from meuse.gateway.links import Pool
+from meuse.meter.limits import Plan
 from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntry
+from meuse.serve.stats import TargetStats
 
 _CACHE = 10_000
 
@@ -23,10 +26,13 @@ _CACHE = 10_000
 class Target:
     """One version that takes traffic, with the pool of its replicas."""
 
-    __slots__ = ("classes", "entry", "input_at", "label", "outputs", "pool", "route")
+    __slots__ = ("classes", "entry", "input_at", "label", "outputs", "pool", "route", "stats")
 
-    def __init__(self, route: Route, entry: TargetEntry, label: str, pool: Pool) -> None:
+    def __init__(
+        self, route: Route, entry: TargetEntry, label: str, pool: Pool, stats: TargetStats
+    ) -> None:
         self.route = route
+        self.stats = stats
         self.entry = entry
         self.label = label
         self.pool = pool
@@ -38,12 +44,17 @@ class Target:
 class Route:
     """A deployment: its targets by weight and by version."""
 
-    __slots__ = ("_cumulative", "_versions", "deployment", "full_name", "targets")
+    __slots__ = ("_cumulative", "_versions", "deployment", "full_name", "stats", "targets")
 
     def __init__(
-        self, full_name: str, deployment: DeploymentEntry, pool: Callable[[str, str], Pool]
+        self,
+        full_name: str,
+        deployment: DeploymentEntry,
+        pool: Callable[[str, str], Pool],
+        counters: Counters,
     ) -> None:
         self.full_name = full_name
+        self.stats = counters.route(full_name)
         self.deployment = deployment
         models = {entry.version.rpartition(":")[0] for entry in deployment.targets}
         self.targets = [
@@ -53,6 +64,7 @@ class Route:
                 # Open Inference clients write a bare number; enough while one model is served.
                 entry.version.rpartition(":")[2] if len(models) == 1 else entry.version,
                 pool(full_name, entry.version),
+                counters.target(full_name, entry.version),
             )
             for entry in deployment.targets
         ]
@@ -94,8 +106,8 @@ class Route:
 class Caller:
     """A verified key. Holds its header to be verified again under newer routes."""
 
-    __slots__ = ("authorization", "expires_ms", "found", "key", "plan_version", "project",
-                 "scopes", "tenant")  # fmt: skip
+    __slots__ = ("authorization", "expires_ms", "found", "key", "limits", "plan_version",
+                 "project", "scopes", "tenant")  # fmt: skip
 
     def __init__(
         self, authorization: bytes, key: str, entry: KeyEntry, plan_version: str | None
@@ -108,6 +120,7 @@ class Caller:
         self.expires_ms = entry.expires_ms
         self.plan_version = plan_version
         self.found: dict[str | None, Route] = {}
+        self.limits: dict[Route, Plan | None] = {}
 
     def require(self, scope: str) -> None:
         """Raises `forbidden` unless the key has this scope."""
@@ -123,12 +136,19 @@ class Caller:
 class Routes:
     """Everything the data plane looks up, for one snapshot."""
 
-    def __init__(self, snapshot: Snapshot, pepper: bytes, pool: Callable[[str, str], Pool]) -> None:
+    def __init__(
+        self,
+        snapshot: Snapshot,
+        pepper: bytes,
+        pool: Callable[[str, str], Pool],
+        counters: Counters,
+    ) -> None:
         self.snapshot = snapshot
         self._pepper = pepper
         self._verified: dict[bytes, Caller] = {}
         self._by_name = {
-            name: Route(name, deployment, pool) for name, deployment in snapshot.deployments.items()
+            name: Route(name, deployment, pool, counters)
+            for name, deployment in snapshot.deployments.items()
         }
 
     def authenticate(self, authorization: bytes | None) -> Caller:

@@ -3,6 +3,7 @@
     → {"slot": 0, "epoch": 1, "pid": 4711, "loaded": 6}      on connect
     ← {"snapshot": 7}
     → {"ack": 7}
+    → {"wake": "acme/digits"}                                a request waits where nothing runs
 
 Without control the worker goes on with what it has and tries again every 0.2 s.
 """
@@ -41,10 +42,16 @@ class SnapshotClient:
         self._slot = slot
         self._epoch = epoch
         self._loaded = 0
+        self._writer: asyncio.StreamWriter | None = None
 
     def load(self) -> None:
         """Read the file and swap. Raises OSError or msgspec.MsgspecError; nothing changes then."""
         self._take(snapshot.read(self._file))
+
+    def wake(self, deployment: str) -> None:
+        """Ask for a replica. Lost while control is away: its next look sees who waits."""
+        if self._writer is not None:
+            self._writer.write(_line(wake=deployment))
 
     async def follow(self) -> None:
         """Until cancelled."""
@@ -57,6 +64,7 @@ class SnapshotClient:
 
     async def _session(self) -> None:
         reader, writer = await asyncio.open_unix_connection(self._socket)
+        self._writer = writer
         try:
             writer.write(
                 _line(slot=self._slot, epoch=self._epoch, pid=os.getpid(), loaded=self._loaded)
@@ -66,6 +74,7 @@ class SnapshotClient:
                 if await self._reload(published.snapshot):
                     writer.write(_line(ack=self._loaded))
         finally:
+            self._writer = None
             writer.close()
 
     async def _reload(self, number: int) -> bool:
@@ -83,5 +92,5 @@ class SnapshotClient:
         self._loaded = fresh.number
 
 
-def _line(**fields: int) -> bytes:
+def _line(**fields: int | str) -> bytes:
     return msgspec.json.encode(fields) + b"\n"

@@ -24,11 +24,13 @@ import uvloop
 from meuse.gateway import rpc
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.cork import CorkedHttpProtocol
+from meuse.gateway.counters import Counters
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.http import App
 from meuse.gateway.links import Links
 from meuse.gateway.snapshots import SnapshotClient
 from meuse.meter.journal import JournalWriter
+from meuse.meter.limits import Limits
 from meuse.runtime import lifeline
 
 logger = logging.getLogger(__name__)
@@ -52,6 +54,7 @@ class WorkerConfig:
     sockets: Path
     snapshot: Path
     journal: Path
+    limits: Path
     pepper: bytes
     max_body_bytes: int
     max_upload_bytes: int
@@ -92,8 +95,11 @@ async def _run(config: WorkerConfig) -> bool:
         lifeline.watch(config.lifeline_fd, orphaned)
 
     journal = JournalWriter(config.journal, config.host, config.slot, config.epoch)
-    links = Links(config.sockets)
-    plane = DataPlane(links, journal, config.pepper)
+    # `snapshots` is made below: it swaps what needs the links.
+    links = Links(config.sockets, lambda name: snapshots.wake(name))  # noqa: PLW0108
+    counters = Counters(config.sockets, config.slot, config.epoch)
+    limits = Limits(config.limits)
+    plane = DataPlane(links, journal, limits, counters, config.pepper)
     snapshots = SnapshotClient(
         config.sockets / "publish.sock", config.snapshot, plane.swap, config.slot, config.epoch
     )
@@ -112,6 +118,7 @@ async def _run(config: WorkerConfig) -> bool:
         asyncio.create_task(snapshots.follow(), name="snapshots"),
         asyncio.create_task(_sync(journal, plane), name="journal"),
         asyncio.create_task(links.sweep(), name="deadlines"),
+        asyncio.create_task(counters.keep(), name="counters"),
     ]
     # What is loaded now stays: later collections need not walk it, forked pages stay shared.
     gc.collect()
@@ -128,6 +135,7 @@ async def _run(config: WorkerConfig) -> bool:
         task.cancel()
     await asyncio.gather(stop, *helpers, return_exceptions=True)
     links.close()
+    counters.write()
     await proxy.close()
     journal.close()
     return not failed

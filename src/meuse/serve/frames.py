@@ -28,6 +28,8 @@ MAX_FRAME = 256 * 1024 * 1024
 MAX_HEADER = 0xFFFF
 MAX_TENSORS = 256
 MAX_RANK = 16
+HIGH, NORMAL, LOW = 0, 1, 2
+"""Priority classes."""
 _JOINED = 256 * 1024
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -70,6 +72,7 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     message: str
     field: str | None = None
     hint: str | None = None
+    retry_after_s: int | None = None
 
 
 class Hello(
@@ -85,19 +88,36 @@ class Hello(
 class Request(
     msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=2, forbid_unknown_fields=True
 ):
-    """Worker → replica. `number` is unique per connection, `id` is the usage id (16 bytes)."""
+    """Worker → replica. `number` is unique per connection, `id` is the usage id (16 bytes).
+
+    Lower `priority` classes come first; within one, `flow`s (tenants) take turns.
+    """
 
     number: int
     id: bytes
     deadline_ms: int
     alone: bool
     tensors: tuple[Spec, ...]
+    priority: int = NORMAL
+    flow: str = ""
+
+
+class Cancel(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=4, forbid_unknown_fields=True
+):
+    """Worker → replica: nobody waits for this request any more. It is answered all the same."""
+
+    number: int
 
 
 class Response(
     msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=3, forbid_unknown_fields=True
 ):
-    """Replica → worker. `depth`: requests still queued there when this was written."""
+    """Replica → worker. `depth`: requests still queued there when this was written.
+
+    `queue_us`: from arrival to the start of its batch. `batch_rows` stands in the first answer
+    of each batch that ran, so that sums over workers count every batch once.
+    """
 
     number: int
     tensors: tuple[Spec, ...]
@@ -105,9 +125,11 @@ class Response(
     compute_us: int
     depth: int
     error: Failure | None = None
+    queue_us: int = 0
+    batch_rows: int = 0
 
 
-Header = Hello | Request | Response
+Header = Hello | Request | Response | Cancel
 Tensors = list[NDArray[Any]]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -200,7 +222,7 @@ def _read(data: bytes, start: int, end: int) -> tuple[Header, Tensors]:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError(f"the header of a frame is not understood: {error}") from None
     offset += size
-    if type(header) is Hello:
+    if type(header) is Hello or type(header) is Cancel:
         specs: tuple[Spec, ...] = ()
     else:
         specs = header.tensors

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from meuse.core.nouns import Limit
+
 
 class KeyEntry(msgspec.Struct, frozen=True):
     hash: bytes
@@ -48,6 +50,18 @@ class TargetEntry(msgspec.Struct, frozen=True):
     platform: str = "onnx"
 
 
+class ShadowEntry(msgspec.Struct, frozen=True):
+    """A version that is asked as well; never one that callers are given answers of."""
+
+    target: TargetEntry
+    percent: int
+
+
+class CacheEntry(msgspec.Struct, frozen=True):
+    ttl_s: float
+    max_bytes: int
+
+
 class DeploymentEntry(msgspec.Struct, frozen=True):
     tenant: str
     project: str
@@ -55,7 +69,14 @@ class DeploymentEntry(msgspec.Struct, frozen=True):
     generation: int
     access: frozenset[str]  # tenants besides the owner; "*" is everyone
     timeout_ms: int
-    targets: tuple[TargetEntry, ...]  # only ready ones
+    # Only ready ones, or, where nothing runs, those that wait for a replica.
+    targets: tuple[TargetEntry, ...]
+    objective_ms: int | None = None
+    sticky: str | None = None  # "key", "header:<name>"
+    shadow: ShadowEntry | None = None
+    cache: CacheEntry | None = None
+    wake: bool = False
+    """At zero replicas a request waits, and control is told that it does."""
 
     def allows(self, tenant: str) -> bool:
         return tenant == self.tenant or tenant in self.access or "*" in self.access
@@ -66,6 +87,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     keys: dict[str, KeyEntry] = {}
     tenants: dict[str, TenantEntry] = {}
     deployments: dict[str, DeploymentEntry] = {}  # by "owner/name"
+    limits: tuple[Limit, ...] = ()
 
 
 EMPTY = Snapshot()

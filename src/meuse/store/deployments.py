@@ -4,15 +4,26 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError, not_found
-from meuse.core.nouns import Deployment, DeploymentTarget, Scale, Scope
+from meuse.core.nouns import (
+    Batching,
+    Cache,
+    Canary,
+    Deployment,
+    DeploymentTarget,
+    Scale,
+    Scope,
+    Shadow,
+)
 from meuse.store.database import Database, upsert
 from meuse.store.tables import deployment as table
+
+T = TypeVar("T")
 
 
 def _is(scope: Scope, name: str) -> sa.ColumnElement[bool]:
@@ -34,7 +45,22 @@ def _load(row: sa.Row[Any]) -> Deployment:
         access=tuple(body["access"]),
         timeout_ms=body["timeout_ms"],
         updated_ms=r["updated_ms"],
+        # What follows came later: rows from before have none of it.
+        objective_ms=body.get("objective_ms"),
+        batching=Batching(**body.get("batching", {})),
+        sticky=body.get("sticky"),
+        shadow=_optional(Shadow, body.get("shadow")),
+        canary=_canary(body.get("canary")),
+        cache=_optional(Cache, body.get("cache")),
     )
+
+
+def _optional(kind: type[T], body: dict[str, Any] | None) -> T | None:
+    return None if body is None else kind(**body)
+
+
+def _canary(body: dict[str, Any] | None) -> Canary | None:
+    return None if body is None else Canary(**{**body, "steps": tuple(body["steps"])})
 
 
 class SqlDeployments:
@@ -60,6 +86,12 @@ class SqlDeployments:
                 "scale": asdict(new.scale),
                 "access": list(new.access),
                 "timeout_ms": new.timeout_ms,
+                "objective_ms": new.objective_ms,
+                "batching": asdict(new.batching),
+                "sticky": new.sticky,
+                "shadow": new.shadow and asdict(new.shadow),
+                "canary": new.canary and asdict(new.canary),
+                "cache": new.cache and asdict(new.cache),
             }
             upsert(
                 connection,
