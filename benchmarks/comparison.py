@@ -9,6 +9,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import clients
@@ -48,20 +49,29 @@ def kinds(server: Server, lengths: Lengths) -> dict[str, Callable[[], Figures]]:
     return found
 
 
-def pair(ours: Server, other: Server, lengths: Lengths, skip: Sequence[str] = ()) -> Figures:
-    """One run of each kind against both: {kind: {meuse, other, ratio}}."""
+def pair(ours: Server, other: Server, lengths: Lengths) -> Figures:
+    """One run of each kind against both: {kind: {meuse, other, ratio}}.
+
+    Raises LoadError that starts with the name of the server whose requests failed.
+    """
     mine, theirs = kinds(ours, lengths), kinds(other, lengths)
     figures: Figures = {}
     for server in (ours, other):
-        clients.saturate(server.port, server.json, server.group, lengths.warm)
+        warm = partial(clients.saturate, server.port, server.json, server.group, lengths.warm)
+        _blamed(f"{server.name}, warm-up", warm)
     for kind, run in theirs.items():
-        if kind in skip:
-            continue
-        a = mine[kind]() if kind in mine else None
-        b = run()
+        a = _blamed(f"{ours.name}, {kind}", mine[kind]) if kind in mine else None
+        b = _blamed(f"{other.name}, {kind}", run)
         ratio = a["rate"] / b["rate"] if a else None
         figures[kind] = {"meuse": a, "other": b, "ratio": ratio}
     return figures
+
+
+def _blamed(who: str, run: Callable[[], Figures]) -> Figures:
+    try:
+        return run()
+    except clients.LoadError as error:
+        raise clients.LoadError(f"{who}: {error}") from None
 
 
 def latency(server: Server, saturation: float, lengths: Lengths) -> Figures:

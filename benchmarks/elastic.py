@@ -88,13 +88,16 @@ def step(platform: ours.Platform, folder: Path, seconds: float = 15.0) -> Any:
         version = ours.register(platform, "step", onnx)
         ours.deploy(platform, "step", version, scale=scale, batching={"max_rows": 1})
         server = ours.server(platform, model, "step")
-        with _in_flight(server, 1, seconds + 5):
+        with in_flight(server, 1, seconds + 5):
             time.sleep(3.0)
             began = time.monotonic()
-            with _in_flight(server, STEP - 1, seconds):
+            with in_flight(server, STEP - 1, seconds):
                 while (at := time.monotonic() - began) < seconds:
                     state = platform.client.deployment("step")
-                    now = {"desired": state.get("desired"), "ready": state["replicas"]}
+                    now = {
+                        "desired": (state.get("scaling") or {}).get("desired"),
+                        "ready": state["replicas"],
+                    }
                     if not seen or now != {k: seen[-1][k] for k in now}:
                         seen.append({"at_s": at, **now})
                     time.sleep(0.05)
@@ -115,7 +118,7 @@ def step(platform: ours.Platform, folder: Path, seconds: float = 15.0) -> Any:
 
 
 @contextlib.contextmanager
-def _in_flight(server: Server, connections: int, seconds: float) -> Iterator[None]:
+def in_flight(server: Server, connections: int, seconds: float) -> Iterator[None]:
     """So many closed-loop connections in the background, until they end by themselves."""
     failures: list[BaseException] = []
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import bodies
 from bodies import Model
-from clients import LoadError, once
-from processes import Group
+from clients import LoadError, once, saturate
+from processes import Group, cpu_seconds, resident_mb
 from servers import Server
 
 from meuse.client import Client
@@ -146,12 +146,15 @@ def server(platform: Platform, model: Model, deployment: str) -> Server:
     )
 
 
+def processes(platform: Platform) -> dict[str, int]:
+    """The platform's processes by name, without the supervisor."""
+    document = json.loads((platform.home / "run.json").read_text())
+    return {name: process["pid"] for name, process in document["processes"].items()}
+
+
 def resident(platform: Platform) -> dict[str, float]:
     """Resident MB of each process of the platform."""
-    found = {}
-    for name, process in json.loads((platform.home / "run.json").read_text())["processes"].items():
-        found[name] = Group(process["pid"]).resident_mb()
-    return found
+    return {name: resident_mb([pid]) for name, pid in processes(platform).items()}
 
 
 def idle_cpu(platform: Platform, seconds: float = 3.0) -> float:
@@ -161,19 +164,31 @@ def idle_cpu(platform: Platform, seconds: float = 3.0) -> float:
     return (platform.group.cpu_seconds() - before) / seconds
 
 
-def digits(platform: Platform, folder: Path) -> tuple[str, bytes, dict[str, bodies.Array]]:
-    """The digits model, trained here: for builds that cannot take an ONNX file."""
-    import numpy as np
+def cpu_by_process(platform: Platform, request: bodies.Request, seconds: float) -> dict[str, float]:
+    """CPU seconds for 1,000 requests of each of the platform's processes, under saturation."""
+    pids = {"supervisor": platform.group.root} | processes(platform)
+    before = {name: cpu_seconds([pid]) for name, pid in pids.items()}
+    figures = saturate(platform.port, request, platform.group, seconds)
+    per = 1000 / figures["requests"]
+    spent = {name: (cpu_seconds([pid]) - before[name]) * per for name, pid in pids.items()}
+    return {name: value for name, value in spent.items() if value > 0}
+
+
+def deployed(client: Client, folder: Path, name: str = "digits") -> Path:
+    """Train digits and deploy it as `name`; the model file, as the registry has it."""
     from sklearn.datasets import load_digits
 
-    data = load_digits()
     path = folder / "digits.csv"
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow([*(f"p{i}" for i in range(64)), "digit"])
+        data = load_digits()
         writer.writerows([*map(int, r), t] for r, t in zip(data.data, data.target, strict=True))
-    platform.client.upload("digits", path)
-    platform.client.wait(platform.client.train("mlp", "digits", epochs=5)["id"])
-    artifact = platform.client.version("mlp", 1)["artifacts"][0]["name"]
-    row = np.asarray(data.data[:1], np.float32)
-    return "mlp:1", platform.client.download("mlp", 1, artifact), {"input": row}
+    client.upload("digits", path)
+    client.wait(client.train(name, "digits", epochs=5)["id"])
+    client.deploy(name, f"{name}:1")
+    client.wait_ready(name)
+    artifact = client.version(name, 1)["artifacts"][0]["name"]
+    model = folder / "model.onnx"
+    model.write_bytes(client.download(name, 1, artifact))
+    return model

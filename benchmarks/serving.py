@@ -32,6 +32,7 @@ import holds
 import models
 import ours
 import overload
+import profiles
 import servers
 import tables
 import venvs
@@ -84,14 +85,16 @@ class Run:
     def model(self, name: str) -> tuple[bodies.Model, str]:
         """One of benchmarks/models.py, registered and deployed under its name."""
         onnx = models.MODELS[name]()
+        inputs = models.example(name, 1)
         try:
             reference = ours.register(self.platform, name, onnx)
-            inputs = models.example(name, 1)
+            ours.deploy(self.platform, name, reference)
         except ours.NotAvailableError:
             if name != "mlp":
                 raise
-            reference, onnx, inputs = ours.digits(self.platform, self.folder)
-        ours.deploy(self.platform, name, reference)
+            # A build that cannot take an ONNX file yet: a model of about the same size.
+            onnx = ours.deployed(self.platform.client, self.folder, name).read_bytes()
+            reference = f"{name}:1"
         return bodies.open_model(name, onnx, inputs, self.folder), reference
 
     def paired(
@@ -128,6 +131,8 @@ class Run:
                 except (venvs.AbsentError, clients.LoadError) as reason:
                     self.absent[peer] = str(reason)
                     self.say(f"absent: {reason}")
+                    if str(reason).startswith("meuse"):
+                        self.failed.append(str(reason))
                     continue
                 resident[peer] = figures.pop("resident_mb")
                 opened.setdefault(peer, figures["open"])
@@ -185,6 +190,22 @@ class Run:
         )
         return figures
 
+    def profile(self, model: bodies.Model, cpu: dict[str, float], seconds: float = 5.0) -> Figures:
+        """Where the busiest worker and replica spend their time: {process: [(where, share)]}."""
+        server = ours.server(self.platform, model, model.name)
+        pids = ours.processes(self.platform)
+        busiest = sorted(cpu, key=lambda name: -cpu[name])
+        chosen = {
+            kind: pids[next(name for name in busiest if name.startswith(kind))]
+            for kind in ("worker", "replica")
+        }
+        with elastic.in_flight(server, 32, seconds + 2):
+            time.sleep(0.5)
+            return {
+                name: profiles.read(path.read_text())
+                for name, path in profiles.sampled(self.venvs["profiler"], chosen, seconds).items()
+            }
+
     def scenario(self, name: str, measure: Callable[[], Figures]) -> Figures:
         """Its figures, or why there are none; what one breaks on does not cost the others."""
         try:
@@ -223,6 +244,11 @@ def measured(run: Run, peers: list[str], scenarios: list[str], rounds: int) -> F
         "load_before": load,
     }
     figures["peers"] = run.compare(peers, model, rounds)
+    plain = ours.server(platform, model, model.name).json
+    cpu = ours.cpu_by_process(platform, plain, run.lengths.saturation)
+    figures["cpu_by_process"] = cpu
+    if "profiler" in run.venvs:
+        figures["profile"] = run.scenario("profile", lambda: run.profile(model, cpu))
     if "models" in scenarios:
         figures["models"] = run.larger(peers)
     if "batching" in scenarios:
@@ -258,6 +284,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--seconds", type=float, default=4.0, help="of one saturating run")
     parser.add_argument("--rounds", type=int, default=5, help="most rounds with each peer")
+    parser.add_argument("--profile", action="store_true", help="py-spy a worker and a replica")
     parser.add_argument("--cache", help="where the peers' environments lie")
     parser.add_argument("--reports", type=Path, default=REPORTS, help="where the report goes")
     options = parser.parse_args()
@@ -284,7 +311,8 @@ def main() -> None:
         ours.platform(Path(name)) as platform,
     ):
         run = Run(platform, Path(name), lengths)
-        run.install(options.peers, venvs.cache(options.cache))
+        wanted = [*options.peers, "profiler"] if options.profile else options.peers
+        run.install(wanted, venvs.cache(options.cache))
         figures = measured(run, options.peers, options.scenarios, options.rounds)
         figures["seconds"] = time.monotonic() - run.began
     figures["holds"] = holds.judged(figures)

@@ -29,6 +29,8 @@ def page(body: Figures) -> str:
             "## Latency at fixed rates\n\nOpen loop, Poisson arrivals, JSON; latency runs from "
             "when a request was due.\n\n" + _open(f["peers"])
         )
+    if f.get("cpu_by_process"):
+        parts.append("## Where the platform's time goes\n\n" + _where(f))
     if f.get("models"):
         parts.append("## Larger models\n\n" + _models(f["models"]))
     for title, key, write in _SCENARIOS:
@@ -107,6 +109,24 @@ def _open(peers: Figures) -> str:
                 )
     head = ("server", "rate", "p50 ms", "p90 ms", "p99 ms", "p99.9 ms", "client's lag p99 ms")
     return table((*head, "CPU s/1,000"), rows)
+
+
+def _where(f: Figures) -> str:
+    rows = [
+        [name, number(seconds, 4)]
+        for name, seconds in sorted(f["cpu_by_process"].items(), key=lambda item: -item[1])
+    ]
+    text = "MLP, JSON, 32 connections.\n\n" + table(("process", "CPU s/1,000 requests"), rows)
+    profile = f.get("profile") or {}
+    if "why" in profile:
+        return f"{text}\n\nProfile: {_line(profile['why'])}."
+    for name, samples in profile.items():
+        lines = [[_line(where), f"{share:.1%}"] for where, share in samples]
+        text += (
+            f"\n\nThe {name}, by py-spy; of the time in which it held the interpreter:\n\n"
+            + table(("at work in", "share"), lines)
+        )
+    return text
 
 
 def _models(models: Figures) -> str:

@@ -28,6 +28,7 @@ PINS: dict[str, tuple[str, ...]] = {
     "bentoml": ("bentoml==1.4.39", "onnxruntime==1.31.1"),
     "mlserver": ("mlserver==1.7.1", "httptools==0.9.0", "onnxruntime==1.31.1"),
     "ray": ("ray[serve]==2.60.0", "onnxruntime==1.31.1"),
+    "profiler": ("py-spy==0.4.3",),
 }
 
 
