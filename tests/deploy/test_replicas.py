@@ -110,3 +110,17 @@ def test_files_of_dead_replicas_go_after_a_while(world: World) -> None:
     world.now += KEEP_FILES_S + 1
     world.replicas.look()
     assert list(world.folder.iterdir()) == []
+
+
+def test_a_ready_replica_that_ends_unasked_has_died(world: World) -> None:
+    """Told once, by version; one that was asked to stop, or never was ready, has not."""
+    for name in ("r1", "r2", "r3"):
+        world.replicas.start(name, WHAT, [])
+        if name != "r3":
+            world.listen(name)
+    world.replicas.look()
+    world.replicas.stop("r2")
+    world.launched.live.clear()
+    world.replicas.look()
+    assert dict(world.replicas.died()) == {(WHAT.deployment, WHAT.version): 1}
+    assert dict(world.replicas.died()) == {}

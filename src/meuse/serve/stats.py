@@ -66,6 +66,8 @@ class TargetStats(msgspec.Struct, array_like=True):
     batch: Histogram = msgspec.field(default_factory=batch_sizes)
     agreed: int = 0  # of a shadow: answers that were equal to those given
     differed: int = 0
+    shadow_failed: dict[str, int] = {}  # of a shadow, by error code
+    shadow_dropped: int = 0  # not asked: not there, or too many were pending
 
 
 class RouteStats(msgspec.Struct, array_like=True):
