@@ -19,10 +19,12 @@ from numpy.typing import NDArray
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
+from meuse.gateway.cache import Cache, Caches, key_of
 from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
-from meuse.gateway.links import Links, MovedError
-from meuse.gateway.routes import Caller, Route, Routes, Target
+from meuse.gateway.links import Links, MovedError, late
+from meuse.gateway.mirror import Mirror
+from meuse.gateway.routes import Caller, Headers, Route, Routes, Target
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
@@ -48,6 +50,7 @@ class Call:
     version: str | None
     protocol: str  # predict | oip-rest | oip-grpc
     read: Callable[[Target], Inputs]
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,15 @@ class Result:
     target: Target
     outputs: list[tuple[str, NDArray[Any]]]
     rows: int
+    cached: bool | None = None  # None: the deployment has no cache
+
+
+class _GoOnAloneError(Exception):
+    """The same request, which was waited for, gave nothing; this one's deadline stands."""
+
+    def __init__(self, deadline_ms: int) -> None:
+        super().__init__()
+        self.deadline_ms = deadline_ms
 
 
 class DataPlane:
@@ -68,6 +80,8 @@ class DataPlane:
         self.counters = counters
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
+        self._caches = Caches()
+        self._mirror = Mirror(counters, self._record_internal)
         self.is_draining = False
         self.recorded = 0
         """How many records were appended: whether there is anything to sync."""
@@ -85,6 +99,9 @@ class DataPlane:
         """From now on everything follows this snapshot; what is in flight goes on."""
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
+        self._caches.follow(snapshot.deployments.values())
+        for route in self._routes:
+            route.cache = self._caches.of(route.deployment)
         self._links.leave_old()
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
@@ -100,11 +117,12 @@ class DataPlane:
     async def infer(self, call: Call) -> Result:
         """Answer one call. Raises `MeuseError`."""
         ids = uuid7_bytes()
+        deadline_ms: int | None = None
         while True:
             # Again, not only at the door: reading a body takes time, and keys get revoked.
             caller = self.authenticate(call.caller.authorization, "infer")
             route = self._routes.find(caller, call.model)
-            target = route.choose(call.version)
+            target = route.choose(call.version, caller.key, call.headers)
             try:
                 inputs = call.read(target)
                 rows = check(target.entry.inputs, target.input_at, inputs)
@@ -112,18 +130,110 @@ class DataPlane:
                 self._refused(route, error)
                 raise
             try:
-                return await self._run(call, caller, target, inputs, rows, ids)
+                if route.cache is not None and deadline_ms is None:
+                    return await self._cached(route.cache, call, caller, target, inputs, rows, ids)
+                return await self._run(call, caller, target, inputs, rows, ids, deadline_ms)
             except MovedError:
                 continue  # not started: it is admitted anew under the routes of now
+            except _GoOnAloneError as alone:
+                deadline_ms = alone.deadline_ms
+
+    async def _cached(
+        self,
+        cache: Cache,
+        call: Call,
+        caller: Caller,
+        target: Target,
+        inputs: Inputs,
+        rows: int,
+        ids: bytes,
+    ) -> Result:
+        """Answer from what is kept, or from the same request that runs already, or run it.
+
+        A hit is metered under its own meter: `cache_hits` rows instead of `rows`, no compute.
+        Raises as `_run`, and `_GoOnAloneError`.
+        """
+        stats = target.route.stats
+        key = key_of(target.entry.version, inputs)
+        outputs = cache.get(key)
+        if outputs is None:
+            running = cache.running(key)
+            if running is None:
+                stats.cache_misses += 1
+                return await self._lead(cache, key, call, caller, target, inputs, rows, ids)
+            outputs = await self._follow(running, call, caller, target, ids)
+        self._record(caller, target, ids, call.protocol, "ok", 0, 0, cache_hits=rows)
+        self.counters.changes += 1
+        stats.cache_hits += 1
+        return Result(target, list(outputs), rows, cached=True)
+
+    async def _lead(
+        self,
+        cache: Cache,
+        key: bytes,
+        call: Call,
+        caller: Caller,
+        target: Target,
+        inputs: Inputs,
+        rows: int,
+        ids: bytes,
+    ) -> Result:
+        """Run a request whose answer is kept, also for those that wait for it."""
+        running = cache.begin(key)
+        outputs = None
+        try:
+            result = await self._run(call, caller, target, inputs, rows, ids)
+            outputs = result.outputs
+        finally:
+            cache.end(key, running, outputs)
+        return Result(target, outputs, rows, cached=False)
+
+    async def _follow(
+        self,
+        running: asyncio.Future[Any],
+        call: Call,
+        caller: Caller,
+        target: Target,
+        ids: bytes,
+    ) -> Any:
+        """The outputs of the same request, waited for until our own deadline."""
+        counters, stats = self.counters, target.route.stats
+        timeout_ms = target.route.deployment.timeout_ms
+        deadline_ms = now_ms() + timeout_ms
+        began = counters.begin(stats)
+        try:
+            async with asyncio.timeout(timeout_ms / 1000):
+                # Shielded: who gives up takes nobody else along.
+                outputs = await asyncio.shield(running)
+        except TimeoutError:
+            error = late()
+            counters.end(stats, target.stats, began, 0, None, error.code)
+            self._record_failure(caller, target, ids, call.protocol, 0, error)
+            raise error from None
+        except asyncio.CancelledError as gone:
+            counters.end(stats, target.stats, began, 0, None, Code.CANCELLED)
+            self._record_failure(caller, target, ids, call.protocol, 0, gone)
+            raise
+        counters.leave(stats, began)
+        if outputs is None:
+            raise _GoOnAloneError(deadline_ms)
+        return outputs
 
     async def _run(
-        self, call: Call, caller: Caller, target: Target, inputs: Inputs, rows: int, ids: bytes
+        self,
+        call: Call,
+        caller: Caller,
+        target: Target,
+        inputs: Inputs,
+        rows: int,
+        ids: bytes,
+        deadline_ms: int | None = None,
     ) -> Result:
         """From admission to the record. Raises `MovedError` for what was not started."""
         counters, route = self.counters, target.route
         flight = Flight(
             ids,
-            now_ms() + route.deployment.timeout_ms,
+            deadline_ms or now_ms() + route.deployment.timeout_ms,
             inputs,
             sum([array.nbytes for _, array in inputs]),
             asyncio.get_running_loop().create_future(),
@@ -152,6 +262,8 @@ class DataPlane:
             self._record_failure(caller, target, ids, call.protocol, spent_us, error)
             raise
         counters.end(route.stats, target.stats, began, rows, answer, None)
+        if route.shadow is not None:
+            self._mirror.show(target, call.protocol, inputs, outputs, rows)
         return Result(target, outputs, rows)
 
     def _refused(self, route: Route, error: MeuseError) -> None:
@@ -185,26 +297,62 @@ class DataPlane:
         status: str,
         rows: int,
         compute_us: int,
+        cache_hits: int = 0,
     ) -> None:
-        record = UsageRecord(
-            id=ids,
-            seq=0,
-            final=True,
-            source="gateway",
-            tenant=caller.tenant,
-            owner=target.route.deployment.tenant,
-            project=caller.project,
-            key=caller.key,
-            deployment=target.route.full_name,
-            version=target.entry.version,
-            plan_version=caller.plan_version,
-            tier="standard",
-            protocol=protocol,
-            status=status,  # type: ignore[arg-type]  # one of two literals
-            ts=now_ms(),
-            lease=None,
-            quantities={"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)},
+        quantities = {"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)}
+        if cache_hits:
+            quantities["cache_hits"] = cache_hits
+        self._append(
+            UsageRecord(
+                id=ids,
+                seq=0,
+                final=True,
+                source="gateway",
+                tenant=caller.tenant,
+                owner=target.route.deployment.tenant,
+                project=caller.project,
+                key=caller.key,
+                deployment=target.route.full_name,
+                version=target.entry.version,
+                plan_version=caller.plan_version,
+                tier="standard",
+                protocol=protocol,
+                status=status,  # type: ignore[arg-type]  # one of two literals
+                ts=now_ms(),
+                lease=None,
+                quantities=quantities,
+            )
         )
+
+    def _record_internal(
+        self, shadow: Target, ids: bytes, protocol: str, status: str, rows: int, compute_us: int
+    ) -> None:
+        """What a shadow cost: its owner pays, and no key asked for it."""
+        deployment = shadow.route.deployment
+        tenant = self._routes.snapshot.tenants.get(deployment.tenant)
+        self._append(
+            UsageRecord(
+                id=ids,
+                seq=0,
+                final=True,
+                source="gateway",
+                tenant=deployment.tenant,
+                owner=deployment.tenant,
+                project=deployment.project,
+                key="",
+                deployment=shadow.route.full_name,
+                version=shadow.entry.version,
+                plan_version=tenant.plan_version if tenant else None,
+                tier="internal",
+                protocol=protocol,
+                status=status,  # type: ignore[arg-type]  # one of two literals
+                ts=now_ms(),
+                lease=None,
+                quantities={"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)},
+            )
+        )
+
+    def _append(self, record: UsageRecord) -> None:
         try:
             self._journal.append(record)
             self.recorded += 1

@@ -20,8 +20,8 @@ from meuse.core.ids import uuid7_bytes
 from meuse.gateway import oip, predict
 from meuse.gateway.body import BodyReader, ClientGoneError, Receive, Scope, Send, drain
 from meuse.gateway.control_proxy import ControlProxy
-from meuse.gateway.dataplane import DataPlane
-from meuse.gateway.routes import Caller
+from meuse.gateway.dataplane import DataPlane, Result
+from meuse.gateway.routes import Caller, Headers
 
 logger = logging.getLogger(__name__)
 
@@ -58,6 +58,7 @@ _OURS = (b"/v2/", b"/predictions/")
 _MAX_PATH = 1024
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _JSON = (b"content-type", b"application/json")
+_HIT, _MISS = (b"x-meuse-cache", b"hit"), (b"x-meuse-cache", b"miss")
 _encode = msgspec.json.Encoder().encode
 
 
@@ -101,6 +102,7 @@ class Request:
     match: Match
     body: bytes
     caller: Caller | None
+    headers: Headers
 
     @property
     def known(self) -> Caller:
@@ -109,7 +111,9 @@ class Request:
         return self.caller
 
 
-Answer = tuple[int, bytes]
+Header = tuple[bytes, bytes]
+Answer = tuple[int, bytes] | tuple[int, bytes, list[Header]]
+"""Status, body, and headers where they are not those of JSON."""
 
 
 class App:
@@ -132,7 +136,7 @@ class App:
                     raise MeuseError(Code.NOT_FOUND, "there is nothing here", field="path")
                 await self._proxy(scope, receive, send, request_id(scope))
                 return
-            status, body = await self._answer(scope, receive, found)
+            status, body, *more = await self._answer(scope, receive, found)
         except ClientGoneError:
             return
         except MeuseError as error:
@@ -143,8 +147,8 @@ class App:
             ours = MeuseError(Code.INTERNAL, "something went wrong on our side")
             await self._refuse(scope, receive, send, ours)
             return
-        length = str(len(body)).encode()
-        headers = [_JSON, (b"content-length", length)]
+        length = (b"content-length", str(len(body)).encode())
+        headers = [*more[0], length] if more else [_JSON, length]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -180,22 +184,26 @@ class App:
         body = b""
         if route.method == "POST":
             body = await self._bodies.read(receive, length)
-        return await self._handlers[route.handler](Request(found, body, caller))
+        return await self._handlers[route.handler](Request(found, body, caller, scope["headers"]))
 
     # Handlers, by the names in ROUTES.
 
     async def _predict(self, request: Request) -> Answer:
-        call = predict.read_predict(request.body, request.known)
-        return 200, predict.write(await self._plane.infer(call))
+        call = predict.read_predict(request.body, request.known, request.headers)
+        return _dressed(result := await self._plane.infer(call), predict.write(result))
 
     async def _predictions(self, request: Request) -> Answer:
-        call = predict.read_predictions(request.body, request.known, request.match.model)
-        return 200, predict.write(await self._plane.infer(call))
+        call = predict.read_predictions(
+            request.body, request.known, request.match.model, request.headers
+        )
+        return _dressed(result := await self._plane.infer(call), predict.write(result))
 
     async def _infer(self, request: Request) -> Answer:
         wanted = request.match
-        asked = oip.InferRequest(request.body, request.known, wanted.model, wanted.version)
-        return 200, asked.write(await self._plane.infer(asked.call))
+        asked = oip.InferRequest(
+            request.body, request.known, wanted.model, wanted.version, request.headers
+        )
+        return _dressed(result := await self._plane.infer(asked.call), asked.write(result))
 
     async def _model_ready(self, request: Request) -> Answer:
         wanted = request.match
@@ -246,6 +254,12 @@ class App:
             # never read the answer: take some of the rest, throw it away, then close.
             await drain(receive)
             await send({"type": "http.response.body", "body": b""})
+
+
+def _dressed(result: Result, body: bytes) -> Answer:
+    if result.cached is None:
+        return 200, body
+    return 200, body, [_JSON, _HIT if result.cached else _MISS]
 
 
 def request_id(scope: Scope) -> str:

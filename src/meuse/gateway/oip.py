@@ -14,7 +14,7 @@ from meuse.core.version import __version__
 from meuse.gateway import jsontensor
 from meuse.gateway.body import decode
 from meuse.gateway.dataplane import Call, Inputs, Result
-from meuse.gateway.routes import Caller, Target
+from meuse.gateway.routes import Caller, Headers, Target
 from meuse.serve.frames import DATATYPES, MAX_RANK
 from meuse.serve.snapshot import TensorEntry
 
@@ -43,10 +43,17 @@ _encode = msgspec.json.Encoder().encode
 class InferRequest:
     """One `…/infer` request: what it asks, and how its answer is dressed."""
 
-    def __init__(self, body: bytes, caller: Caller, model: str, version: str | None) -> None:
+    def __init__(
+        self,
+        body: bytes,
+        caller: Caller,
+        model: str,
+        version: str | None,
+        headers: Headers = (),
+    ) -> None:
         self._request = decode(_request, body)
         self._model = model
-        self.call = Call(caller, model, version, "oip-rest", self._read)
+        self.call = Call(caller, model, version, "oip-rest", self._read, headers)
 
     def _read(self, target: Target) -> Inputs:
         for i, output in enumerate(self._request.outputs or ()):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
@@ -18,7 +19,7 @@ from google.protobuf.message import Message
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway import oip, rpctensor
 from meuse.gateway.dataplane import Call, DataPlane, Inputs, Result
-from meuse.gateway.routes import Caller, Target
+from meuse.gateway.routes import Caller, Headers, Target
 from meuse.gateway.wire import inference_pb2 as pb
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ _MAX_RPCS = 4096
 
 Context = grpc.aio.ServicerContext[Any, Any]
 Method = Callable[[Any, "Caller | None"], Awaitable[Message]]
+_metadata: ContextVar[Headers] = ContextVar("_metadata", default=())
+"""Of the call that runs: gRPC gives each a context of its own."""
 
 
 def make_server(plane: DataPlane, address: str, max_message_bytes: int) -> grpc.aio.Server:
@@ -93,7 +96,7 @@ class _Guard(grpc.GenericRpcHandler):
                 caller = self._plane.authenticate(_authorization(details), scope)
             except MeuseError as error:
                 return _denied(error)
-        return grpc.unary_unary_rpc_method_handler(_called(method, caller), read, write)
+        return grpc.unary_unary_rpc_method_handler(_called(method, caller, details), read, write)
 
 
 def _denied(error: MeuseError) -> grpc.RpcMethodHandler[Any, Any]:
@@ -104,11 +107,12 @@ def _denied(error: MeuseError) -> grpc.RpcMethodHandler[Any, Any]:
 
 
 def _called(
-    method: Method, caller: Caller | None
+    method: Method, caller: Caller | None, details: grpc.HandlerCallDetails
 ) -> Callable[[Any, Context], Awaitable[Message | None]]:
     """A method for one call of one caller, with its errors as statuses."""
 
     async def call(request: Any, context: Context) -> Message | None:
+        _metadata.set(details.invocation_metadata or ())
         try:
             return await method(request, caller)
         except MeuseError as error:
@@ -170,7 +174,7 @@ class Service:
 
         # An empty name is no name: then the only deployment is meant.
         model, version = request.model_name or None, request.model_version or None
-        call = Call(_known(caller), model, version, "oip-grpc", read)
+        call = Call(_known(caller), model, version, "oip-grpc", read, _metadata.get())
         return _response(request, await self._plane.infer(call))
 
 
