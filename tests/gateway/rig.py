@@ -41,7 +41,7 @@ TESTS = Path(__file__).resolve().parent.parent
 PEPPER = b"pepper" * 6
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Wait for a condition; its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -65,6 +65,16 @@ def target(version: str, model: bytes, replicas: list[str], **more: Any) -> Targ
         replicas=tuple(ReplicaEntry(replica) for replica in replicas),
         **more,
     )
+
+
+def _listens(path: Path) -> bool:
+    """A socket is there before it listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
 
 
 class Rig:
@@ -140,7 +150,7 @@ class Rig:
         }
         process = self._start(TESTS / "serve" / "run_replica.py", given, [])
         if ready:
-            until((self.sockets / f"{replica}.sock").exists)
+            until(lambda: _listens(self.sockets / f"{replica}.sock"))
         return process
 
     def worker(self, **more: Any) -> Worker:

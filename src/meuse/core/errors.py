@@ -66,17 +66,25 @@ class MeuseError(Exception):
     """A failure that a caller can understand and act on.
 
     `field` names the part of the request at fault (`learning_rate`, `columns.age`),
-    `hint` says how to mend it. Both may be None.
+    `hint` says how to mend it, `retry_after_s` when asking again may help (whole seconds, for
+    the header or trailer `retry-after`). Each may be None.
     """
 
     def __init__(
-        self, code: Code, message: str, *, field: str | None = None, hint: str | None = None
+        self,
+        code: Code,
+        message: str,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.field = field
         self.hint = hint
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         where = f" (field: {self.field})" if self.field else ""

@@ -8,7 +8,6 @@ Each worker has its own: N workers may ask a model N times. Knows no caller and 
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
@@ -64,7 +63,7 @@ class Cache:
         self._max_bytes = entry.max_bytes
         self._clock = clock
         self._kept: OrderedDict[bytes, _Entry] = OrderedDict()
-        self._running: dict[bytes, asyncio.Future[Tensors | None]] = {}
+        self._running: dict[bytes, list[Any]] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
@@ -99,26 +98,21 @@ class Cache:
         self._kept[key] = _Entry(copies, size, self._clock() + self._ttl_s)
         self.bytes += size
 
-    def running(self, key: bytes) -> asyncio.Future[Tensors | None] | None:
-        """What the request gives that runs for this key now: outputs, or None when it failed."""
-        return self._running.get(key)
+    def join(self, key: bytes, who: Any) -> bool:
+        """Whether this key is being run: then `who` waits for it. Otherwise the caller runs it,
+        and says how it ended by `end`, whatever happens."""
+        waiting = self._running.get(key)
+        if waiting is None:
+            self._running[key] = []
+            return False
+        waiting.append(who)
+        return True
 
-    def begin(self, key: bytes) -> asyncio.Future[Tensors | None]:
-        """The caller runs it, and says how it ended by `end`, whatever happens."""
-        future: asyncio.Future[Tensors | None] = asyncio.get_running_loop().create_future()
-        self._running[key] = future
-        return future
-
-    def end(
-        self, key: bytes, future: asyncio.Future[Tensors | None], outputs: Tensors | None
-    ) -> None:
-        """`outputs` None: it failed, and each that waits goes on by itself."""
-        if self._running.get(key) is future:
-            del self._running[key]
+    def end(self, key: bytes, outputs: Tensors | None) -> list[Any]:
+        """Keep the outputs (None: it failed); those who wait for it."""
         if outputs is not None:
             self.put(key, outputs)
-        if not future.done():
-            future.set_result(outputs)
+        return self._running.pop(key)
 
     def _drop(self, key: bytes) -> None:
         self.bytes -= self._kept.pop(key).size

@@ -20,7 +20,7 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
 from meuse.gateway.counters import Counters
-from meuse.gateway.link import Answer, Flight
+from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.routes import Target
 from meuse.serve import frames
 
@@ -88,9 +88,9 @@ class Mirror:
             now_ms() + route.deployment.timeout_ms,
             inputs,
             size,
-            asyncio.get_running_loop().create_future(),
-            priority=frames.LOW,
-            flow=route.deployment.tenant,
+            lambda outcome: self._answered(outcome, flight, shadow, protocol, given, rows),
+            frames.LOW,
+            route.deployment.tenant,
         )
         try:
             shadow.pool.submit(flight)
@@ -99,13 +99,10 @@ class Mirror:
             return
         self._pending += 1
         self._pending_bytes += size
-        flight.future.add_done_callback(
-            lambda future: self._answered(future, flight, shadow, protocol, given, rows)
-        )
 
     def _answered(
         self,
-        future: asyncio.Future[Answer],
+        outcome: Answer | Exception,
         flight: Flight,
         shadow: Target,
         protocol: str,
@@ -113,22 +110,21 @@ class Mirror:
         rows: int,
     ) -> None:
         self._counters.changes += 1
-        if future.cancelled() or (error := future.exception()) is not None:
+        if isinstance(outcome, Exception):
             self._done(flight)
-            if not future.cancelled() and isinstance(error, MeuseError):
-                self._failed(shadow, error.code)
-                spent_us = getattr(error, "compute_us", 0)
+            if isinstance(outcome, MeuseError):
+                self._failed(shadow, outcome.code)
+                spent_us = outcome.compute_us if isinstance(outcome, FailedError) else 0
                 self._write(shadow, flight.id, protocol, "error", 0, spent_us)
             else:  # it left its deployment meanwhile
                 shadow.stats.shadow_dropped += 1
             return
-        answer = future.result()
-        self._write(shadow, flight.id, protocol, "ok", rows, answer.compute_us)
+        self._write(shadow, flight.id, protocol, "ok", rows, outcome.compute_us)
         if sum([array.nbytes for _, array in given]) <= _IN_THREAD:
-            self._compared(flight, shadow, agree(given, answer.outputs))
+            self._compared(flight, shadow, agree(given, outcome.outputs))
             return
         loop = asyncio.get_running_loop()
-        comparing = loop.run_in_executor(None, agree, given, answer.outputs)
+        comparing = loop.run_in_executor(None, agree, given, outcome.outputs)
         comparing.add_done_callback(
             lambda done: self._compared(flight, shadow, not done.cancelled() and done.result())
         )

@@ -53,7 +53,7 @@ class InferRequest:
     ) -> None:
         self._request = decode(_request, body)
         self._model = model
-        self.call = Call(caller, model, version, "oip-rest", self._read, headers)
+        self.call = Call(caller, model, version, "oip-rest", self._read, headers=headers)
 
     def _read(self, target: Target) -> Inputs:
         for i, output in enumerate(self._request.outputs or ()):

@@ -57,7 +57,7 @@ def _call(data: msgspec.Raw, caller: Caller, model: str | None, headers: Headers
         spec = specs[0]
         return [(spec.name, jsontensor.rows(raw, spec.datatype, spec.shape, "input_data"))]
 
-    return Call(caller, model, None, "predict", read, headers)
+    return Call(caller, model, None, "predict", read, headers=headers)
 
 
 def write(result: Result) -> bytes:

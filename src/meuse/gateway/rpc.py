@@ -174,7 +174,7 @@ class Service:
 
         # An empty name is no name: then the only deployment is meant.
         model, version = request.model_name or None, request.model_version or None
-        call = Call(_known(caller), model, version, "oip-grpc", read, _metadata.get())
+        call = Call(_known(caller), model, version, "oip-grpc", read, headers=_metadata.get())
         return _response(request, await self._plane.infer(call))
 
 
