@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,11 @@ import pytest
 from onnx import helper
 
 from faults.load import FULL, Load, Outcome
-from faults.rig import Platform, until
+from faults.rig import Platform, command_of, until
 from faults.versions import register
 from meuse.client import Client
 from meuse.core.errors import Code, MeuseError
+from meuse.serve import snapshot, stats
 from serve import models
 
 CLIENTS = 6
@@ -198,6 +200,84 @@ def test_people_end_rollouts(platform: Platform, client: Client) -> None:
         until(lambda: settled(client, "hand", "hand:2"))
     assert set(running.counts()) == {(FULL, 200)}, running.counts()
     assert client.wait_ready("hand")["rollout"]["verdict"] == "promoted"
+
+
+def test_a_version_that_does_not_start_is_sent_back(platform: Platform, client: Client) -> None:
+    """Three starts that fail in a row; it never had weight, so nobody noticed."""
+    good = models.identity(models.FLOAT, ["n", 2])
+    deploy(platform, "dead", good, models.broken(), step_s=3600)
+    with load(platform, "dead", lambda n: [[n, 1.0]]) as running:
+        client.set_alias("dead", "live", 2)
+        state = ended(client, "dead", "rolled_back")
+        until(lambda: settled(client, "dead", "dead:1"))
+    assert "do not start" in state["reason"]
+    assert [e["weight"] for e in state["history"] if "weight" in e] == []
+    assert set(running.counts()) == {(FULL, 200)}, running.counts()
+    assert set(answered_by(running.all())) == {"dead:1"}
+
+
+def test_a_version_that_dies_is_sent_back(platform: Platform, client: Client) -> None:
+    """Its replica is killed three times; what it had started is run again, elsewhere."""
+    deploy(platform, "dying", table(16), table(16), steps=[30, 100], step_s=3600)
+    with load(platform, "dying", lambda n: [n % 16]) as running:
+        client.set_alias("dying", "live", 2)
+        killed: set[str] = set()
+        for _ in range(3):
+            fresh = partial(fresh_replicas, platform, "dying", "dying:2", killed)
+            for name in until(fresh, 60):
+                platform.kill(platform.pid(name))
+                killed.add(name)
+        state = ended(client, "dying", "rolled_back")
+        until(lambda: settled(client, "dying", "dying:1"))
+    assert "died 3 times" in state["reason"]
+    assert set(running.counts()) == {(FULL, 200)}, running.counts()
+
+
+def test_a_version_that_answers_otherwise_is_sent_back(platform: Platform, client: Client) -> None:
+    """min_agreement: it is shown the stable version's requests, and differs; the owner pays."""
+    other = models.identity(models.INT64, ["n"])
+    deploy(
+        platform, "other", table(16), other,
+        steps=[1, 100], step_s=3600, min_requests=5, min_agreement=0.9,
+    )  # fmt: skip
+    with load(platform, "other", lambda n: [n % 16]) as running:
+        client.set_alias("other", "live", 2)
+        state = ended(client, "other", "rolled_back")
+        until(lambda: settled(client, "other", "other:1"))
+    assert "answers differed" in state["reason"]
+    assert set(running.counts()) == {(FULL, 200)}, running.counts()
+    rows = client.usage(by="tier,meter", fresh="true")["rows"]
+    internal = {r["meter"]: int(r["quantity"]) for r in rows if r["tier"] == "internal"}
+    assert internal["requests"] >= 20
+
+
+def test_a_shadow_is_asked_and_never_answers(platform: Platform, client: Client) -> None:
+    """It starts after the real target serves, is compared, and goes with the spec."""
+    for _ in range(2):
+        register(platform.home, "seen", table(16))
+    client.deploy("seen", "seen:1", shadow={"model": "seen:2", "percent": 50})
+    client.wait_ready("seen")
+    with load(platform, "seen", lambda n: [n % 16]) as running:
+        until(lambda: agreed(platform, "seen", "seen:2") > 50, 60)
+        client.deploy("seen", "seen:1")
+        until(lambda: not any("seen:2" in command_of(pid) for pid in platform.pids()))
+    assert set(running.counts()) == {(FULL, 200)}, running.counts()
+    assert set(answered_by(running.all())) == {"seen:1"}
+
+
+def fresh_replicas(platform: Platform, name: str, version: str, old: set[str]) -> set[str]:
+    """Ids of new replicas that workers may send a version's requests to."""
+    entry = snapshot.read(platform.home / "snapshot" / "current.msgpack").deployments
+    targets = [t for t in entry[f"default/{name}"].targets if t.version == version and t.weight]
+    live = platform.replicas()
+    return {r.id for t in targets for r in t.replicas if r.id in live} - old
+
+
+def agreed(platform: Platform, name: str, version: str) -> int:
+    """Answers of a shadow that were equal, over all workers."""
+    sockets = Path(platform.run()["sockets"])
+    routes = [w.routes.get(f"default/{name}") for w in stats.read_all(sockets)]
+    return sum(r.targets[version].agreed for r in routes if r and version in r.targets)
 
 
 def test_home_is_clean_at_the_end(platform: Platform) -> None:

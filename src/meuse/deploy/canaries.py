@@ -12,7 +12,7 @@ from typing import Any
 
 from meuse.core.clock import now_ms, to_rfc3339
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Deployment
+from meuse.core.nouns import Deployment, Scope
 from meuse.core.ports import RolloutStore
 from meuse.deploy import rollout
 from meuse.deploy.plan import Route, WantedTarget
@@ -98,10 +98,10 @@ class Canaries:
         """Forget the states of deployments that are gone or have no canary."""
         keys = {spec.key for spec in specs if spec.canary is not None}
         for key in self._states.keys() - keys:
-            spec = next((s for s in specs if s.key == key), None)
+            tenant, project, name = key.split("/")
+            self._store.delete(Scope(tenant, project), name)
             del self._states[key]
-            if spec is not None:  # a deleted deployment's went with it
-                self._store.delete(spec.scope, spec.name)
+            self._waits.pop(key, None)
 
     def describe(self, spec: Deployment) -> dict[str, Any] | None:
         """What the API shows; None without a canary."""

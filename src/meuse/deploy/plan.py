@@ -113,10 +113,10 @@ def settled(want: Wanted, mine: Sequence[Replica]) -> bool:
     return all(len(_ready(mine, t.version)) >= want.replicas for t in want.targets)
 
 
-def is_ready(want: Wanted, version: str, replicas: Sequence[Replica]) -> bool:
-    """Whether a version has every replica that a target is to have, and at least one."""
-    mine = [r for r in replicas if r.deployment == want.name]
-    return len(_ready(mine, version)) >= max(want.replicas, 1)
+def is_ready(name: str, version: str, count: int, replicas: Sequence[Replica]) -> bool:
+    """Whether a version has as many replicas as it is to have, and at least one."""
+    mine = [r for r in replicas if r.deployment == name]
+    return len(_ready(mine, version)) >= max(count, 1)
 
 
 def status(

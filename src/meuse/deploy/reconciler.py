@@ -79,6 +79,7 @@ class Reconciler:
         self._states: dict[str, State] = {}
         self._routes = picture.routes_of(publisher.current)
         self._shadows: dict[str, Route] = {}
+        self._counts: dict[str, int] = {}  # replicas per target, of the last turn
 
     def run(self) -> None:
         """Turn for ever (in a daemon thread): fast after a change, slow when nothing moves."""
@@ -149,6 +150,7 @@ class Reconciler:
                     if target is not None
                 }
             )
+            self._counts = {want.name: want.replicas for want in wanted}
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
             for start in step.start:
                 self._start(specs[start.deployment], start)
@@ -183,11 +185,12 @@ class Reconciler:
         if spec.canary is not None and want.error is None:
             version = want.targets[0].version
             failures = self._replicas.failures(want.name, version)
+            count = self._counts.get(want.name, want.replicas)
             targets = self._canaries.targets(
                 spec,
                 version,
                 self._routes.get(want.name, ()),
-                ready=planning.is_ready(want, version, running),
+                ready=planning.is_ready(want.name, version, count, running),
                 failures=max((f.count for f in failures), default=0),
                 failure=next((f.reason for f in failures), ""),
                 crashes=died[want.name, version],
