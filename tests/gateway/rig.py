@@ -23,6 +23,7 @@ from typing import Any
 
 import meuse
 from meuse.access import keys
+from meuse.core.nouns import Limit
 from meuse.meter import segments
 from meuse.meter.record import UsageRecord
 from meuse.serve import engines, snapshot, stats
@@ -85,6 +86,7 @@ class Rig:
         self.sockets = self.home / "s"
         self.sockets.mkdir(mode=0o700)
         self.journal = self.home / "journal"
+        self.limits_file = self.home / "limits" / "cells"
         self.snapshot_file = self.home / "snapshot" / "current.msgpack"
         self.life_read, self.life_write = os.pipe()
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -117,6 +119,10 @@ class Rig:
             cache=more.get("cache"),
         )
         self.state = _with(self.state, deployments=self.state.deployments | {name: entry})
+
+    def limit(self, *limits: Limit) -> None:
+        """The limits of the next snapshot."""
+        self.state = _with(self.state, limits=limits)
 
     def publish(self) -> int:
         """Write the next snapshot; when the stand-in for control runs, wait for every ack."""
@@ -168,6 +174,7 @@ class Rig:
             "sockets": str(self.sockets),
             "snapshot": str(self.snapshot_file),
             "journal": str(self.journal),
+            "limits": str(self.limits_file),
             "pepper": PEPPER.hex(),
             "max_body_bytes": 1024 * 1024,
             "max_upload_bytes": 2 * 1024 * 1024,

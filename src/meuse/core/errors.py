@@ -29,7 +29,9 @@ class Code(StrEnum):
     GATE_REFUSED = "gate_refused"
     QUARANTINED = "quarantined"
     CANCELLED = "cancelled"
+    BUDGET_EXCEEDED = "budget_exceeded"
     OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate_limited"
     ENGINE_ERROR = "engine_error"
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
@@ -54,7 +56,9 @@ STATUS: dict[Code, tuple[int, str]] = {
     Code.GATE_REFUSED: (422, "FAILED_PRECONDITION"),
     Code.QUARANTINED: (422, "FAILED_PRECONDITION"),
     Code.CANCELLED: (409, "CANCELLED"),
+    Code.BUDGET_EXCEEDED: (402, "RESOURCE_EXHAUSTED"),
     Code.OVERLOADED: (429, "RESOURCE_EXHAUSTED"),
+    Code.RATE_LIMITED: (429, "RESOURCE_EXHAUSTED"),
     Code.ENGINE_ERROR: (500, "INTERNAL"),
     Code.INTERNAL: (500, "INTERNAL"),
     Code.UNAVAILABLE: (503, "UNAVAILABLE"),

@@ -18,7 +18,13 @@ from typing import Any
 from meuse.core.errors import MeuseError
 from meuse.core.ids import new_id
 from meuse.core.nouns import Deployment, ModelVersion, Scope
-from meuse.core.ports import AccessStore, DeploymentStore, PlanStore, RegistryStore
+from meuse.core.ports import (
+    AccessStore,
+    DeploymentStore,
+    LimitStore,
+    PlanStore,
+    RegistryStore,
+)
 from meuse.core.states import DeploymentStatus
 from meuse.deploy import picture
 from meuse.deploy import plan as planning
@@ -59,6 +65,7 @@ class Reconciler:
         registry: RegistryStore,
         access: AccessStore,
         plans: PlanStore,
+        limits: LimitStore,
         replicas: Replicas,
         publisher: Publisher,
         canaries: Canaries,
@@ -69,6 +76,7 @@ class Reconciler:
         self._registry = registry
         self._access = access
         self._plans = plans
+        self._limits = limits
         self._replicas = replicas
         self._publisher = publisher
         self._canaries = canaries
@@ -131,7 +139,7 @@ class Reconciler:
         return self._canaries.describe(deployment)
 
     def publish(self) -> bool:
-        """Publish keys, access and plans as they stand now, with the present routes."""
+        """Publish keys, access, plans and limits as they stand now, with the present routes."""
         return self._publisher.publish(self._snapshot)
 
     def turn(self) -> tuple[bool, bool]:
@@ -240,6 +248,7 @@ class Reconciler:
             deployments=picture.deployments(
                 self._deployments.list(None), self._routes, self._version, self._shadows
             ),
+            limits=picture.limits(self._limits),
         )
 
     def _version(self, spec: Deployment, ref: str) -> ModelVersion:

@@ -26,11 +26,16 @@ from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError, late
 from meuse.gateway.mirror import Mirror
 from meuse.gateway.routes import Caller, Headers, Route, Routes, Target
+from meuse.meter.cells import BusyError
+from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES, HIGH, NORMAL
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
 
 logger = logging.getLogger(__name__)
+
+_BUSY_S = (0.002, 0.01, 0.05, 0.2)
+"""Waits for the limits file before a request is refused as busy; the loop serves meanwhile."""
 
 Inputs = Sequence[tuple[str, NDArray[Any]]]
 """Tensors by name, in the order of the request."""
@@ -68,18 +73,19 @@ class Result:
 
 
 class Work:
-    """One call under way. `outcome` is None until it is answered.
+    """One call under way. `outcome` is None until it is answered, `flight` until it is admitted.
 
     Where responses are kept it `leads` those who ask the same under this key, or waits for one
-    that does until `timer`; `alone` once that one has failed.
+    that does until `timer`; if that one fails it goes on `until_ms`.
     """
 
-    __slots__ = ("alone", "began", "call", "caller", "done", "flight", "id", "leads", "outcome",
-                 "rows", "target", "timer")  # fmt: skip
+    __slots__ = (
+        "began", "call", "caller", "done", "flight", "grant", "id", "leads", "outcome", "pauses",
+        "rows", "target", "timer", "until_ms",
+    )  # fmt: skip
 
     caller: Caller
     target: Target
-    flight: Flight
     began: float
 
     def __init__(self, call: Call, done: Callable[[Work], None]) -> None:
@@ -87,10 +93,13 @@ class Work:
         self.done = done
         self.id = uuid7_bytes()
         self.rows = 0
+        self.pauses = 0
+        self.grant: Grant | None = None
+        self.flight: Flight | None = None
         self.outcome: Result | MeuseError | None = None
         self.leads: bytes | None = None
         self.timer: asyncio.TimerHandle | None = None
-        self.alone = False
+        self.until_ms = 0
 
     def result(self) -> Result:
         """What came out. Raises `MeuseError`."""
@@ -101,11 +110,14 @@ class Work:
 
 
 class DataPlane:
-    """Routes, links and the journal of one worker."""
+    """Routes, links, limits and the journal of one worker."""
 
-    def __init__(self, links: Links, journal: Journal, counters: Counters, pepper: bytes) -> None:
+    def __init__(
+        self, links: Links, journal: Journal, limits: Limits, counters: Counters, pepper: bytes
+    ) -> None:
         self._links = links
         self._journal = journal
+        self._limits = limits
         self.counters = counters
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
@@ -128,6 +140,7 @@ class DataPlane:
         """From now on everything follows this snapshot; what is in flight goes on."""
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
+        self._limits.load(snapshot.limits, snapshot.number)
         self._caches.follow(snapshot.deployments.values())
         for route in self._routes:
             route.cache = self._caches.of(route.deployment)
@@ -165,53 +178,105 @@ class DataPlane:
         Raises `MeuseError` for what is not admitted; then `done` is not called.
         """
         work = Work(call, done)
-        self._admit(work)
+        try:
+            self._admit(work)
+        except BusyError:
+            self._admit_later(work)
         return work
 
     def abandon(self, work: Work) -> None:
         """The caller has gone: stop what can be stopped, record what was admitted."""
-        if work.outcome is None:
+        if work.outcome is not None:
+            return
+        gone = MeuseError(Code.CANCELLED, "the caller has gone")
+        if work.flight is None:
+            work.outcome = gone
+        else:
             work.flight.abandon()
-            gone = MeuseError(Code.CANCELLED, "the caller has gone")
             self._end(work, gone, None)
 
     def _admit(self, work: Work) -> None:
+        """Raises `MeuseError`, and then nothing is held."""
         call = work.call
         # Again, not only at the door: reading a body takes time, and keys get revoked.
         caller = self.authenticate(call.caller.authorization, "infer")
         route = self._routes.find(caller, call.model)
-        target = route.choose(call.version, caller.key, call.headers)
         try:
+            target = route.choose(call.version, caller.key, call.headers)
             inputs = call.read(target)
             work.rows = check(target.entry.inputs, target.input_at, inputs)
             work.caller, work.target = caller, target
             timeout_ms = route.deployment.timeout_ms
             if call.timeout_ms is not None:
                 timeout_ms = min(timeout_ms, call.timeout_ms)
-            work.flight = Flight(
+            flight = Flight(
                 work.id,
-                work.flight.deadline_ms if work.alone else now_ms() + timeout_ms,
+                work.until_ms or now_ms() + timeout_ms,
                 inputs,
                 sum([array.nbytes for _, array in inputs]),
                 functools.partial(self._answered, work),
                 _priority(call, caller, target),
                 caller.tenant,
             )
-            if route.cache is not None and not work.alone and self._kept(work, route.cache):
+            self._reserve(work)
+            cache = route.cache
+            if cache is not None and not work.until_ms and self._kept(work, cache, flight):
                 return
-            target.pool.submit(work.flight)
+            try:
+                target.pool.submit(flight)
+            except MeuseError:
+                self._release(work)
+                if work.leads is not None:
+                    self._led(work, None)
+                raise
         except MeuseError as error:
-            if work.leads is not None:
-                self._led(work, None)
-            self._refused(route, error)
+            if not isinstance(error, BusyError) or work.pauses == len(_BUSY_S):
+                self._refused(route, error)
             raise
+        work.flight = flight
         work.began = self.counters.begin(route.stats)
 
-    def _kept(self, work: Work, cache: Cache) -> bool:
+    def _admit_later(self, work: Work) -> None:
+        """Another worker was taken off its core while it held the limits: the loop goes on."""
+        asyncio.get_running_loop().call_later(_BUSY_S[work.pauses], self._admit_again, work)
+        work.pauses += 1
+
+    def _admit_again(self, work: Work) -> None:
+        if work.outcome is not None:  # the caller has gone meanwhile
+            return
+        try:
+            self._admit(work)
+        except BusyError as error:
+            if work.pauses < len(_BUSY_S):
+                self._admit_later(work)
+                return
+            work.outcome = error
+            work.done(work)
+        except MeuseError as error:
+            work.outcome = error
+            work.done(work)
+
+    def _reserve(self, work: Work) -> None:
+        """Room under every limit that the caller meets here; no grant where there is none."""
+        caller, route = work.caller, work.target.route
+        try:
+            plan = caller.limits[route]
+        except KeyError:
+            plan = self._limits.plan(caller.tenant, caller.project, caller.key, route.full_name)
+            caller.limits[route] = plan
+        if plan is not None:
+            work.grant = self._limits.admit(plan, {"requests": 1, "rows": work.rows})
+
+    def _release(self, work: Work) -> None:
+        if work.grant is not None:
+            self._limits.release(work.grant)
+            work.grant = None
+
+    def _kept(self, work: Work, cache: Cache, flight: Flight) -> bool:
         """Whether it is answered without a run of its own: by what is kept, or by the same
         request that runs already. Otherwise it leads those who will ask the same."""
         stats, loop = work.target.route.stats, asyncio.get_running_loop()
-        key = key_of(work.target.entry.version, work.flight.inputs)
+        key = key_of(work.target.entry.version, flight.inputs)
         outputs = cache.get(key)
         if outputs is not None:
             work.began = self.counters.begin(stats)
@@ -222,9 +287,10 @@ class DataPlane:
             stats.cache_misses += 1
             work.leads = key
             return False
+        work.flight = flight  # never sent: it holds the place and the deadline
         work.began = self.counters.begin(stats)
-        left_s = max(work.flight.deadline_ms - now_ms(), 0) / 1000
-        work.timer = loop.call_later(left_s, work.flight.fail, late())
+        left_s = max(flight.deadline_ms - now_ms(), 0) / 1000
+        work.timer = loop.call_later(left_s, flight.fail, late())
         return True
 
     def _led(self, work: Work, outputs: Tensors | None) -> None:
@@ -237,22 +303,22 @@ class DataPlane:
             loop.call_soon(self._followed, waiting, outputs)
 
     def _followed(self, work: Work, outputs: Tensors | None) -> None:
-        if work.outcome is not None:  # its caller has gone, or it was too late
+        flight = work.flight
+        if flight is None or flight.outcome is not None:  # its caller has gone, or it is too late
             return
         if work.timer is not None:
             work.timer.cancel()
-        work.flight.abandon()
+        flight.abandon()
         if outputs is not None:
             self._hit(work, outputs)
-        else:  # each goes on by itself, until its own deadline
-            work.alone = True
-            self.counters.leave(work.target.route.stats, work.began)
-            try:
-                self._admit(work)
-                return
-            except MeuseError as error:
-                work.outcome = error
-        work.done(work)
+            work.done(work)
+            return
+        # Each goes on by itself, until its own deadline.
+        work.until_ms = flight.deadline_ms
+        self.counters.leave(work.target.route.stats, work.began)
+        self._release(work)
+        work.flight = None
+        self._admit_again(work)
 
     def _hit(self, work: Work, outputs: Tensors) -> None:
         """Answered from the cache, under a meter of its own: `cache_hits` rows, and no `rows`."""
@@ -281,11 +347,10 @@ class DataPlane:
                 if work.leads is not None:
                     self._led(work, None)
                 self.counters.leave(work.target.route.stats, work.began)
-                try:
-                    self._admit(work)
-                    return
-                except MeuseError as error:
-                    work.outcome = error
+                self._release(work)
+                work.flight = None
+                self._admit_again(work)
+                return
             else:
                 raise outcome
         except FailedError as error:
@@ -302,10 +367,10 @@ class DataPlane:
 
     def _show(self, work: Work) -> None:
         """Ask the shadow the same, now that the caller has an answer."""
-        given = work.outcome
-        if isinstance(given, Result):
+        given, flight = work.outcome, work.flight
+        if isinstance(given, Result) and flight is not None:
             self._mirror.show(
-                given.target, work.call.protocol, work.flight.inputs, given.outputs, given.rows
+                given.target, work.call.protocol, flight.inputs, given.outputs, given.rows
             )
 
     def _end(
@@ -360,7 +425,7 @@ class DataPlane:
             lease=None,
             quantities=quantities,
         )
-        self._append(record)
+        self._append(record, work.grant)
 
     def _record_internal(
         self, shadow: Target, ids: bytes, protocol: str, status: str, rows: int, compute_us: int
@@ -389,7 +454,10 @@ class DataPlane:
         )
         self._append(record)
 
-    def _append(self, record: UsageRecord) -> None:
+    def _append(self, record: UsageRecord, grant: Grant | None = None) -> None:
+        if grant is not None:
+            # First: a death in between must not give back what a record says was used.
+            self._limits.settle(grant, record.quantities)
         try:
             self._journal.append(record)
             self.recorded += 1
