@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import TensorSpec
-from meuse.serve import engines
+from meuse.serve import engines, strings
 from serve import models
 
 
@@ -48,10 +48,22 @@ def test_junk_is_refused(junk: bytes) -> None:
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
 
 
-def test_strings_are_refused() -> None:
+def test_strings_are_text() -> None:
+    """BYTES go in and out as UTF-8; other bytes are the caller's fault."""
+    engine = engines.load("onnx", models.identity(TensorProto.STRING, ["n", 1]))
+    assert engine.signature.inputs == (TensorSpec("x", "BYTES", (-1, 1)),)
+    words = strings.array_of([b"", "né".encode()], (2, 1))
+    got = engine.run({"x": words})["y"]
+    assert (got.dtype, got.tolist()) == (strings.OBJECT, words.tolist())
+    with pytest.raises(MeuseError) as caught:
+        engine.run({"x": strings.array_of([b"\xff"], (1, 1))})
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_INPUT, "inputs")
+
+
+def test_other_types_are_refused() -> None:
     """A datatype that is not served is named with its tensor."""
     with pytest.raises(MeuseError) as caught:
-        engines.load("onnx", models.identity(TensorProto.STRING, ["n"]))
+        engines.load("onnx", models.identity(TensorProto.BFLOAT16, ["n"]))
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "x")
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meuse.serve.frames import size_of
 from meuse.serve.snapshot import CacheEntry, DeploymentEntry
 
 Tensors = Sequence[tuple[str, NDArray[Any]]]
@@ -88,7 +89,7 @@ class Cache:
         copies = [(name, array.copy()) for name, array in outputs]
         for _, array in copies:
             array.flags.writeable = False
-        size = _OVERHEAD + sum([_size(array) for _, array in copies])
+        size = _OVERHEAD + sum([size_of(array) for _, array in copies])
         if size > self._max_bytes:
             return
         if key in self._kept:
@@ -141,9 +142,3 @@ def _spec(entry: DeploymentEntry) -> tuple[str, str, str, int]:
 
 def _name(item: tuple[str, NDArray[Any]]) -> str:
     return item[0]
-
-
-def _size(array: NDArray[Any]) -> int:
-    if not array.dtype.hasobject:
-        return array.nbytes
-    return array.nbytes + sum([len(element) for element in array.ravel().tolist()])

@@ -75,7 +75,7 @@ class Mirror:
         if random.random() * 100 >= entry.percent:  # noqa: S311
             return
         self._counters.changes += 1
-        size = sum([array.nbytes for _, array in inputs]) + sum([a.nbytes for _, a in given])
+        size = sum([frames.size_of(array) for _, array in (*inputs, *given)])
         full = self._pending >= MAX_PENDING or self._pending_bytes + size > MAX_PENDING_BYTES
         if full or not shadow.pool.is_ready:
             shadow.stats.shadow_dropped += 1
@@ -120,7 +120,7 @@ class Mirror:
                 shadow.stats.shadow_dropped += 1
             return
         self._write(shadow, flight.id, protocol, "ok", rows, outcome.compute_us)
-        if sum([array.nbytes for _, array in given]) <= _IN_THREAD:
+        if sum([frames.size_of(array) for _, array in given]) <= _IN_THREAD:
             self._compared(flight, shadow, agree(given, outcome.outputs))
             return
         loop = asyncio.get_running_loop()

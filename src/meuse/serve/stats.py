@@ -66,6 +66,7 @@ class TargetStats(msgspec.Struct, array_like=True):
     batch: Histogram = msgspec.field(default_factory=batch_sizes)
     agreed: int = 0  # of a shadow: answers that were equal to those given
     differed: int = 0
+    failed_ms: float = 0.0  # the part of `request` that came to nothing
     shadow_failed: dict[str, int] = {}  # of a shadow, by error code
     shadow_dropped: int = 0  # not asked: not there, or too many were pending
 
@@ -127,10 +128,13 @@ def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
     return before
 
 
-def read_all(folder: Path) -> list[WorkerStats]:
-    """Every slot's last written counters; a file that is being replaced is passed over."""
+def read_all(folder: Path, but: int | None = None) -> list[WorkerStats]:
+    """Every slot's last written counters, without slot `but`; a file that cannot be read is
+    passed over."""
     found = []
     for path in sorted(folder.glob("worker-*.stats")):
+        if but is not None and path == path_of(folder, but):
+            continue
         try:
             found.append(_decode(path.read_bytes()))
         except (OSError, msgspec.MsgspecError):

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Signature, TensorSpec
+from meuse.serve import strings
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -23,6 +24,7 @@ _DATATYPES = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
 }
 
 
@@ -45,6 +47,10 @@ class OnnxEngine:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class
             raise _refusal(str(error)) from None
+        self._has_text = any(
+            node.type == "tensor(string)"
+            for node in (*self._session.get_inputs(), *self._session.get_outputs())
+        )
         self._outputs = [node.name for node in self._session.get_outputs()]
         self._signature = Signature(
             tuple(_spec(node) for node in self._session.get_inputs()),
@@ -57,7 +63,29 @@ class OnnxEngine:
 
     def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One batch. Raises whatever the runtime raises."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        if self._has_text:
+            inputs = {name: _text(name, value) for name, value in inputs.items()}
+        outputs = dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        if self._has_text:
+            for name, value in outputs.items():
+                if value.dtype is strings.OBJECT:
+                    outputs[name] = strings.encoded(value)
+        return outputs
+
+
+def _text(name: str, value: NDArray[Any]) -> NDArray[Any]:
+    """Strings in ONNX are text: given bytes, the runtime would take their `repr`."""
+    if value.dtype is not strings.OBJECT:
+        return value
+    try:
+        return strings.decoded(value)
+    except UnicodeDecodeError as error:
+        raise MeuseError(
+            Code.INVALID_INPUT,
+            f"an element of {name!r} is not UTF-8 text: {error.reason}",
+            field="inputs",
+            hint="The model takes text; encode it as UTF-8.",
+        ) from None
 
 
 def _spec(node: Any) -> TensorSpec:
@@ -67,7 +95,7 @@ def _spec(node: Any) -> TensorSpec:
             Code.INVALID_DATA,
             f"{node.name!r} is {node.type}, which cannot be served",
             field=node.name,
-            hint="Inputs and outputs must be tensors of numbers or booleans.",
+            hint="Inputs and outputs must be tensors of numbers, booleans or strings.",
         )
     return TensorSpec(
         node.name, datatype, tuple(n if isinstance(n, int) else -1 for n in node.shape)
