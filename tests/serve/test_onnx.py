@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -85,3 +88,24 @@ def test_external_data_is_refused(
         engines.load("onnx", outside.SerializeToString())
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
     assert "external" in str(caught.value)
+
+
+def test_a_run_can_be_cancelled() -> None:
+    """Also inside a loop: the run fails early, a cancel of nothing hits no later run."""
+    engine: Any = engines.load("onnx", models.slow())
+    engine.cancel()
+    threading.Timer(0.2, engine.cancel).start()
+    started = time.monotonic()
+    with pytest.raises(Exception, match="terminat"):
+        engine.run({"x": np.full((1, 1), 100_000, np.float32)})
+    assert time.monotonic() - started < 30  # it would have taken more than a minute
+    assert engine.run({"x": np.ones((1, 1), np.float32)})["y"].tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_an_engine_runs_its_formats_alone(engine: str) -> None:
+    """The name of an engine does not make it load what it does not know."""
+    format = "onnx" if engine == "torch" else "safetensors"
+    with pytest.raises(MeuseError) as caught:
+        engines.load(format, b"", engine=engine)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "engine")

@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from meuse.core.nouns import Deployment, ModelVersion
+from meuse.core.nouns import ENGINES, Deployment, ModelVersion
+from meuse.deploy.spec import artifact_for
 from meuse.settings import Settings
 
 
@@ -46,11 +47,14 @@ def replica(
     settings: Settings, name: str, deployment: Deployment, version: ModelVersion
 ) -> list[str]:
     batching = deployment.batching
-    artifact = version.artifacts[0]
+    artifact = artifact_for(version, deployment.engine)
+    engine = deployment.engine.name or next(n for n in ENGINES if artifact.format in ENGINES[n])
+    cores = deployment.engine.cores or settings.replica_threads
     return [
         *_python("replica", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
         *("--tenant", deployment.scope.tenant, "--version", version.ref),
+        *("--engine", engine, "--cores", str(cores)),
         *("--format", artifact.format, "--digest", artifact.digest),
         *("--max-rows", str(batching.max_rows), "--max-queue", str(batching.max_queue)),
         *("--objective-ms", str(deployment.objective_ms or 0)),

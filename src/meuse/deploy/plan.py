@@ -30,6 +30,7 @@ class Wanted:
     targets: tuple[WantedTarget, ...]
     replicas: int
     error: str | None = None
+    revision: str = ""  # how replicas are run; those of another are replaced
     weighted: bool = False
     """The weights hold at once, for those targets that are ready; the first one is the stable
     version. Otherwise they hold once every target is ready."""
@@ -43,6 +44,7 @@ class Replica:
     deployment: str
     version: str
     ready: bool
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ Routes = Mapping[str, tuple[Route, ...]]
 class Start:
     deployment: str
     version: str
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,8 @@ def plan(
         if want.error is None:
             start += [s for s in _missing(want, mine) if s not in blocked]
         if want.error is None and settled(want, mine):
-            kept = {t.version: _ready(mine, t.version)[: want.replicas] for t in want.targets}
+            current = [r for r in mine if r.revision == want.revision]
+            kept = {t.version: _ready(current, t.version)[: want.replicas] for t in want.targets}
             routes[want.name] = tuple(
                 Route(t.version, t.weight, kept[t.version]) for t in want.targets
             )
@@ -110,7 +114,8 @@ def plan(
 
 def settled(want: Wanted, mine: Sequence[Replica]) -> bool:
     """Every target has all its replicas ready."""
-    return all(len(_ready(mine, t.version)) >= want.replicas for t in want.targets)
+    current = [r for r in mine if r.revision == want.revision]
+    return all(len(_ready(current, t.version)) >= want.replicas for t in want.targets)
 
 
 def is_ready(name: str, version: str, count: int, replicas: Sequence[Replica]) -> bool:
@@ -132,6 +137,7 @@ def status(
     if want.error is not None or failures >= FAILED_AFTER:
         return DeploymentStatus.DEGRADED
     same = serving == {t.version for t in want.targets}
+    same = same and all(r.revision == want.revision for r in mine)
     return DeploymentStatus.DEGRADED if same else DeploymentStatus.ROLLING
 
 
@@ -142,11 +148,14 @@ def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:
 def _missing(want: Wanted, mine: Sequence[Replica]) -> list[Start]:
     starts = []
     for target in want.targets:
-        have = sum(r.version == target.version for r in mine)
-        starts += [Start(want.name, target.version)] * max(0, want.replicas - have)
+        start = Start(want.name, target.version, want.revision)
+        have = sum((r.version, r.revision) == (start.version, start.revision) for r in mine)
+        starts += [start] * max(0, want.replicas - have)
     shadow = _own_shadow(want)
-    if shadow is not None and want.replicas and all(r.version != shadow for r in mine):
-        starts.append(Start(want.name, shadow))
+    if shadow is not None and want.replicas:
+        start = Start(want.name, shadow, want.revision)
+        if all((r.version, r.revision) != (start.version, start.revision) for r in mine):
+            starts.append(start)
     return starts
 
 
@@ -158,11 +167,15 @@ def _own_shadow(want: Wanted) -> str | None:
 
 
 def _shadowed(want: Wanted, mine: Sequence[Replica]) -> tuple[str, ...]:
-    """The replica that the shadow keeps: one that is ready, if any."""
+    """The replicas that the shadow keeps: one that is ready, and one that replaces it."""
     version = _own_shadow(want)
     if version is None or not want.replicas:
         return ()
-    return (_ready(mine, version) or tuple(r.id for r in mine if r.version == version))[:1]
+    all_of_it = [r for r in mine if r.version == version]
+    current = [r for r in all_of_it if r.revision == want.revision]
+    if ready := _ready(current, version):
+        return ready[:1]
+    return (*_ready(all_of_it, version)[:1], *[r.id for r in current][:1])
 
 
 def _weighted(want: Wanted, mine: Sequence[Replica], before: Sequence[Route]) -> tuple[Route, ...]:

@@ -33,6 +33,7 @@ from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import Replicas
 from meuse.deploy.rollout import Rollout
+from meuse.deploy.spec import artifact_for
 from meuse.registry import references
 from meuse.serve.snapshot import Snapshot
 
@@ -152,7 +153,7 @@ class Reconciler:
             wanted = [self._weigh(spec, running, died) for spec in specs.values()]
             self._replicas.forget(
                 {
-                    Start(want.name, target.version)
+                    Start(want.name, target.version, want.revision)
                     for want in wanted
                     for target in (*want.targets, want.shadow)
                     if target is not None
@@ -178,12 +179,15 @@ class Reconciler:
         for target in spec.targets:
             try:
                 version = references.resolve(self._registry, spec.scope, target.model)
+                artifact_for(version, spec.engine)
             except MeuseError as missing:
                 error = str(missing)
             else:
                 self._versions[spec.scope, version.ref] = version
                 targets.append(WantedTarget(version.ref, target.weight))
-        return Wanted(spec.key, spec.generation, tuple(targets), spec.scale.min, error)
+        return Wanted(
+            spec.key, spec.generation, tuple(targets), spec.scale.min, error, spec.revision
+        )
 
     def _weigh(
         self, spec: Deployment, running: list[Replica], died: Counter[tuple[str, str]]
@@ -204,6 +208,11 @@ class Reconciler:
                 crashes=died[want.name, version],
             )
             want = replace(want, targets=targets, weighted=True)
+            try:  # the stable version as well: a new spec may name another engine
+                for target in targets:
+                    artifact_for(self._version(spec, target.version), spec.engine)
+            except MeuseError as error:
+                want = replace(want, error=str(error))
         return replace(want, shadow=self._shadow(spec))
 
     def _shadow(self, spec: Deployment) -> WantedTarget | None:
@@ -211,6 +220,7 @@ class Reconciler:
             return self._canaries.shadow(spec)
         try:
             version = references.resolve(self._registry, spec.scope, spec.shadow.model)
+            artifact_for(version, spec.engine)
         except MeuseError as missing:
             log.warning("the shadow of %s: %s", spec.key, missing)
             return None

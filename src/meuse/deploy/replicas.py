@@ -11,7 +11,7 @@ import socket
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from meuse.core.ports import Launcher
@@ -57,8 +57,7 @@ class Replicas:
 
     def start(self, replica: str, what: Start, argv: list[str]) -> None:
         self._started[replica] = what
-        label = {"deployment": what.deployment, "version": what.version}
-        self._launcher.start(replica, argv, label)
+        self._launcher.start(replica, argv, asdict(what))
 
     def stop(self, replica: str) -> None:
         self._started.pop(replica, None)  # its end is no failure
@@ -83,7 +82,13 @@ class Replicas:
         self._judge_starts(running, now)
         self._sweep(now)
         return [
-            Replica(name, label["deployment"], label["version"], name in self._ready)
+            Replica(
+                name,
+                label["deployment"],
+                label["version"],
+                name in self._ready,
+                label.get("revision", ""),
+            )
             for name, label in running.items()
         ]
 

@@ -51,6 +51,9 @@ class OnnxEngine:
             node.type == "tensor(string)"
             for node in (*self._session.get_inputs(), *self._session.get_outputs())
         )
+        # Kept by the session for a retry that never comes; as large as the model.
+        self._session._model_bytes = None
+        self._running: Any = None
         self._outputs = [node.name for node in self._session.get_outputs()]
         self._signature = Signature(
             tuple(_spec(node) for node in self._session.get_inputs()),
@@ -65,12 +68,23 @@ class OnnxEngine:
         """One batch. Raises whatever the runtime raises."""
         if self._has_text:
             inputs = {name: _text(name, value) for name, value in inputs.items()}
-        outputs = dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        options = self._running = ort.RunOptions()  # of this run alone: a late cancel hits no other
+        try:
+            results = self._session.run(self._outputs, inputs, options)
+        finally:
+            self._running = None
+        outputs = dict(zip(self._outputs, results, strict=True))
         if self._has_text:
             for name, value in outputs.items():
                 if value.dtype is strings.OBJECT:
                     outputs[name] = strings.encoded(value)
         return outputs
+
+    def cancel(self) -> None:
+        """End a running `run` with an error before its next node, from another thread."""
+        running = self._running
+        if running is not None:
+            running.terminate = True
 
 
 def _text(name: str, value: NDArray[Any]) -> NDArray[Any]:
