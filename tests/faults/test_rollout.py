@@ -19,7 +19,6 @@ from onnx import helper
 
 from faults.load import FULL, Load, Outcome
 from faults.rig import Platform, command_of, until
-from faults.versions import register
 from meuse.client import Client
 from meuse.core.errors import Code, MeuseError
 from meuse.serve import snapshot, stats
@@ -52,11 +51,18 @@ def client(platform: Platform) -> Client:
     return platform.client()
 
 
+def upload(platform: Platform, name: str, model: bytes) -> None:
+    """The model's next version."""
+    file = platform.home.parent / "model.onnx"
+    file.write_bytes(model)
+    platform.client().upload_model(name, file)
+
+
 def deploy(platform: Platform, name: str, first: bytes, second: bytes, **canary: Any) -> None:
     """Two versions of a model, the first one deployed by an alias under the model's name."""
     client = platform.client()
-    register(platform.home, name, first)
-    register(platform.home, name, second)
+    upload(platform, name, first)
+    upload(platform, name, second)
     client.set_alias(name, "live", 1)
     client.deploy(name, f"{name}@live", canary=canary)
     client.wait_ready(name)
@@ -94,7 +100,7 @@ def answered_by(outcomes: list[Outcome]) -> Counter[str]:
 
 def test_a_good_version_takes_over_step_by_step(platform: Platform, client: Client) -> None:
     """The alias moves: 1, 10, 50, 100 %, zero failed requests, each metered once."""
-    deploy(platform, "good", table(16), table(16), step_s=0.5, min_requests=3, max_p95_ratio=None)
+    deploy(platform, "good", table(16), table(17), step_s=0.5, min_requests=3, max_p95_ratio=None)
     with load(platform, "good", lambda n: [n % 16]) as running:
         until(lambda: running.answered() > 50)
         client.set_alias("good", "live", 2)
@@ -165,7 +171,7 @@ def test_a_slow_version_is_sent_back(platform: Platform, client: Client) -> None
 def test_a_rollout_outlives_control(platform: Platform, client: Client) -> None:
     """kill -9 of control in the middle: the same step goes on, with the same beginning."""
     deploy(
-        platform, "kept", table(16), table(16),
+        platform, "kept", table(16), table(17),
         steps=[10, 50, 100], step_s=5, min_requests=3, max_p95_ratio=None,
     )  # fmt: skip
     with load(platform, "kept", lambda n: [n % 16]) as running:
@@ -184,7 +190,7 @@ def test_a_rollout_outlives_control(platform: Platform, client: Client) -> None:
 
 def test_people_end_rollouts(platform: Platform, client: Client) -> None:
     """Rollback sends it back at once; a new spec tries again, and promote ends the waiting."""
-    deploy(platform, "hand", table(16), table(16), steps=[5, 100], step_s=3600)
+    deploy(platform, "hand", table(16), table(17), steps=[5, 100], step_s=3600)
     for end in (client.promote, client.roll_back):
         with pytest.raises(MeuseError) as refusal:
             end("hand")
@@ -204,9 +210,13 @@ def test_people_end_rollouts(platform: Platform, client: Client) -> None:
 
 def test_a_version_that_does_not_start_is_sent_back(platform: Platform, client: Client) -> None:
     """Three starts that fail in a row; it never had weight, so nobody noticed."""
-    good = models.identity(models.FLOAT, ["n", 2])
-    deploy(platform, "dead", good, models.broken(), step_s=3600)
-    with load(platform, "dead", lambda n: [[n, 1.0]]) as running:
+    deploy(platform, "dead", table(16), table(18), step_s=3600)
+    digest = client.version("dead", 2)["artifacts"][0]["digest"]
+    lost = [path for path in (platform.home / "blobs").rglob(f"*{digest}*") if path.is_file()]
+    assert lost
+    for path in lost:
+        path.unlink()
+    with load(platform, "dead", lambda n: [n % 16]) as running:
         client.set_alias("dead", "live", 2)
         state = ended(client, "dead", "rolled_back")
         until(lambda: settled(client, "dead", "dead:1"))
@@ -218,7 +228,7 @@ def test_a_version_that_does_not_start_is_sent_back(platform: Platform, client: 
 
 def test_a_version_that_dies_is_sent_back(platform: Platform, client: Client) -> None:
     """Its replica is killed three times; what it had started is run again, elsewhere."""
-    deploy(platform, "dying", table(16), table(16), steps=[30, 100], step_s=3600)
+    deploy(platform, "dying", table(16), table(17), steps=[30, 100], step_s=3600)
     with load(platform, "dying", lambda n: [n % 16]) as running:
         client.set_alias("dying", "live", 2)
         killed: set[str] = set()
@@ -253,8 +263,8 @@ def test_a_version_that_answers_otherwise_is_sent_back(platform: Platform, clien
 
 def test_a_shadow_is_asked_and_never_answers(platform: Platform, client: Client) -> None:
     """It starts after the real target serves, is compared, and goes with the spec."""
-    for _ in range(2):
-        register(platform.home, "seen", table(16))
+    for entries in (16, 17):
+        upload(platform, "seen", table(entries))
     client.deploy("seen", "seen:1", shadow={"model": "seen:2", "percent": 50})
     client.wait_ready("seen")
     with load(platform, "seen", lambda n: [n % 16]) as running:
