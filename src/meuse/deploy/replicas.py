@@ -67,11 +67,10 @@ class Replicas:
     def look(self) -> list[Replica]:
         """All that run now. Counts starts that came to nothing."""
         now, running = self._clock(), self._launcher.running()
-        for replica in running:
+        for replica, label in running.items():
             self._seen.setdefault(replica, now)
             if replica not in self._ready and _listens(self._sockets / f"{replica}.sock"):
                 self._ready.add(replica)
-                label = running[replica]
                 self._serving[replica] = Start(label["deployment"], label["version"])
         for replica in self._seen.keys() - running.keys():
             del self._seen[replica]
