@@ -156,7 +156,7 @@ class Rig:
         }
         process = self._start(TESTS / "serve" / "run_replica.py", given, [])
         if ready:
-            until(lambda: _listens(self.sockets / f"{replica}.sock"))
+            until(lambda: _listens(self.sockets / f"{replica}.sock"), 60)
         return process
 
     def worker(self, **more: Any) -> Worker:
@@ -187,7 +187,7 @@ class Rig:
         )
         worker = Worker(process, http, grpc)
         self.workers.append(worker)
-        until(lambda: worker.status("/health/live") == 200)
+        until(lambda: worker.status("/health/live") == 200, 60)
         return worker
 
     def _start(self, script: Path, given: dict[str, Any], fds: list[int]) -> Any:

@@ -6,6 +6,7 @@ Standard library only: this process runs for years and must not fail.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import ipaddress
 import os
 import resource
@@ -60,6 +61,7 @@ def up(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
     `conflict` when this home is running already.
     """
     check_binding(settings)
+    check_tracing(settings)
     prepare(settings)
     plan = Plan(
         home=settings.home,
@@ -94,6 +96,21 @@ def check_binding(settings: Settings) -> None:
             f"{settings.host} is not loopback and there is no TLS",
             "Put a TLS proxy in front of 127.0.0.1, or say --insecure.",
         )
+
+
+def check_tracing(settings: Settings) -> None:
+    """Traces need packages that the base installation has not."""
+    if not settings.otlp_endpoint:
+        return
+    for package in ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"):
+        try:
+            importlib.metadata.distribution(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise invalid(
+                "otlp_endpoint",
+                f"traces are exported by {package}, which is not installed",
+                "pip install 'meuse[otel]', or leave otlp_endpoint empty.",
+            ) from None
 
 
 def prepare(settings: Settings) -> None:

@@ -34,6 +34,9 @@ def main(argv: Sequence[str]) -> int:
             max_upload_bytes=settings.max_upload_bytes,
             max_model_bytes=settings.max_model_bytes,
             lifeline_fd=options.lifeline,
+            log_requests=settings.log_requests,
+            otlp_endpoint=settings.otlp_endpoint,
+            trace_ratio=settings.trace_ratio,
         )
     )
     return 0

@@ -16,15 +16,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 import uvicorn
 import uvloop
 
-from meuse.gateway import rpc
+from meuse.gateway import rpc, vitals
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.cork import CorkedHttpProtocol
-from meuse.gateway.counters import Counters
+from meuse.gateway.counters import Counters, clock_ms
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.http import App
 from meuse.gateway.links import Links
@@ -32,6 +33,9 @@ from meuse.gateway.snapshots import SnapshotClient
 from meuse.meter.journal import JournalWriter
 from meuse.meter.limits import Limits
 from meuse.runtime import lifeline
+
+if TYPE_CHECKING:
+    from meuse.gateway.observe import Application, Observer
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +64,9 @@ class WorkerConfig:
     max_upload_bytes: int
     max_model_bytes: int
     lifeline_fd: int | None = None
+    log_requests: bool = False
+    otlp_endpoint: str = ""
+    trace_ratio: float = 1.0
 
 
 def serve(config: WorkerConfig) -> None:
@@ -111,8 +118,17 @@ async def _run(config: WorkerConfig) -> bool:
     proxy = ControlProxy(
         config.sockets / "control.sock", config.max_upload_bytes, config.max_model_bytes
     )
-    http = _http_server(App(plane, proxy, config.max_body_bytes))
-    grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
+    app: Application = App(plane, proxy, config.max_body_bytes)
+    interceptors = []
+    plane.observer = observer = _observer(config)
+    if observer is not None:
+        app = observer.http(app)
+        interceptors = [observer.rpc()]
+    http = _http_server(app)
+    counters.look = vitals.watch(
+        counters.stats.vitals, plane, snapshots, journal, lambda: len(http.server_state.connections)
+    )
+    grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes, interceptors)
     await grpc.start()
     listening = asyncio.create_task(
         http.serve(sockets=[socket.socket(fileno=config.http_fd)]), name="http"
@@ -139,12 +155,29 @@ async def _run(config: WorkerConfig) -> bool:
     await asyncio.gather(stop, *helpers, return_exceptions=True)
     links.close()
     counters.write()
+    if observer is not None:
+        await observer.close()
     await proxy.close()
     journal.close()
     return not failed
 
 
-def _http_server(app: App) -> _Server:
+def _observer(config: WorkerConfig) -> Observer | None:
+    """None, and nothing loaded, unless requests are to be logged or traced."""
+    if not (config.log_requests or config.otlp_endpoint):
+        return None
+    from meuse.gateway.observe import Observer
+
+    spans = None
+    if config.otlp_endpoint:
+        from meuse.gateway.otlp import Spans
+
+        instance = f"{config.host}-{config.slot}-{config.epoch}"
+        spans = Spans(config.otlp_endpoint, config.trace_ratio, instance)
+    return Observer(config.slot, log=config.log_requests, spans=spans)
+
+
+def _http_server(app: Application) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -173,8 +206,10 @@ async def _sync(journal: JournalWriter, plane: DataPlane) -> None:
         recorded = plane.recorded
         if recorded == synced:
             continue
+        began, ok = clock_ms(), False
         try:
             await asyncio.to_thread(journal.sync)
-            synced = recorded
+            synced, ok = recorded, True
         except OSError as error:
             logger.error("the usage journal cannot be synced: %s", error)
+        plane.counters.synced(began, ok=ok)
