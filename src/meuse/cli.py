@@ -265,6 +265,24 @@ def deploy(
 
 
 @app.command()
+def rollout(
+    name: Annotated[str, typer.Argument(help="A deployment with a canary.")],
+    promote: Annotated[bool, typer.Option(help="Give the new version everything now.")] = False,
+    rollback: Annotated[bool, typer.Option(help="Send the new version back.")] = False,
+    json_: Json = False,
+) -> None:
+    """Show how a rollout stands; end it, well or not."""
+    with _client() as client:
+        if promote:
+            client.promote(name)
+        elif rollback:
+            client.roll_back(name)
+        state = client.deployment(name)["rollout"] or {"verdict": "none", "reason": "no canary"}
+        text = ", ".join(f"{k} {v}" for k, v in state.items() if v is not None and k != "history")
+        _say(f"{name}: {text}", state, json_)
+
+
+@app.command()
 def predict(
     rows: Annotated[str, typer.Argument(help="Rows as JSON, a .json file, or - for stdin.")],
     model: Annotated[str | None, typer.Option(help="The deployment to ask.")] = None,

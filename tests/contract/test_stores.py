@@ -36,6 +36,7 @@ from meuse.store.deployments import SqlDeployments
 from meuse.store.jobs import SqlJobs
 from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
+from meuse.store.rollouts import SqlRollouts
 
 MINE, OTHER = Scope("acme"), Scope("other")
 
@@ -275,3 +276,17 @@ def test_first_writes_at_once_do_not_collide(database: Database) -> None:
         thread.join()
     assert sorted(v for v, _ in found) == list(range(1, 9))
     assert sorted(g for _, g in found) == list(range(1, 9))
+
+
+def test_rollouts_stand_where_they_stood(database: Database) -> None:
+    """The last state of each deployment, by its scope and name; gone with the deployment."""
+    store = SqlRollouts(database)
+    store.put(MINE, "digits", {"step": 1, "began": {"digits:2": {"latency": [0, 1]}}})
+    store.put(MINE, "digits", {"step": 2})
+    store.put(OTHER, "digits", {"step": 0})
+    assert store.all() == {(MINE, "digits"): {"step": 2}, (OTHER, "digits"): {"step": 0}}
+    store.delete(OTHER, "digits")
+    store.delete(OTHER, "digits")
+    SqlDeployments(database).put(deployment())
+    SqlDeployments(database).delete(MINE, "digits")
+    assert store.all() == {}

@@ -57,3 +57,15 @@ def test_another_project_does_not_inherit_routes() -> None:
     routes = {"acme/default/m": (Route("d:1", 100, ("r1",)),)}
     entries = picture.deployments([spec("m", "research")], routes, version)
     assert entries["acme/m"].targets == ()
+
+
+def test_a_shadow_is_published_beside_the_targets() -> None:
+    """With its share and its replicas; one that cannot be described is left out."""
+    routes = {"acme/default/m": (Route("d:1", 100, ("r1",)),)}
+    shadows = {"acme/default/m": Route("d:1", 20, ("s1",))}
+    entry = picture.deployments([spec("m")], routes, version, shadows)["acme/m"]
+    assert entry.shadow is not None
+    assert (entry.shadow.percent, entry.shadow.target.replicas[0].id) == (20, "s1")
+    gone = {"acme/default/m": Route("gone:1", 20, ("s1",))}
+    entry = picture.deployments([spec("m")], routes, version, gone)["acme/m"]
+    assert (entry.shadow, len(entry.targets)) == (None, 1)

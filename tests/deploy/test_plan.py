@@ -3,11 +3,13 @@
 import random
 from dataclasses import replace
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from meuse.core.nouns import Canary
 from meuse.core.states import DeploymentStatus
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget, plan, settled, status
+from meuse.deploy.rollout import Look, Rollout, Seen, advance, weights
 
 NAME = "acme/digits"
 
@@ -168,7 +170,11 @@ class World:
                 name, start.deployment, start.version, False, start.revision
             )
         before = {
-            r for routes in self.routes.values() for route in routes for r in route.replicas
+            r
+            for routes in self.routes.values()
+            for route in routes
+            for r in route.replicas
+            if route.weight
         } & {r.id for r in self.replicas.values() if r.ready}
         self.routes = step.routes
         after = {r for routes in self.routes.values() for route in routes for r in route.replicas}
@@ -229,3 +235,146 @@ def test_rollouts_never_lose_traffic(seed: int, specs: list[tuple[str, str]]) ->
     assert settled(wanted[0], list(world.replicas.values()))
     assert [version] == [route.version for route in world.routes[NAME]]
     assert [revision] * 2 == [r.revision for r in world.replicas.values()]
+
+
+def canary(weight: int, replicas: int = 1, shadow: str | None = None) -> Wanted:
+    """d:1 stable, d:2 with a weight."""
+    targets = (WantedTarget("d:1", 100 - weight), WantedTarget("d:2", weight))
+    kept = WantedTarget(shadow, 50) if shadow else None
+    return Wanted(NAME, 1, targets, replicas, weighted=True, shadow=kept)
+
+
+def test_a_candidate_is_started_beside_the_stable_version() -> None:
+    """It gets no weight and stops nothing before it is ready."""
+    before = {NAME: (Route("d:1", 100, ("r1",)),)}
+    step = plan([canary(0)], [replica(1, "d:1")], before)
+    assert (step.start, step.stop) == ((Start(NAME, "d:2"),), ())
+    assert before == step.routes
+
+
+def test_weights_hold_at_once_for_what_is_ready() -> None:
+    """Also while another replica is away: a rollback must not wait for it."""
+    mine = [replica(1, "d:1"), replica(2, "d:2"), replica(3, "d:2", ready=False)]
+    step = plan([canary(10, replicas=2)], mine, {NAME: (Route("d:1", 100, ("r1",)),)})
+    assert (Route("d:1", 90, ("r1",)), Route("d:2", 10, ("r2",))) == step.routes[NAME]
+    back = Wanted(NAME, 1, (WantedTarget("d:1", 100),), 2, weighted=True)
+    step = plan([back], mine, step.routes)
+    assert (Route("d:1", 100, ("r1",)),) == step.routes[NAME]
+
+
+def test_the_stable_version_takes_all_when_the_candidate_is_away() -> None:
+    """At 100 % as well: its replicas stand by until the candidate is the stable version."""
+    both = [replica(1, "d:1"), replica(2, "d:2")]
+    step = plan([canary(100)], both, {})
+    assert (Route("d:1", 0, ("r1",)), Route("d:2", 100, ("r2",))) == step.routes[NAME]
+    assert step.stop == ()
+    step = plan([canary(100)], both[:1], step.routes)
+    assert (Route("d:1", 100, ("r1",)),) == step.routes[NAME]
+
+
+def test_requests_wait_when_only_a_weightless_version_is_there() -> None:
+    """A candidate that has no weight yet does not answer for the stable version."""
+    before = {NAME: (Route("d:1", 100, ("r1",)),)}
+    step = plan([canary(0)], [replica(2, "d:2")], before)
+    assert (Route("d:1", 100, ()),) == step.routes[NAME]
+
+
+def test_a_shadow_runs_and_is_never_routed() -> None:
+    """One replica of its own, which nothing waits for; it goes when it is not wanted."""
+    want_it = Wanted(NAME, 1, (WantedTarget("d:1", 100),), 2, shadow=WantedTarget("s:1", 20))
+    step = plan([want_it], [replica(1, "d:1"), replica(2, "d:1")], {})
+    assert step.start == (Start(NAME, "s:1"),)
+    assert settled(want_it, [replica(1, "d:1"), replica(2, "d:1")])
+    assert (step.shadows, len(step.routes[NAME])) == ({}, 1)
+    mine = [replica(1, "d:1"), replica(2, "d:1"), replica(3, "s:1"), replica(4, "s:1")]
+    step = plan([want_it], mine, step.routes)
+    assert {NAME: Route("s:1", 20, ("r3",))} == step.shadows
+    assert (step.start, step.stop) == ((), ("r4",))
+    step = plan([want("d:1", replicas=2)], mine, step.routes)
+    assert (step.stop, step.shadows) == (("r3", "r4"), {})
+
+
+def test_a_candidate_is_its_own_shadow() -> None:
+    """Compared by the replicas that take its weight; none more are started."""
+    both = [replica(1, "d:1"), replica(2, "d:2")]
+    step = plan([canary(10, shadow="d:2")], both, {})
+    assert ({NAME: Route("d:2", 50, ("r2",))}, ()) == (step.shadows, step.start)
+
+
+SPEC = Canary(steps=(1, 50, 100), step_s=2, min_requests=5)
+
+
+class CanaryWorld(World):
+    """As World, with the versions and weights that `rollout` decides from what happens."""
+
+    def __init__(self, seed: int) -> None:
+        super().__init__(seed)
+        self.state: Rollout | None = None
+        self.now_ms = 0
+        self.counts: dict[str, Seen] = {}
+        self.faulty = {v for v in ("d:1", "d:2", "d:3") if self.random.random() < 0.3}
+
+    def roll(self, version: str, replicas: int, generation: int) -> Wanted:
+        self.now_ms += 1000
+        routes = self.routes.get(NAME, ())
+        for route in routes:
+            if route.weight and route.replicas:
+                was = self.counts.get(route.version, Seen())
+                bad = 5 if route.version in self.faulty else 0
+                latency = (was.latency[0] + 10, *was.latency[1:])
+                self.counts[route.version] = Seen(
+                    was.ok + 10 - bad, was.failed + bad, latency=latency
+                )
+        before = self.state
+        ready = [r for r in self.replicas.values() if r.version == version and r.ready]
+        self.state = advance(
+            before,
+            Look(
+                spec=SPEC, generation=generation, wanted=version,
+                serving=[r.version for r in sorted(routes, key=lambda r: -r.weight) if r.replicas],
+                ready=len(ready) >= replicas, crashes=int(self.random.random() < 0.02),
+                counts=self.counts, now_ms=self.now_ms,
+            ),
+        )  # fmt: skip
+        targets = tuple(WantedTarget(*pair) for pair in weights(self.state, SPEC))
+        wanted = Wanted(NAME, generation, targets, replicas, weighted=True)
+        stable_before = {
+            r.id for r in self.replicas.values() if r.ready and r.version == self.state.stable
+        }
+        self.turn([wanted])
+        weighted = {r.version for r in self.routes[NAME] if r.weight and r.replicas}
+        if self.state.candidate is not None:
+            # Stable capacity does not shrink; surplus over what is wanted may go.
+            left = stable_before & self.replicas.keys()
+            assert len(left) >= min(len(stable_before), replicas)
+        if self.state.rejected is not None and stable_before:
+            assert self.state.rejected not in weighted  # in the step that sends it back
+        if stable_before and self.state.candidate is not None:
+            assert weighted <= {self.state.stable, self.state.candidate}
+        return wanted
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 2**32), st.lists(st.sampled_from(["d:1", "d:2", "d:3"]), min_size=1, max_size=8)
+)
+def test_canaries_never_lose_traffic(seed: int, versions: list[str]) -> None:
+    """Through canaries, faults, crashes, rollbacks and supersession the two rules hold at every
+    step; left alone, it ends with the last version everywhere, or with it sent back."""
+    world = CanaryWorld(seed)
+    replicas = world.random.choice([1, 2])
+    for generation, version in enumerate(versions, 1):
+        for _ in range(world.random.randrange(14)):
+            world.roll(version, replicas, generation)
+            world.live()
+    for _ in range(40):  # no more deaths: it ends
+        wanted = world.roll(versions[-1], replicas, len(versions))
+        world.replicas = {
+            n: Replica(n, r.deployment, r.version, True) for n, r in world.replicas.items()
+        }
+    assert world.state is not None
+    assert settled(wanted, list(world.replicas.values()))
+    assert world.state.candidate is None
+    assert versions[-1] in (world.state.stable, world.state.rejected)
+    assert [world.state.stable] == [route.version for route in world.routes[NAME]]
+    assert len(world.replicas) == replicas

@@ -128,3 +128,17 @@ def test_replicas_of_another_build_are_outdated(tmp_path: Path) -> None:
     launched.live["r0"] = {"deployment": WHAT.deployment, "version": WHAT.version}
     seen = Replicas(launched, tmp_path, build="2").look()
     assert {r.id: r.outdated for r in seen} == {"r0": True, "r1": True, "r2": False}
+
+
+def test_a_ready_replica_that_ends_unasked_has_died(world: World) -> None:
+    """Told once, by version; one that was asked to stop, or never was ready, has not."""
+    for name in ("r1", "r2", "r3"):
+        world.replicas.start(name, WHAT, [])
+        if name != "r3":
+            world.listen(name)
+    world.replicas.look()
+    world.replicas.stop("r2")
+    world.launched.live.clear()
+    world.replicas.look()
+    assert dict(world.replicas.died()) == {(WHAT.deployment, WHAT.version): 1}
+    assert dict(world.replicas.died()) == {}

@@ -130,6 +130,7 @@ def test_models_compress_and_deploy(run: Run, model: JSON, digits: Digits) -> No
     assert (state["status"], state["access"]) == ("ready", {"tenants": "*"})
     assert "cli-best" in ok(run("deploy"))
     assert answer(run("deploy", "cli-best"))["name"] == "cli-best"
+    assert "no canary" in ok(run("rollout", "cli-best"))
     rows = json.dumps(digits.rows[:2])
     said = answer(run("predict", rows, "--model", "cli-best", "--json"))
     assert (said["model"], len(said["output_data"])) == ("cli:2", 2)
@@ -221,6 +222,7 @@ def test_the_home_is_enough(run: Run, platform: Platform, model: JSON) -> None:
         (("compress", "digits"), ("names no version", "field: model")),
         (("deploy", "d", "--model", "nothing:1"), ("field: model",)),
         (("deploy", "nothing"), ("no deployment", "field: deployment")),
+        (("rollout", "nothing", "--promote"), ("no deployment", "field: deployment")),
         (("deploy", "nothing", "--delete"), ("no deployment", "field: deployment")),
         (("predict", "[[1", "--model", "digits"), ("not JSON", "field: rows")),
         (("predict", "no-such-rows.json"), ("cannot read", "field: rows")),

@@ -10,8 +10,9 @@ import json
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 FEATURES = 8
 FULL, BROKEN, HALF, REFUSED = "full", "broken", "half", "refused"
@@ -41,8 +42,11 @@ class Caller:
         self._model = model
         self._http = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout_s)
 
-    def call(self, rows: int = 1) -> Outcome:
-        body = json.dumps({"model": self._model, "input_data": [[0.5] * FEATURES] * rows})
+    def call(self, rows: int = 1, data: list[Any] | None = None) -> Outcome:
+        """Ask for rows of our own, or for those of `data`."""
+        data = [[0.5] * FEATURES] * rows if data is None else data
+        rows = len(data)
+        body = json.dumps({"model": self._model, "input_data": data})
         outcome = Outcome(rows, time.monotonic())
         try:
             if self._http.sock is None:
@@ -80,6 +84,7 @@ class Load:
     most_rows: int = 1
     pause: float = 0.0
     until_refused: bool = False
+    ask: Callable[[int], list[Any]] | None = None  # the rows of a caller's nth request
     outcomes: list[list[Outcome]] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -103,7 +108,8 @@ class Load:
         try:
             while not self._stop.is_set():
                 # Rows follow from who and when: a record can be told from its neighbours.
-                mine.append(caller.call((len(mine) + number) % self.most_rows + 1))
+                rows = (len(mine) + number) % self.most_rows + 1
+                mine.append(caller.call(rows, self.ask and self.ask(len(mine))))
                 if mine[-1].kind == REFUSED:
                     if self.until_refused:
                         return

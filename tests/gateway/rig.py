@@ -26,7 +26,7 @@ from meuse.access import keys
 from meuse.core.nouns import Limit
 from meuse.meter import segments
 from meuse.meter.record import UsageRecord
-from meuse.serve import engines, snapshot
+from meuse.serve import engines, snapshot, stats
 from meuse.serve.snapshot import (
     DeploymentEntry,
     KeyEntry,
@@ -36,6 +36,7 @@ from meuse.serve.snapshot import (
     TenantEntry,
     TensorEntry,
 )
+from meuse.serve.stats import RouteStats
 
 TESTS = Path(__file__).resolve().parent.parent
 PEPPER = b"pepper" * 6
@@ -109,10 +110,13 @@ class Rig:
             tenant=tenant,
             project="default",
             name=bare,
-            generation=1,
+            generation=more.get("generation", 1),
             access=frozenset(more.get("access", ())),
             timeout_ms=more.get("timeout_ms", 10_000),
             targets=targets,
+            sticky=more.get("sticky"),
+            shadow=more.get("shadow"),
+            cache=more.get("cache"),
         )
         self.state = _with(self.state, deployments=self.state.deployments | {name: entry})
 
@@ -195,6 +199,13 @@ class Rig:
         )
         self.processes.append(process)
         return process
+
+    def counted(self, name: str) -> RouteStats:
+        """What workers have counted of a deployment, as of their last writing."""
+        for worker in stats.read_all(self.sockets):
+            if name in worker.routes:
+                return worker.routes[name]
+        return RouteStats()
 
     def records(self) -> list[UsageRecord]:
         """Everything in the journal, in the order of writing."""

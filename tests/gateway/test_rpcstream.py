@@ -212,6 +212,7 @@ def test_a_worker_that_ends_answers_what_it_has_read(slow: Any) -> None:
 
 class _Plane:
     is_ready = True
+    is_ending = False
 
 
 class _Message:

@@ -42,6 +42,7 @@ def describe(parts: Control, deployment: Deployment) -> dict[str, Any]:
         "sticky": deployment.sticky,
         "shadow": deployment.shadow and asdict(deployment.shadow),
         "canary": deployment.canary and asdict(deployment.canary),
+        "rollout": parts.reconciler.rollout(deployment),
         "cache": deployment.cache and asdict(deployment.cache),
         "engine": asdict(deployment.engine),
         "error": state.error,
@@ -95,13 +96,18 @@ def put(
 
 def _check_room(parts: Control, wanted: Deployment) -> None:
     others = [d for d in parts.deployments.list(None) if d.full_name != wanted.full_name]
-    taken = sum(d.scale.min * len(d.targets) for d in others)
-    if taken + wanted.scale.min * len(wanted.targets) > parts.max_replicas:
+    taken = sum(_replicas(d) for d in others)
+    if taken + _replicas(wanted) > parts.max_replicas:
         raise invalid(
             "scale.min",
             f"the platform runs at most {parts.max_replicas} replicas, {taken} are taken",
             "Ask for fewer, or the operator to raise max_replicas.",
         )
+
+
+def _replicas(deployment: Deployment) -> int:
+    """As many as are kept at least; while a version takes over there are more."""
+    return deployment.scale.min * len(deployment.targets) + (deployment.shadow is not None)
 
 
 @router.get("")
@@ -112,6 +118,22 @@ def listing(parts: Parts, caller: Caller) -> dict[str, Any]:
 @router.get("/{name}")
 def one(parts: Parts, caller: Caller, name: str) -> dict[str, Any]:
     return describe(parts, parts.deployments.get(caller.scope, name))
+
+
+@router.post("/{name}/promote")
+def promote(parts: Parts, caller: Caller, name: str) -> dict[str, Any]:
+    """Give the new version of a running canary everything now. 409 when there is none."""
+    deployment = parts.deployments.get(caller.scope, name)
+    parts.reconciler.promote(deployment)
+    return describe(parts, deployment)
+
+
+@router.post("/{name}/rollback")
+def roll_back(parts: Parts, caller: Caller, name: str) -> dict[str, Any]:
+    """Send the new version of a canary back. 409 when there is none."""
+    deployment = parts.deployments.get(caller.scope, name)
+    parts.reconciler.roll_back(deployment)
+    return describe(parts, deployment)
 
 
 @router.delete("/{name}")

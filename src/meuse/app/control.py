@@ -23,6 +23,7 @@ from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Column, Signature
+from meuse.deploy.canaries import Canaries
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.reconciler import Reconciler
 from meuse.deploy.replicas import Replicas
@@ -39,6 +40,7 @@ from meuse.store.deployments import SqlDeployments
 from meuse.store.jobs import SqlJobs
 from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
+from meuse.store.rollouts import SqlRollouts
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +81,7 @@ def main(argv: Sequence[str]) -> int:
         limits=limits,
         replicas=Replicas(processes, sockets, build=options.build),
         publisher=publisher,
+        canaries=Canaries(SqlRollouts(database), sockets),
         command=lambda name, spec, version: commands.replica(settings, name, spec, version),
         wake=wake,
     )

@@ -193,6 +193,16 @@ class Client:
         items: list[JSON] = self.call("GET", "/api/deployments")["items"]
         return items
 
+    def promote(self, name: str) -> JSON:
+        """Give the new version of a running canary everything now; the deployment."""
+        answer: JSON = self.call("POST", f"/api/deployments/{quote(name)}/promote")
+        return answer
+
+    def roll_back(self, name: str) -> JSON:
+        """Send the new version of a canary back; the deployment."""
+        answer: JSON = self.call("POST", f"/api/deployments/{quote(name)}/rollback")
+        return answer
+
     def undeploy(self, name: str) -> None:
         self.call("DELETE", f"/api/deployments/{quote(name)}")
 
@@ -206,6 +216,9 @@ class Client:
                 return state
             if state["status"] == "failed":
                 raise MeuseError(Code.UNAVAILABLE, f"deployment {name!r} failed: {state['error']}")
+            rollout = state.get("rollout") or {}
+            if state["status"] == "degraded" and rollout.get("verdict") == "rolled_back":
+                raise MeuseError(Code.CONFLICT, f"deployment {name!r}: {state['error']}")
             if time.monotonic() > deadline:
                 raise MeuseError(
                     Code.DEADLINE_EXCEEDED, f"deployment {name!r} is still {state['status']}"

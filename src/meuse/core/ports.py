@@ -132,6 +132,20 @@ class DeploymentStore(Protocol):
     def delete(self, scope: Scope, name: str) -> None: ...
 
 
+class RolloutStore(Protocol):
+    """How the rollout of each deployment stands, as a document that only `deploy` reads."""
+
+    def all(self) -> dict[tuple[Scope, str], dict[str, Any]]:
+        """By scope and name of the deployment."""
+        ...
+
+    def put(self, scope: Scope, name: str, state: dict[str, Any]) -> None: ...
+
+    def delete(self, scope: Scope, name: str) -> None:
+        """Forget it; no error when there is none."""
+        ...
+
+
 class AccessStore(Protocol):
     def add_key(self, key: KeyRecord) -> None: ...
 

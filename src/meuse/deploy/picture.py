@@ -14,6 +14,7 @@ from meuse.serve.snapshot import (
     DeploymentEntry,
     KeyEntry,
     ReplicaEntry,
+    ShadowEntry,
     Snapshot,
     TargetEntry,
     TenantEntry,
@@ -49,6 +50,7 @@ def deployments(
     specs: Iterable[Deployment],
     routes: Mapping[str, tuple[Route, ...]],
     find: FindVersion,
+    shadows: Mapping[str, Route] | None = None,
 ) -> dict[str, DeploymentEntry]:
     """By "owner/name". One that cannot be described is published without targets: a broken
     deployment must not hold up what everybody else publishes, revocations least of all."""
@@ -61,6 +63,7 @@ def deployments(
         except MeuseError as error:
             log.error("%s is not routed: %s", spec.key, error)
             targets = ()
+        shadow = (shadows or {}).get(spec.key)
         entries[spec.full_name] = DeploymentEntry(
             tenant=spec.scope.tenant,
             project=spec.scope.project,
@@ -71,6 +74,7 @@ def deployments(
             targets=targets,
             objective_ms=spec.objective_ms,
             sticky=spec.sticky,
+            shadow=_shadow(spec, shadow, find) if shadow else None,
             cache=CacheEntry(spec.cache.ttl_s, spec.cache.max_bytes) if spec.cache else None,
             wake=spec.scale.min == 0,
         )
@@ -85,6 +89,14 @@ def routes_of(snapshot: Snapshot) -> dict[str, tuple[Route, ...]]:
         )
         for entry in snapshot.deployments.values()
     }
+
+
+def _shadow(spec: Deployment, route: Route, find: FindVersion) -> ShadowEntry | None:
+    try:
+        return ShadowEntry(_target(find(spec, route.version), route), route.weight)
+    except MeuseError as error:
+        log.error("the shadow of %s is not published: %s", spec.key, error)
+        return None
 
 
 def _target(version: ModelVersion, route: Route) -> TargetEntry:

@@ -2,13 +2,14 @@
 
 Pure. Two rules above all: no weight on a target that is not ready, and nothing that takes
 traffic is stopped before what replaces it is ready and published. Replicas that run older code
-serve like all others and are replaced one after the other.
+serve like all others and are replaced one after the other. Which versions are wanted at which
+weight is given (a canary's weights come from `rollout`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from meuse.core.states import DeploymentStatus
 
@@ -31,6 +32,11 @@ class Wanted:
     replicas: int
     error: str | None = None
     revision: str = ""  # how replicas are run; those of another are replaced
+    weighted: bool = False
+    """The weights hold at once, for those targets that are ready; the first one is the stable
+    version. Otherwise they hold once every target is ready."""
+    shadow: WantedTarget | None = None
+    """Asked for `weight` percent of the requests and never routed; its absence holds up nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +75,7 @@ class Plan:
     start: tuple[Start, ...]
     stop: tuple[str, ...]
     routes: dict[str, tuple[Route, ...]]
+    shadows: dict[str, Route]
 
 
 def plan(
@@ -82,6 +89,7 @@ def plan(
     stop: list[str] = []
     routes: dict[str, tuple[Route, ...]] = {}
     leaving = _leaving(wanted, replicas, blocked)
+    shadows: dict[str, Route] = {}
     for want in wanted:
         mine = [r for r in replicas if r.deployment == want.name]
         staying = [r for r in mine if r.id != leaving]
@@ -93,18 +101,31 @@ def plan(
             routes[want.name] = tuple(
                 Route(t.version, t.weight, kept[t.version]) for t in want.targets
             )
-            stop += [r.id for r in mine if r.id not in kept.get(r.version, ())]
+            surplus = [r for r in mine if r.id not in kept.get(r.version, ())]
+            stop += [r.id for r in surplus if r.id not in _shadowed(want, staying or mine)]
+        elif want.error is None and want.weighted:
+            routes[want.name] = _weighted(want, mine, routed.get(want.name, ()))
         else:
             routes[want.name] = _meanwhile(want, mine, routed.get(want.name, ()))
+        if want.shadow is not None:
+            there = tuple(r for r in _ready(mine, want.shadow.version) if r not in stop)
+            if there:
+                shadows[want.name] = Route(want.shadow.version, want.shadow.weight, there)
     known = {want.name for want in wanted}
     stop += [r.id for r in replicas if r.deployment not in known]
-    return Plan(tuple(start), tuple(stop), routes)
+    return Plan(tuple(start), tuple(stop), routes, shadows)
 
 
 def settled(want: Wanted, mine: Sequence[Replica]) -> bool:
     """Every target has all its replicas ready."""
     current = [r for r in mine if r.revision == want.revision]
     return all(len(_ready(current, t.version)) >= want.replicas for t in want.targets)
+
+
+def is_ready(name: str, version: str, count: int, replicas: Sequence[Replica]) -> bool:
+    """Whether a version has as many replicas as it is to have, and at least one."""
+    mine = [r for r in replicas if r.deployment == name]
+    return len(_ready(mine, version)) >= max(count, 1)
 
 
 def status(
@@ -133,6 +154,7 @@ def _leaving(
     """
     sound = [w for w in wanted if w.error is None]
     targets = {Start(w.name, t.version, w.revision) for w in sound for t in w.targets}
+    targets |= {Start(w.name, w.shadow.version, w.revision) for w in sound if w.shadow is not None}
 
     def start(r: Replica) -> Start:
         return Start(r.deployment, r.version, r.revision)
@@ -156,7 +178,41 @@ def _missing(want: Wanted, mine: Sequence[Replica]) -> list[Start]:
         start = Start(want.name, target.version, want.revision)
         have = sum((r.version, r.revision) == (start.version, start.revision) for r in mine)
         starts += [start] * max(0, want.replicas - have)
+    shadow = _own_shadow(want)
+    if shadow is not None and want.replicas:
+        start = Start(want.name, shadow, want.revision)
+        if all((r.version, r.revision) != (start.version, start.revision) for r in mine):
+            starts.append(start)
     return starts
+
+
+def _own_shadow(want: Wanted) -> str | None:
+    """The shadow's version where it runs for that alone; then one replica has to do."""
+    if want.shadow is None or any(t.version == want.shadow.version for t in want.targets):
+        return None
+    return want.shadow.version
+
+
+def _shadowed(want: Wanted, mine: Sequence[Replica]) -> tuple[str, ...]:
+    """The replicas that the shadow keeps: one that is ready, and one that replaces it."""
+    version = _own_shadow(want)
+    if version is None or not want.replicas:
+        return ()
+    all_of_it = [r for r in mine if r.version == version]
+    current = [r for r in all_of_it if r.revision == want.revision]
+    if ready := _ready(current, version):
+        return ready[:1]
+    return (*_ready(all_of_it, version)[:1], *[r.id for r in current][:1])
+
+
+def _weighted(want: Wanted, mine: Sequence[Replica], before: Sequence[Route]) -> tuple[Route, ...]:
+    """What is ready, by its weight; all to the stable version when nothing else is."""
+    live = [Route(t.version, t.weight, _ready(mine, t.version)) for t in want.targets]
+    live = [route for route in live if route.replicas]
+    if any(route.weight for route in live):
+        return tuple(live)
+    stable = [route for route in live if route.version == want.targets[0].version]
+    return tuple(replace(r, weight=100) for r in stable) or _meanwhile(want, mine, before)
 
 
 def _meanwhile(want: Wanted, mine: Sequence[Replica], before: Sequence[Route]) -> tuple[Route, ...]:
@@ -164,10 +220,9 @@ def _meanwhile(want: Wanted, mine: Sequence[Replica], before: Sequence[Route]) -
 
     When nothing is left that answers, the route stays: requests wait there for what comes.
     """
-    old = tuple(Route(r.version, r.weight, _ready(mine, r.version)) for r in before)
-    old = tuple(route for route in old if route.replicas)
-    if old:
-        return old
-    new = tuple(Route(t.version, t.weight, _ready(mine, t.version)) for t in want.targets)
-    new = tuple(route for route in new if route.replicas)
-    return new or tuple(Route(r.version, r.weight, ()) for r in before)
+    for versions in (before, want.targets):
+        live = tuple(Route(v.version, v.weight, _ready(mine, v.version)) for v in versions)
+        live = tuple(route for route in live if route.replicas)
+        if any(route.weight for route in live):  # what has no weight answers for nobody
+            return live
+    return tuple(Route(r.version, r.weight, ()) for r in before)

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 from meuse.core.errors import MeuseError
 from meuse.core.ids import new_id
@@ -26,9 +28,11 @@ from meuse.core.ports import (
 from meuse.core.states import DeploymentStatus
 from meuse.deploy import picture
 from meuse.deploy import plan as planning
+from meuse.deploy.canaries import Canaries
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import Replicas
+from meuse.deploy.rollout import Rollout
 from meuse.deploy.spec import artifact_for
 from meuse.registry import references
 from meuse.serve.snapshot import Snapshot
@@ -65,6 +69,7 @@ class Reconciler:
         limits: LimitStore,
         replicas: Replicas,
         publisher: Publisher,
+        canaries: Canaries,
         command: Callable[[str, Deployment, ModelVersion], list[str]],
         wake: threading.Event,
     ) -> None:
@@ -75,12 +80,15 @@ class Reconciler:
         self._limits = limits
         self._replicas = replicas
         self._publisher = publisher
+        self._canaries = canaries
         self._command = command
         self._wake = wake
         self._turning = threading.Lock()
         self._versions: dict[tuple[Scope, str], ModelVersion] = {}
         self._states: dict[str, State] = {}
         self._routes = picture.routes_of(publisher.current)
+        self._shadows: dict[str, Route] = {}
+        self._counts: dict[str, int] = {}  # replicas per target, of the last turn
 
     def run(self) -> None:
         """Turn for ever (in a daemon thread): fast after a change, slow when nothing moves."""
@@ -115,6 +123,22 @@ class Reconciler:
         status = DeploymentStatus.ROLLING if serves else DeploymentStatus.PENDING
         return replace(known, status=status, error=None)
 
+    def promote(self, deployment: Deployment) -> None:
+        """Give a candidate everything now. Raises `conflict` when none is ready."""
+        with self._turning:
+            self._canaries.promote(deployment)
+        self.wake()
+
+    def roll_back(self, deployment: Deployment) -> None:
+        """Send a candidate back. Raises `conflict` when there is none."""
+        with self._turning:
+            self._canaries.roll_back(deployment)
+        self.wake()
+
+    def rollout(self, deployment: Deployment) -> dict[str, Any] | None:
+        """How its rollout stands; None without a canary."""
+        return self._canaries.describe(deployment)
+
     def publish(self) -> bool:
         """Publish keys, access, plans and limits as they stand now, with the present routes."""
         return self._publisher.publish(self._snapshot)
@@ -123,16 +147,24 @@ class Reconciler:
         """One look and its consequences: (something changed, something is on its way)."""
         with self._turning:
             specs = {d.key: d for d in self._deployments.list(None)}
-            wanted = [self._resolve(spec) for spec in specs.values()]
-            self._replicas.forget(
-                {Start(w.name, t.version, w.revision) for w in wanted for t in w.targets}
-            )
             running = self._replicas.look()
+            died = self._replicas.died()
+            self._canaries.keep_only(specs.values())
+            wanted = [self._weigh(spec, running, died) for spec in specs.values()]
+            self._replicas.forget(
+                {
+                    Start(want.name, target.version, want.revision)
+                    for want in wanted
+                    for target in (*want.targets, want.shadow)
+                    if target is not None
+                }
+            )
+            self._counts = {want.name: want.replicas for want in wanted}
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
             for start in step.start:
                 self._start(specs[start.deployment], start)
             changed = step.routes != self._routes or bool(step.start)
-            self._routes = step.routes
+            self._routes, self._shadows = step.routes, step.shadows
             published = self.publish()
             if published:
                 for replica in step.stop:
@@ -157,21 +189,66 @@ class Reconciler:
             spec.key, spec.generation, tuple(targets), spec.scale.min, error, spec.revision
         )
 
+    def _weigh(
+        self, spec: Deployment, running: list[Replica], died: Counter[tuple[str, str]]
+    ) -> Wanted:
+        """Its targets at the weights of now, and its shadow."""
+        want = self._resolve(spec)
+        if spec.canary is not None and want.error is None:
+            version = want.targets[0].version
+            failures = self._replicas.failures(want.name, version)
+            count = self._counts.get(want.name, want.replicas)
+            targets = self._canaries.targets(
+                spec,
+                version,
+                self._routes.get(want.name, ()),
+                ready=planning.is_ready(want.name, version, count, running),
+                failures=max((f.count for f in failures), default=0),
+                failure=next((f.reason for f in failures), ""),
+                crashes=died[want.name, version],
+            )
+            want = replace(want, targets=targets, weighted=True)
+            try:  # the stable version as well: a new spec may name another engine
+                for target in targets:
+                    artifact_for(self._version(spec, target.version), spec.engine)
+            except MeuseError as error:
+                want = replace(want, error=str(error))
+        return replace(want, shadow=self._shadow(spec))
+
+    def _shadow(self, spec: Deployment) -> WantedTarget | None:
+        if spec.shadow is None:
+            return self._canaries.shadow(spec)
+        try:
+            version = references.resolve(self._registry, spec.scope, spec.shadow.model)
+            artifact_for(version, spec.engine)
+        except MeuseError as missing:
+            log.warning("the shadow of %s: %s", spec.key, missing)
+            return None
+        self._versions[spec.scope, version.ref] = version
+        return WantedTarget(version.ref, spec.shadow.percent)
+
     def _start(self, spec: Deployment, start: Start) -> None:
         replica = new_id("replica")
-        version = self._versions[spec.scope, start.version]
+        version = self._version(spec, start.version)
         self._replicas.start(replica, start, self._command(replica, spec, version))
 
     def _state(self, want: Wanted, running: list[Replica]) -> State:
         mine = [r for r in running if r.deployment == want.name]
-        failures = self._replicas.failures(want.name)
+        failures = [
+            failed
+            for target in want.targets  # a shadow's count for nothing
+            for failed in self._replicas.failures(want.name, target.version)
+        ]
         routes = self._routes.get(want.name, ())
         status = planning.status(want, mine, routes, max((f.count for f in failures), default=0))
         before = self._states.get(want.name)
         observed = before.observed_generation if before else 0
+        error = want.error or next((f.reason for f in failures), None)
+        rollout = self._canaries.state(want.name)
+        if rollout is not None and status is DeploymentStatus.READY:
+            status, error = _rolled(rollout)
         if status is DeploymentStatus.READY:
             observed = want.generation
-        error = want.error or next((f.reason for f in failures), None)
         return State(status, want.generation, observed, routes, error)
 
     def _snapshot(self) -> Snapshot:
@@ -179,7 +256,7 @@ class Reconciler:
             keys=picture.keys(self._access),
             tenants=picture.tenants(self._access, self._plans),
             deployments=picture.deployments(
-                self._deployments.list(None), self._routes, self._version
+                self._deployments.list(None), self._routes, self._version, self._shadows
             ),
             limits=picture.limits(self._limits),
         )
@@ -190,3 +267,12 @@ class Reconciler:
             known = references.resolve(self._registry, spec.scope, ref)
             self._versions[spec.scope, ref] = known
         return known
+
+
+def _rolled(rollout: Rollout) -> tuple[DeploymentStatus, str | None]:
+    """Status and error of a deployment whose replicas are all there."""
+    if rollout.candidate is not None:
+        return DeploymentStatus.ROLLING, None
+    if rollout.rejected is not None:
+        return DeploymentStatus.DEGRADED, f"{rollout.rejected} was sent back: {rollout.reason}"
+    return DeploymentStatus.READY, None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,6 +56,8 @@ class Replicas:
         self._gone: dict[str, float] = {}
         self._started: dict[str, Start] = {}  # ours, not yet ready
         self._failures: dict[Start, Failures] = {}
+        self._serving: dict[str, Start] = {}  # ready, and not asked to stop
+        self._died: list[Start] = []
 
     @property
     def starting(self) -> bool:
@@ -66,18 +69,22 @@ class Replicas:
 
     def stop(self, replica: str) -> None:
         self._started.pop(replica, None)  # its end is no failure
+        self._serving.pop(replica, None)
         self._launcher.stop(replica)
 
     def look(self) -> list[Replica]:
         """All that run now. Counts starts that came to nothing."""
         now, running = self._clock(), self._launcher.running()
-        for replica in running:
+        for replica, label in running.items():
             self._seen.setdefault(replica, now)
             if replica not in self._ready and _listens(self._sockets / f"{replica}.sock"):
                 self._ready.add(replica)
+                self._serving[replica] = Start(label["deployment"], label["version"])
         for replica in self._seen.keys() - running.keys():
             del self._seen[replica]
             self._gone[replica] = now
+            if replica in self._serving:
+                self._died.append(self._serving.pop(replica))
         self._ready &= running.keys()
         self._judge_starts(running, now)
         self._sweep(now)
@@ -98,8 +105,18 @@ class Replicas:
         now = self._clock()
         return {start for start, failures in self._failures.items() if failures.again_at > now}
 
-    def failures(self, deployment: str) -> list[Failures]:
-        return [f for start, f in self._failures.items() if start.deployment == deployment]
+    def failures(self, deployment: str, version: str | None = None) -> list[Failures]:
+        """Of a deployment's versions, or of one."""
+        return [
+            failures
+            for start, failures in self._failures.items()
+            if start.deployment == deployment and version in (None, start.version)
+        ]
+
+    def died(self) -> Counter[tuple[str, str]]:
+        """Ready replicas that have ended unasked since the last call: (deployment, version)."""
+        died, self._died = self._died, []
+        return Counter((start.deployment, start.version) for start in died)
 
     def forget(self, current: Collection[Start]) -> None:
         """Drop failures of versions that nobody asks for any more."""

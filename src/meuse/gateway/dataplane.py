@@ -20,10 +20,12 @@ from numpy.typing import NDArray
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
+from meuse.gateway.cache import Cache, Caches, Tensors, key_of
 from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
-from meuse.gateway.links import Links, MovedError
-from meuse.gateway.routes import Caller, Route, Routes, Target
+from meuse.gateway.links import Links, MovedError, late
+from meuse.gateway.mirror import Mirror
+from meuse.gateway.routes import Caller, Headers, Route, Routes, Target
 from meuse.gateway.statistics import Statistics, of_target
 from meuse.meter.cells import BusyError
 from meuse.meter.limits import Grant, Limits
@@ -61,6 +63,7 @@ class Call:
     timeout_ms: int | None = None
     """What the caller is willing to wait, at most; the deployment's own holds as well."""
     priority: int = NORMAL
+    headers: Headers = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,14 +73,19 @@ class Result:
     target: Target
     outputs: list[tuple[str, NDArray[Any]]]
     rows: int
+    cached: bool | None = None  # None: the deployment has no cache
 
 
 class Work:
-    """One call under way. `outcome` is None until it is answered, `flight` until it is admitted."""
+    """One call under way. `outcome` is None until it is answered, `flight` until it is admitted.
+
+    Where responses are kept it `leads` those who ask the same under this key, or waits for one
+    that does until `timer`; if that one fails it goes on `until_ms`.
+    """
 
     __slots__ = (
-        "began", "call", "caller", "done", "flight", "grant", "id", "outcome", "pauses", "rows",
-        "seen", "target",
+        "began", "call", "caller", "done", "flight", "grant", "id", "leads", "outcome", "pauses",
+        "rows", "seen", "target", "timer", "until_ms",
     )  # fmt: skip
 
     caller: Caller
@@ -94,6 +102,9 @@ class Work:
         self.grant: Grant | None = None
         self.flight: Flight | None = None
         self.outcome: Result | MeuseError | None = None
+        self.leads: bytes | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.until_ms = 0
 
     def result(self) -> Result:
         """What came out. Raises `MeuseError`."""
@@ -115,7 +126,11 @@ class DataPlane:
         self.counters = counters
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
+        self._caches = Caches()
+        self._mirror = Mirror(counters, self._record_internal)
         self.observer: Observer | None = None
+        self.is_ending = False
+        """Streams end in their own time; other workers take what is new."""
         self.recorded = 0
         """How many records were appended: whether there is anything to sync."""
 
@@ -136,6 +151,9 @@ class DataPlane:
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
         self._limits.load(snapshot.limits, snapshot.number)
+        self._caches.follow(snapshot.deployments.values())
+        for route in self._routes:
+            route.cache = self._caches.of(route.deployment)
         self._links.leave_old()
         self.counters.follow(snapshot)
 
@@ -216,7 +234,7 @@ class DataPlane:
         caller = self.authenticate(call.caller.authorization, "infer")
         route = self._routes.find(caller, call.model)
         try:
-            target = route.choose(call.version)
+            target = route.choose(call.version, caller.key, call.headers)
             inputs = call.read(target)
             work.rows = check(target.entry.inputs, target.input_at, inputs)
             work.caller, work.target = caller, target
@@ -225,7 +243,7 @@ class DataPlane:
                 timeout_ms = min(timeout_ms, call.timeout_ms)
             flight = Flight(
                 work.id,
-                now_ms() + timeout_ms,
+                work.until_ms or now_ms() + timeout_ms,
                 inputs,
                 sum([size_of(array) for _, array in inputs]),
                 functools.partial(self._answered, work),
@@ -233,10 +251,15 @@ class DataPlane:
                 caller.tenant,
             )
             self._reserve(work)
+            cache = route.cache
+            if cache is not None and not work.until_ms and self._kept(work, cache, flight):
+                return
             try:
                 target.pool.submit(flight)
             except MeuseError:
                 self._release(work)
+                if work.leads is not None:
+                    self._led(work, None)
                 raise
         except MeuseError as error:
             if not isinstance(error, BusyError) or work.pauses == len(_BUSY_S):
@@ -281,6 +304,65 @@ class DataPlane:
             self._limits.release(work.grant)
             work.grant = None
 
+    def _kept(self, work: Work, cache: Cache, flight: Flight) -> bool:
+        """Whether it is answered without a run of its own: by what is kept, or by the same
+        request that runs already. Otherwise it leads those who will ask the same."""
+        stats, loop = work.target.route.stats, asyncio.get_running_loop()
+        key = key_of(work.target.entry.version, flight.inputs)
+        outputs = cache.get(key)
+        if outputs is not None:
+            work.began = self.counters.begin(stats)
+            self._hit(work, outputs)
+            loop.call_soon(work.done, work)
+            return True
+        if not cache.join(key, work):
+            stats.cache_misses += 1
+            work.leads = key
+            return False
+        work.flight = flight  # never sent: it holds the place and the deadline
+        work.began = self.counters.begin(stats)
+        left_s = max(flight.deadline_ms - now_ms(), 0) / 1000
+        work.timer = loop.call_later(left_s, flight.fail, late())
+        return True
+
+    def _led(self, work: Work, outputs: Tensors | None) -> None:
+        """The run of a leader has ended: tell those who waited, each in a turn of its own."""
+        key, cache, work.leads = work.leads, work.target.route.cache, None
+        assert key is not None
+        assert cache is not None
+        loop = asyncio.get_running_loop()
+        for waiting in cache.end(key, outputs):
+            loop.call_soon(self._followed, waiting, outputs)
+
+    def _followed(self, work: Work, outputs: Tensors | None) -> None:
+        flight = work.flight
+        if flight is None or flight.outcome is not None:  # its caller has gone, or it is too late
+            return
+        if work.timer is not None:
+            work.timer.cancel()
+        flight.abandon()
+        if outputs is not None:
+            self._hit(work, outputs)
+            work.done(work)
+            return
+        # Each goes on by itself, until its own deadline.
+        work.until_ms = flight.deadline_ms
+        self.counters.leave(work.target.route.stats, work.began)
+        self._release(work)
+        work.flight = None
+        self._admit_again(work)
+
+    def _hit(self, work: Work, outputs: Tensors) -> None:
+        """Answered from the cache, under a meter of its own: `cache_hits` rows, and no `rows`."""
+        stats = work.target.route.stats
+        try:
+            self._record(work, "ok", 0, 0, cache_hits=work.rows)
+            work.outcome = Result(work.target, list(outputs), work.rows, cached=True)
+        except MeuseError as error:
+            work.outcome = error
+        self.counters.leave(stats, work.began)
+        stats.cache_hits += 1
+
     def _answered(self, work: Work, outcome: Answer | Exception) -> None:
         if work.outcome is not None:  # abandoned between its failure and now
             return
@@ -290,9 +372,12 @@ class DataPlane:
                 outputs = _in_order(target, outcome)
                 # A model may merge rows, but what was asked is what is counted.
                 self._record(work, "ok", work.rows, outcome.compute_us)
-                self._end(work, Result(target, outputs, work.rows), outcome)
+                cached = None if target.route.cache is None else False
+                self._end(work, Result(target, outputs, work.rows, cached), outcome)
             elif isinstance(outcome, MovedError):
                 # Not started: it is admitted anew under the routes of now.
+                if work.leads is not None:
+                    self._led(work, None)
                 self.counters.leave(work.target.route.stats, work.began)
                 self._release(work)
                 work.flight = None
@@ -309,6 +394,16 @@ class DataPlane:
             ours = MeuseError(Code.INTERNAL, "something went wrong on our side")
             self._end(work, ours, None)
         work.done(work)
+        if work.target.route.shadow is not None:
+            self._show(work)
+
+    def _show(self, work: Work) -> None:
+        """Ask the shadow the same, now that the caller has an answer."""
+        given, flight = work.outcome, work.flight
+        if isinstance(given, Result) and flight is not None:
+            self._mirror.show(
+                given.target, work.call.protocol, flight.inputs, given.outputs, given.rows
+            )
 
     def _end(
         self, work: Work, outcome: Result | MeuseError, paid: Answer | FailedError | None
@@ -328,6 +423,10 @@ class DataPlane:
         self.counters.end(target.route.stats, target.stats, work.began, rows, paid, code)
         if work.seen is not None:
             work.seen.ran(target.route.full_name, target.entry.version, rows, paid, code)
+        if work.leads is not None:
+            self._led(work, None if isinstance(outcome, MeuseError) else outcome.outputs)
+        if work.timer is not None:
+            work.timer.cancel()
 
     def _refused(self, work: Work, route: Route, error: MeuseError) -> None:
         """Before admission: no record, but it is counted."""
@@ -335,8 +434,13 @@ class DataPlane:
         if work.seen is not None:
             work.seen.refused(route.full_name, error.code)
 
-    def _record(self, work: Work, status: str, rows: int, compute_us: int) -> None:
+    def _record(
+        self, work: Work, status: str, rows: int, compute_us: int, cache_hits: int = 0
+    ) -> None:
         caller, target = work.caller, work.target
+        quantities = {"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)}
+        if cache_hits:
+            quantities["cache_hits"] = cache_hits
         record = UsageRecord(
             id=work.id,
             seq=0,
@@ -354,11 +458,41 @@ class DataPlane:
             status=status,  # type: ignore[arg-type]  # one of two literals
             ts=now_ms(),
             lease=None,
+            quantities=quantities,
+        )
+        self._append(record, work.grant)
+
+    def _record_internal(
+        self, shadow: Target, ids: bytes, protocol: str, status: str, rows: int, compute_us: int
+    ) -> None:
+        """What a shadow cost: its owner pays, and no key asked for it."""
+        deployment = shadow.route.deployment
+        tenant = self._routes.snapshot.tenants.get(deployment.tenant)
+        record = UsageRecord(
+            id=ids,
+            seq=0,
+            final=True,
+            source="gateway",
+            tenant=deployment.tenant,
+            owner=deployment.tenant,
+            project=deployment.project,
+            key="",
+            deployment=shadow.route.full_name,
+            version=shadow.entry.version,
+            plan_version=tenant.plan_version if tenant else None,
+            tier="internal",
+            protocol=protocol,
+            status=status,  # type: ignore[arg-type]  # one of two literals
+            ts=now_ms(),
+            lease=None,
             quantities={"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)},
         )
-        if work.grant is not None:
+        self._append(record)
+
+    def _append(self, record: UsageRecord, grant: Grant | None = None) -> None:
+        if grant is not None:
             # First: a death in between must not give back what a record says was used.
-            self._limits.settle(work.grant, record.quantities)
+            self._limits.settle(grant, record.quantities)
         try:
             self._journal.append(record)
             self.recorded += 1

@@ -20,7 +20,7 @@ from meuse.core.ids import uuid7_bytes
 from meuse.gateway import metrics, oip, predict
 from meuse.gateway.body import BodyReader, ClientGoneError, Receive, Scope, Send, decode, drain
 from meuse.gateway.control_proxy import ControlProxy
-from meuse.gateway.dataplane import DataPlane
+from meuse.gateway.dataplane import DataPlane, Result
 from meuse.gateway.repository import Repository, check_parameters
 from meuse.gateway.routes import Caller
 
@@ -66,6 +66,7 @@ _OURS = (b"/v2/", b"/predictions/")
 _MAX_PATH = 1024
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _JSON = (b"content-type", b"application/json")
+_HIT, _MISS = (b"x-meuse-cache", b"hit"), (b"x-meuse-cache", b"miss")
 _BINARY = (b"content-type", b"application/octet-stream")
 _HEADER_LENGTH = oip.HEADER_LENGTH.lower().encode()
 _encode = msgspec.json.Encoder().encode
@@ -211,22 +212,26 @@ class App:
     # Handlers, by the names in ROUTES.
 
     async def _predict(self, request: Request) -> Answer:
-        call = predict.read_predict(request.body, request.known)
-        return 200, predict.write(await self._plane.infer(call))
+        call = predict.read_predict(request.body, request.known, request.headers)
+        return _dressed(result := await self._plane.infer(call), predict.write(result))
 
     async def _predictions(self, request: Request) -> Answer:
-        call = predict.read_predictions(request.body, request.known, request.match.model)
-        return 200, predict.write(await self._plane.infer(call))
+        call = predict.read_predictions(
+            request.body, request.known, request.match.model, request.headers
+        )
+        return _dressed(result := await self._plane.infer(call), predict.write(result))
 
     async def _infer(self, request: Request) -> Answer:
         wanted = request.match
         asked = oip.InferRequest(
-            request.body, request.known, wanted.model, wanted.version, request.header_length
-        )
-        body, header = asked.write(await self._plane.infer(asked.call))
+            request.body, request.known, wanted.model, wanted.version, request.header_length,
+            request.headers,
+        )  # fmt: skip
+        result = await self._plane.infer(asked.call)
+        body, header = asked.write(result)
         if header is None:
-            return 200, body
-        return 200, body, [_BINARY, (_HEADER_LENGTH, str(header).encode())]
+            return _dressed(result, body)
+        return _dressed(result, body, _BINARY, (_HEADER_LENGTH, str(header).encode()))
 
     async def _model_ready(self, request: Request) -> Answer:
         wanted = request.match
@@ -308,6 +313,13 @@ class App:
             # never read the answer: take some of the rest, throw it away, then close.
             await drain(receive)
             await send({"type": "http.response.body", "body": b""})
+
+
+def _dressed(result: Result, body: bytes, *headers: Header) -> Answer:
+    if result.cached is None and not headers:
+        return 200, body
+    more = [] if result.cached is None else [_HIT if result.cached else _MISS]
+    return 200, body, [*(headers or (_JSON,)), *more]
 
 
 def check_encoding(value: bytes) -> None:

@@ -105,13 +105,13 @@ class Pool:
         for link in (*self._links.values(), *self._leaving):
             for flight in list(link.flights.values()):
                 if flight.deadline_ms <= now and flight.outcome is None:
-                    flight.fail(_late())
+                    flight.fail(late())
                     link.cancel(flight)
         if not self._waiting:
             return
         for flight in self._waiting:
             if flight.deadline_ms <= now:
-                flight.fail(_late() if self.is_ready else _nobody(self.name))
+                flight.fail(late() if self.is_ready else _nobody(self.name))
         still = [flight for flight in self._waiting if flight.outcome is None]
         if len(still) < len(self._waiting):
             self._set_waiting(still)
@@ -194,6 +194,10 @@ class Links:
             for name, deployment in snapshot.deployments.items()
             for target in deployment.targets
         }
+        for name, deployment in snapshot.deployments.items():
+            if deployment.shadow is not None:
+                shadow = deployment.shadow.target
+                wanted.setdefault((name, shadow.version), shadow)
         for key, target in wanted.items():
             if key not in self._pools:
                 self._pools[key] = Pool(key[0], self._sockets, self._wake)
@@ -230,7 +234,7 @@ def _load(link: Link) -> int:
     return link.load
 
 
-def _late() -> MeuseError:
+def late() -> MeuseError:
     return MeuseError(
         Code.DEADLINE_EXCEEDED,
         "the deployment did not answer in time",

@@ -19,7 +19,7 @@ from meuse.gateway import jsontensor, rawtensor
 from meuse.gateway.body import decode
 from meuse.gateway.dataplane import Call, DataPlane, Inputs, Result
 from meuse.gateway.rawtensor import JSON_NEVER, invalid
-from meuse.gateway.routes import Caller, Target
+from meuse.gateway.routes import Caller, Headers, Target
 from meuse.gateway.statistics import described
 from meuse.serve.frames import DATATYPES, MAX_RANK, payload
 from meuse.serve.snapshot import TensorEntry
@@ -82,6 +82,7 @@ class InferRequest:
         model: str,
         version: str | None,
         header: bytes | None = None,
+        headers: Headers = (),
     ) -> None:
         self._body = body
         self._model = model
@@ -97,7 +98,7 @@ class InferRequest:
         if self._request.outputs:
             _check_parameters("outputs", self._request.outputs)
             check_twice([output.name for output in self._request.outputs])
-        self.call = Call(caller, model, version, "oip-rest", self._read)
+        self.call = Call(caller, model, version, "oip-rest", self._read, headers=headers)
 
     def _read(self, target: Target) -> Inputs:
         for i, output in enumerate(self._request.outputs or ()):

@@ -11,7 +11,7 @@ from meuse.core.errors import Code, MeuseError
 from meuse.gateway import jsontensor
 from meuse.gateway.body import decode
 from meuse.gateway.dataplane import Call, Inputs, Result
-from meuse.gateway.routes import Caller, Target
+from meuse.gateway.routes import Caller, Headers, Target
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -29,20 +29,20 @@ _raw = msgspec.json.Decoder(msgspec.Raw)
 _encode = msgspec.json.Encoder().encode
 
 
-def read_predict(body: bytes, caller: Caller) -> Call:
+def read_predict(body: bytes, caller: Caller, headers: Headers = ()) -> Call:
     """`POST /predict`: the body may name the deployment."""
     request = decode(_body, body)
-    return _call(request.input_data, caller, request.model)
+    return _call(request.input_data, caller, request.model, headers)
 
 
-def read_predictions(body: bytes, caller: Caller, deployment: str) -> Call:
+def read_predictions(body: bytes, caller: Caller, deployment: str, headers: Headers = ()) -> Call:
     """`POST /predictions/{deployment}`: `{input_data}` or the bare list of rows."""
     if body.lstrip()[:1] == b"[":
-        return _call(decode(_raw, body), caller, deployment)
-    return _call(decode(_rows, body).input_data, caller, deployment)
+        return _call(decode(_raw, body), caller, deployment, headers)
+    return _call(decode(_rows, body).input_data, caller, deployment, headers)
 
 
-def _call(data: msgspec.Raw, caller: Caller, model: str | None) -> Call:
+def _call(data: msgspec.Raw, caller: Caller, model: str | None, headers: Headers) -> Call:
     raw = bytes(data)
 
     def read(target: Target) -> Inputs:
@@ -57,7 +57,7 @@ def _call(data: msgspec.Raw, caller: Caller, model: str | None) -> Call:
         spec = specs[0]
         return [(spec.name, jsontensor.rows(raw, spec.datatype, spec.shape, "input_data"))]
 
-    return Call(caller, model, None, "predict", read)
+    return Call(caller, model, None, "predict", read, headers=headers)
 
 
 def write(result: Result) -> bytes:

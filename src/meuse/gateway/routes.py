@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator
+from hashlib import blake2b
 
 from meuse.access import keys
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
+from meuse.gateway.cache import Cache
 from meuse.gateway.counters import Counters
 from meuse.gateway.links import Pool
 from meuse.gateway.rawtensor import JSON_NEVER
@@ -22,6 +25,9 @@ from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntr
 from meuse.serve.stats import TargetStats
 
 _CACHE = 10_000
+
+Headers = Iterable[tuple[str | bytes, str | bytes]]
+"""Names in lower case: of HTTP in bytes, of gRPC metadata in text."""
 
 
 class Target:
@@ -48,7 +54,8 @@ class Target:
 class Route:
     """A deployment: its targets by weight and by version."""
 
-    __slots__ = ("_cumulative", "_versions", "deployment", "full_name", "stats", "targets")
+    __slots__ = ("_cumulative", "_header", "_versions", "cache", "deployment", "full_name",
+                 "shadow", "stats", "targets")  # fmt: skip
 
     def __init__(
         self,
@@ -60,6 +67,7 @@ class Route:
         self.full_name = full_name
         self.stats = counters.route(full_name)
         self.deployment = deployment
+        self.cache: Cache | None = None
         models = {entry.version.rpartition(":")[0] for entry in deployment.targets}
         self.targets = [
             Target(
@@ -75,9 +83,23 @@ class Route:
         self._versions = {target.label: target for target in self.targets}
         self._versions |= {target.entry.version: target for target in self.targets}
         self._cumulative = list(itertools.accumulate(t.entry.weight for t in self.targets))
+        sticky = deployment.sticky or ""
+        name = sticky.removeprefix("header:") if sticky.startswith("header:") else ""
+        self._header = (name, name.encode()) if name else None
+        self.shadow: Target | None = None
+        if (shadow := deployment.shadow) is not None:
+            version = shadow.target.version
+            self.shadow = Target(
+                self,
+                shadow.target,
+                version,
+                pool(full_name, version),
+                counters.target(full_name, version),
+            )
 
-    def choose(self, version: str | None) -> Target:
-        """The version asked for, or one by weight. Raises `not_found`, `unavailable`."""
+    def choose(self, version: str | None, key: str = "", headers: Headers = ()) -> Target:
+        """The version asked for, or one by weight: by chance, or, where the deployment is
+        sticky, always the same one for a key or a header. Raises `not_found`, `unavailable`."""
         targets = self.targets
         if version:
             target = self._versions.get(version)
@@ -98,7 +120,24 @@ class Route:
             )
         if len(targets) == 1:
             return targets[0]
-        return random.choices(targets, cum_weights=self._cumulative)[0]  # noqa: S311
+        by_chance = self.deployment.sticky is None
+        point = random.random() if by_chance else self._point(key, headers)  # noqa: S311
+        return targets[bisect_right(self._cumulative, point * self._cumulative[-1])]
+
+    def _point(self, key: str, headers: Headers) -> float:
+        """Where between 0 and 1 a caller stands: the same for every worker, at any time.
+
+        Targets lie there one after the other, a new version last: as its weight rises it takes
+        over callers of those before it, and nobody goes back.
+        """
+        stick: str | bytes | None = key
+        if self._header is not None:
+            stick = next((v for name, v in headers if name in self._header), None)
+        if not stick:
+            return random.random()  # noqa: S311
+        raw = stick.encode() if isinstance(stick, str) else stick
+        named = self.full_name.encode() + b"\0" + raw  # other deployments try others first
+        return (int.from_bytes(blake2b(named, digest_size=8).digest()) >> 11) / 2**53
 
     def main(self, version: str | None) -> Target:
         """As `choose`, but always the same one: what metadata describes."""
@@ -154,6 +193,9 @@ class Routes:
             name: Route(name, deployment, pool, counters)
             for name, deployment in snapshot.deployments.items()
         }
+
+    def __iter__(self) -> Iterator[Route]:
+        return iter(self._by_name.values())
 
     def authenticate(self, authorization: bytes | None) -> Caller:
         """`Bearer <key>` → the caller. Raises `unauthenticated`."""

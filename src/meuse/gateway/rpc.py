@@ -25,7 +25,7 @@ from meuse.gateway.repository import Repository
 from meuse.gateway.routes import Caller
 from meuse.gateway.rpchealth import Health
 from meuse.gateway.rpcreflection import Reflection
-from meuse.gateway.rpcservice import SERVICE, Service
+from meuse.gateway.rpcservice import SERVICE, Service, metadata
 from meuse.gateway.rpcstream import Readiness
 from meuse.gateway.wire import health_pb2, reflection_pb2
 from meuse.gateway.wire import inference_pb2 as pb
@@ -168,8 +168,9 @@ class _Guard(grpc.GenericRpcHandler):
         counters = self._plane.counters
         codec = (method.request.FromString, method.response.SerializeToString)
         if method.kind is Kind.UNARY:
-            return grpc.unary_unary_rpc_method_handler(_called(function, caller, counters), *codec)
-        streamed = _streamed(function, caller, counters)
+            called = _called(function, caller, counters, details)
+            return grpc.unary_unary_rpc_method_handler(called, *codec)
+        streamed = _streamed(function, caller, counters, details)
         if method.kind is Kind.WATCH:
             return grpc.unary_stream_rpc_method_handler(streamed, *codec)
         return grpc.stream_stream_rpc_method_handler(streamed, *codec)
@@ -183,11 +184,15 @@ def _denied(error: MeuseError) -> Handler:
 
 
 def _called(
-    method: Callable[..., Any], caller: Caller | None, counters: Counters
+    method: Callable[..., Any],
+    caller: Caller | None,
+    counters: Counters,
+    details: grpc.HandlerCallDetails,
 ) -> Callable[..., Any]:
     """A method for one call of one caller, with its errors as statuses."""
 
     async def call(request: Any, context: Context) -> Message | None:
+        metadata.set(details.invocation_metadata or ())
         try:
             answer: Message = await method(request, caller)
             return answer
@@ -201,11 +206,15 @@ def _called(
 
 
 def _streamed(
-    method: Callable[..., Any], caller: Caller | None, counters: Counters
+    method: Callable[..., Any],
+    caller: Caller | None,
+    counters: Counters,
+    details: grpc.HandlerCallDetails,
 ) -> Callable[..., Any]:
     """The same for a method that gives messages one after the other."""
 
     async def call(request: Any, context: Context) -> AsyncIterator[Message]:
+        metadata.set(details.invocation_metadata or ())
         try:
             async for message in method(request, caller):
                 yield message

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,14 @@ from meuse.core.errors import Code, MeuseError
 from meuse.gateway import oip, rpctensor
 from meuse.gateway.dataplane import Call, DataPlane, Inputs, Result
 from meuse.gateway.repository import Repository, check_parameters
-from meuse.gateway.routes import Caller, Target
+from meuse.gateway.routes import Caller, Headers, Target
 from meuse.gateway.rpcstream import InferStream, Readiness
 from meuse.gateway.wire import inference_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
+
+metadata: ContextVar[Headers] = ContextVar("metadata", default=())
+"""Of the call that runs: gRPC gives each a context of its own."""
 
 
 class Service:
@@ -60,7 +64,7 @@ class Service:
 
         # An empty name is no name: then the only deployment is meant.
         model, version = request.model_name or None, request.model_version or None
-        call = Call(_known(caller), model, version, "oip-grpc", read)
+        call = Call(_known(caller), model, version, "oip-grpc", read, headers=metadata.get())
         return _response(request, await self._plane.infer(call))
 
     async def ModelStreamInfer(  # noqa: N802

@@ -20,7 +20,7 @@ _POLL_S = 0.1
 
 
 class Readiness:
-    """Tells whether the worker is ready, and calls back when that changes."""
+    """Tells whether the worker is ready and goes on, and calls back when that changes."""
 
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
@@ -29,7 +29,7 @@ class Readiness:
 
     @property
     def is_ready(self) -> bool:
-        return self._plane.is_ready
+        return self._plane.is_ready and not self._plane.is_ending
 
     def add(self, who: object, callback: Callable[[], None]) -> None:
         self._told[who] = callback

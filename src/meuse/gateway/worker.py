@@ -182,6 +182,7 @@ async def _run(config: WorkerConfig) -> bool:
     failed = [task for task in (listening, *helpers) if task.done()]
     for part in failed:
         logger.error("a part of the worker ended: %s", part.get_name(), exc_info=part.exception())
+    plane.is_ending = True
     http.should_exit = True
     await asyncio.gather(
         listening, _end_grpc(rpcs, config.grpc_address), return_exceptions=bool(failed)

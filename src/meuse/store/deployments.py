@@ -23,6 +23,7 @@ from meuse.core.nouns import (
 )
 from meuse.store.database import Database, upsert
 from meuse.store.tables import deployment as table
+from meuse.store.tables import rollout
 
 T = TypeVar("T")
 
@@ -136,6 +137,13 @@ class SqlDeployments:
             done = connection.execute(table.delete().where(_is(scope, name)))
             if done.rowcount == 0:
                 raise not_found("deployment", name)
+            connection.execute(
+                rollout.delete().where(
+                    rollout.c.tenant_id == scope.tenant,
+                    rollout.c.project_id == scope.project,
+                    rollout.c.name == name,
+                )
+            )
 
 
 def _check_name(connection: sa.Connection, scope: Scope, name: str) -> None:

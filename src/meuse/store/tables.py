@@ -73,6 +73,13 @@ deployment = _owned(
     name="deployment",
 )
 
+rollout = _owned(
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("updated_ms", sa.BigInteger, nullable=False),
+    name="rollout",
+)
+
 job = _owned(
     sa.Column("id", sa.String(63), primary_key=True),
     sa.Column("kind", sa.String(16), nullable=False),
