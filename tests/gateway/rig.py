@@ -182,9 +182,8 @@ class Rig:
             "lifeline_fd": self.life_read,
             **more,
         }
-        process = self._start(
-            TESTS / "gateway" / "run_worker.py", given, [self.life_read, http.fileno()]
-        )
+        fds = [self.life_read, http.fileno(), *filter(None, [more.get("ready_fd")])]
+        process = self._start(TESTS / "gateway" / "run_worker.py", given, fds)
         worker = Worker(process, http, grpc)
         self.workers.append(worker)
         until(lambda: worker.status("/health/live") == 200, 60)

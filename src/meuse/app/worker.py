@@ -13,7 +13,7 @@ from meuse.settings import load
 
 def main(argv: Sequence[str]) -> int:
     options = commands.parse(
-        "worker", argv, "sockets host", "lifeline slot epoch http-fd grpc-port"
+        "worker", argv, "sockets host", "lifeline ready slot epoch http-fd grpc-port"
     )
     commands.log_to_stderr(f"worker-{options.slot}")
     settings = load(options.home)
@@ -37,6 +37,7 @@ def main(argv: Sequence[str]) -> int:
             log_requests=settings.log_requests,
             otlp_endpoint=settings.otlp_endpoint,
             trace_ratio=settings.trace_ratio,
+            ready_fd=options.ready,
         )
     )
     return 0

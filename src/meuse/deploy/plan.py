@@ -2,7 +2,8 @@
 
 Pure. Two rules above all: no weight on a target that is not ready, and nothing that takes
 traffic is stopped before what replaces it is ready and published. Which versions are wanted
-at which weight is given (a canary's weights come from `rollout`).
+at which weight is given (a canary's weights come from `rollout`). Replicas that run older code
+serve like all others and are replaced one after the other.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ class Replica:
     version: str
     ready: bool
     revision: str = ""
+    outdated: bool = False  # runs older code than it would when started now
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +89,20 @@ def plan(
     stop: list[str] = []
     routes: dict[str, tuple[Route, ...]] = {}
     shadows: dict[str, Route] = {}
+    leaving = _leaving(wanted, replicas, blocked)
     for want in wanted:
         mine = [r for r in replicas if r.deployment == want.name]
+        staying = [r for r in mine if r.id != leaving]
         if want.error is None:
-            start += [s for s in _missing(want, mine) if s not in blocked]
-        if want.error is None and settled(want, mine):
-            current = [r for r in mine if r.revision == want.revision]
+            start += [s for s in _missing(want, staying) if s not in blocked]
+        if want.error is None and settled(want, staying):
+            current = [r for r in staying if r.revision == want.revision]
             kept = {t.version: _ready(current, t.version)[: want.replicas] for t in want.targets}
             routes[want.name] = tuple(
                 Route(t.version, t.weight, kept[t.version]) for t in want.targets
             )
             surplus = [r for r in mine if r.id not in kept.get(r.version, ())]
-            stop += [r.id for r in surplus if r.id not in _shadowed(want, mine)]
+            stop += [r.id for r in surplus if r.id not in _shadowed(want, staying)]
         elif want.error is None and want.weighted:
             routes[want.name] = _weighted(want, mine, routed.get(want.name, ()))
         else:
@@ -139,6 +143,29 @@ def status(
     same = serving == {t.version for t in want.targets}
     same = same and all(r.revision == want.revision for r in mine)
     return DeploymentStatus.DEGRADED if same else DeploymentStatus.ROLLING
+
+
+def _leaving(
+    wanted: Sequence[Wanted], replicas: Sequence[Replica], blocked: Collection[Start]
+) -> str | None:
+    """The outdated replica that is replaced now, if any: all at once would double the load.
+
+    One whose successor is on its way comes first, one whose successor cannot start waits.
+    """
+    sound = [w for w in wanted if w.error is None]
+    targets = {Start(w.name, t.version, w.revision) for w in sound for t in w.targets}
+    targets |= {Start(w.name, own, w.revision) for w in sound if (own := _own_shadow(w))}
+
+    def start(r: Replica) -> Start:
+        return Start(r.deployment, r.version, r.revision)
+
+    coming = {start(r) for r in replicas if not (r.ready or r.outdated)}
+    candidates = [
+        (start(r) not in coming, r.id)
+        for r in replicas
+        if r.outdated and start(r) in targets - set(blocked)
+    ]
+    return min(candidates)[1] if candidates else None
 
 
 def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:

@@ -35,14 +35,22 @@ class Failures:
 
 
 class Replicas:
-    """Not for two threads at once. `clock` is monotonic seconds."""
+    """Not for two threads at once. `clock` is monotonic seconds.
+
+    `build` names the code that replicas are started with; those of another one are outdated.
+    """
 
     def __init__(
-        self, launcher: Launcher, sockets: Path, clock: Callable[[], float] = time.monotonic
+        self,
+        launcher: Launcher,
+        sockets: Path,
+        clock: Callable[[], float] = time.monotonic,
+        build: str = "",
     ) -> None:
         self._launcher = launcher
         self._sockets = sockets
         self._clock = clock
+        self._build = build
         self._seen: dict[str, float] = {}  # running, since when we know
         self._ready: set[str] = set()
         self._gone: dict[str, float] = {}
@@ -57,7 +65,7 @@ class Replicas:
 
     def start(self, replica: str, what: Start, argv: list[str]) -> None:
         self._started[replica] = what
-        self._launcher.start(replica, argv, asdict(what))
+        self._launcher.start(replica, argv, {**asdict(what), "build": self._build})
 
     def stop(self, replica: str) -> None:
         self._started.pop(replica, None)  # its end is no failure
@@ -87,6 +95,7 @@ class Replicas:
                 label["version"],
                 name in self._ready,
                 label.get("revision", ""),
+                outdated=label.get("build", "") != self._build,
             )
             for name, label in running.items()
         ]

@@ -6,6 +6,9 @@ tenth of a worker's time. Here writes of one turn of the loop leave together.
 
 Neither uvicorn nor its parser bounds what a client without a key may send as headers, nor how
 long it may take for them and for a body: here all are bounded.
+
+uvicorn ends by cutting every idle connection, while a request may be on its way on it. Here a
+connection that drains says so with its next answer.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import asyncio
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's line and headers, counted as RFC 9113 (6.5.2) counts: 32 more each."""
@@ -60,6 +64,12 @@ class CorkedTransport:
             self._transport.write(b"".join(out))
 
 
+class DrainState(ServerState):
+    """uvicorn's state of a server, and whether new connections are to end at once."""
+
+    draining = False
+
+
 class _HeadTooLargeError(Exception):
     """Ends the parser's work; uvicorn takes it for bad input."""
 
@@ -74,6 +84,7 @@ class CorkedHttpProtocol(HttpToolsProtocol):
     _in_body = False
     _too_large = False
     _refused = False
+    _draining = False
     _timer: asyncio.TimerHandle | None = None
     _body_timer: asyncio.TimerHandle | None = None
     _body_bytes = 0
@@ -82,6 +93,7 @@ class CorkedHttpProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         corked = CorkedTransport(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", corked))
+        self._draining = isinstance(self.server_state, DrainState) and self.server_state.draining
         self._timer = self.loop.call_later(HEAD_S, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -119,6 +131,8 @@ class CorkedHttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._stop_timer()
         super().on_headers_complete()
+        if self._draining:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
@@ -131,6 +145,22 @@ class CorkedHttpProtocol(HttpToolsProtocol):
         if self._body_timer is not None:
             self._stop_body_timer()
         super().on_message_complete()
+
+    def drain(self) -> None:
+        """Let the next answer be the last: `connection: close` tells the client in time.
+
+        An answer that has begun cannot say it any more; then the one after it does.
+        """
+        self._draining = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_started:
+            cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close when nothing is on its way; a head that has begun is still answered."""
+        self.drain()
+        if not (self._unread or self._in_head):
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         if self._too_large:

@@ -128,7 +128,6 @@ class DataPlane:
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
         self._caches = Caches()
         self._mirror = Mirror(counters, self._record_internal)
-        self.is_draining = False
         self.observer: Observer | None = None
         self.recorded = 0
         """How many records were appended: whether there is anything to sync."""
@@ -139,8 +138,11 @@ class DataPlane:
 
     @property
     def is_ready(self) -> bool:
-        """Whether this worker takes requests: it has a snapshot and is not about to end."""
-        return self._routes.snapshot.number > 0 and not self.is_draining
+        """Whether this worker takes requests: it has a snapshot.
+
+        A worker that drains still does: while it is replaced the platform is ready.
+        """
+        return self._routes.snapshot.number > 0
 
     def swap(self, snapshot: Snapshot) -> None:
         """From now on everything follows this snapshot; what is in flight goes on."""
