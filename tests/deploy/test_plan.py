@@ -294,6 +294,17 @@ def test_a_shadow_runs_and_is_never_routed() -> None:
     assert (step.stop, step.shadows) == (("r3", "r4"), {})
 
 
+def test_a_shadow_of_older_code_is_replaced() -> None:
+    """As targets are, but at once: nobody waits for it."""
+    want_it = Wanted(NAME, 1, (WantedTarget("d:1", 100),), 1, shadow=WantedTarget("s:1", 20))
+    mine = [replica(1, "d:1"), replace(replica(2, "s:1"), outdated=True)]
+    step = plan([want_it], mine, {})
+    assert (step.start, step.stop) == ((Start(NAME, "s:1"),), ("r2",))
+    step = plan([want_it], [mine[0], replica(3, "s:1")], step.routes)
+    assert (step.start, step.stop) == ((), ())
+    assert {NAME: Route("s:1", 20, ("r3",))} == step.shadows
+
+
 def test_a_candidate_is_its_own_shadow() -> None:
     """Compared by the replicas that take its weight; none more are started."""
     both = [replica(1, "d:1"), replica(2, "d:2")]

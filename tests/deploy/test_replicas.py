@@ -120,16 +120,6 @@ def test_files_of_dead_replicas_go_after_a_while(world: World) -> None:
     assert list(world.folder.iterdir()) == []
 
 
-def test_replicas_of_another_build_are_outdated(tmp_path: Path) -> None:
-    """Their label tells the code that started them; without one it is older still."""
-    launched = Launched()
-    Replicas(launched, tmp_path, build="1").start("r1", WHAT, [])
-    Replicas(launched, tmp_path, build="2").start("r2", WHAT, [])
-    launched.live["r0"] = {"deployment": WHAT.deployment, "version": WHAT.version}
-    seen = Replicas(launched, tmp_path, build="2").look()
-    assert {r.id: r.outdated for r in seen} == {"r0": True, "r1": True, "r2": False}
-
-
 def test_a_ready_replica_that_ends_unasked_has_died(world: World) -> None:
     """Told once, by version; one that was asked to stop, or never was ready, has not."""
     for name in ("r1", "r2", "r3"):
@@ -142,3 +132,13 @@ def test_a_ready_replica_that_ends_unasked_has_died(world: World) -> None:
     world.replicas.look()
     assert dict(world.replicas.died()) == {(WHAT.deployment, WHAT.version): 1}
     assert dict(world.replicas.died()) == {}
+
+
+def test_replicas_of_another_build_are_outdated(tmp_path: Path) -> None:
+    """Their label tells the code that started them; without one it is older still."""
+    launched = Launched()
+    Replicas(launched, tmp_path, build="1").start("r1", WHAT, [])
+    Replicas(launched, tmp_path, build="2").start("r2", WHAT, [])
+    launched.live["r0"] = {"deployment": WHAT.deployment, "version": WHAT.version}
+    seen = Replicas(launched, tmp_path, build="2").look()
+    assert {r.id: r.outdated for r in seen} == {"r0": True, "r1": True, "r2": False}

@@ -1,9 +1,9 @@
 """Decide: (wanted, what runs, what is routed) → replicas to start and stop, routes.
 
 Pure. Two rules above all: no weight on a target that is not ready, and nothing that takes
-traffic is stopped before what replaces it is ready and published. Replicas that run older code
-serve like all others and are replaced one after the other. Which versions are wanted at which
-weight is given (a canary's weights come from `rollout`).
+traffic is stopped before what replaces it is ready and published. Which versions are wanted
+at which weight is given (a canary's weights come from `rollout`). Replicas that run older code
+serve like all others and are replaced one after the other.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def plan(
     start: list[Start] = []
     stop: list[str] = []
     routes: dict[str, tuple[Route, ...]] = {}
-    leaving = _leaving(wanted, replicas, blocked)
     shadows: dict[str, Route] = {}
+    leaving = _leaving(wanted, replicas, blocked)
     for want in wanted:
         mine = [r for r in replicas if r.deployment == want.name]
         staying = [r for r in mine if r.id != leaving]
@@ -102,7 +102,7 @@ def plan(
                 Route(t.version, t.weight, kept[t.version]) for t in want.targets
             )
             surplus = [r for r in mine if r.id not in kept.get(r.version, ())]
-            stop += [r.id for r in surplus if r.id not in _shadowed(want, staying or mine)]
+            stop += [r.id for r in surplus if r.id not in _shadowed(want, staying)]
         elif want.error is None and want.weighted:
             routes[want.name] = _weighted(want, mine, routed.get(want.name, ()))
         else:
@@ -154,7 +154,7 @@ def _leaving(
     """
     sound = [w for w in wanted if w.error is None]
     targets = {Start(w.name, t.version, w.revision) for w in sound for t in w.targets}
-    targets |= {Start(w.name, w.shadow.version, w.revision) for w in sound if w.shadow is not None}
+    targets |= {Start(w.name, own, w.revision) for w in sound if (own := _own_shadow(w))}
 
     def start(r: Replica) -> Start:
         return Start(r.deployment, r.version, r.revision)
