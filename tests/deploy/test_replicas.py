@@ -21,8 +21,14 @@ class Launched:
     def start(self, replica: str, argv: list[str], label: dict[str, Any]) -> None:
         self.live[replica] = label
 
+    def label(self, replica: str, label: dict[str, Any]) -> None:
+        self.live[replica] = label
+
     def stop(self, replica: str) -> None:
         self.live.pop(replica, None)
+
+    def pids(self) -> dict[str, int]:
+        return {}
 
     def running(self) -> dict[str, dict[str, Any]]:
         return dict(self.live)
@@ -35,6 +41,9 @@ class World:
         self.launched = Launched()
         self.replicas = Replicas(self.launched, folder, lambda: self.now)
         self.listeners: list[socket.socket] = []
+
+    def start(self) -> str:
+        return self.replicas.start(WHAT, lambda replica: ["serve", replica])
 
     def listen(self, replica: str) -> None:
         listener = socket.socket(socket.AF_UNIX)
@@ -53,9 +62,11 @@ def world(tmp_path_factory: pytest.TempPathFactory):
 
 def test_ready_means_listening(world: World) -> None:
     """A replica is ready once its socket takes a connection, and stays so while it runs."""
-    world.replicas.start("r1", WHAT, [])
+    replica = world.start()
     assert [r.ready for r in world.replicas.look()] == [False]
-    world.listen("r1")
+    assert not world.replicas.news()
+    world.listen(replica)
+    assert world.replicas.news()
     assert [r.ready for r in world.replicas.look()] == [True]
     assert not world.replicas.starting
     world.launched.live.clear()
@@ -65,9 +76,9 @@ def test_ready_means_listening(world: World) -> None:
 def test_a_start_that_fails_is_told_and_waits(world: World) -> None:
     """The reason that the replica wrote is kept; the next start waits longer each time."""
     for count, pause in ((1, 0.5), (2, 1.0), (3, 2.0)):
-        world.replicas.start("r1", WHAT, [])
+        replica = world.start()
         world.replicas.look()
-        (world.folder / "r1.error").write_text("the blob is damaged")
+        (world.folder / f"{replica}.error").write_text("the blob is damaged")
         world.launched.live.clear()
         world.replicas.look()
         (failure,) = world.replicas.failures(WHAT.deployment)
@@ -81,7 +92,7 @@ def test_a_start_that_fails_is_told_and_waits(world: World) -> None:
 
 def test_a_start_that_hangs_is_given_up(world: World) -> None:
     """A replica that does not listen in time is stopped and counted as a failure."""
-    world.replicas.start("r1", WHAT, [])
+    world.start()
     world.replicas.look()
     world.now += START_S + 1
     world.replicas.look()
@@ -91,22 +102,23 @@ def test_a_start_that_hangs_is_given_up(world: World) -> None:
 
 def test_a_start_that_is_called_off_is_no_failure(world: World) -> None:
     """Stopping a replica that was not ready yet counts nothing."""
-    world.replicas.start("r1", WHAT, [])
+    replica = world.start()
     world.replicas.look()
-    world.replicas.stop("r1")
+    world.replicas.stop(replica)
     world.replicas.look()
     assert world.replicas.failures(WHAT.deployment) == []
 
 
 def test_files_of_dead_replicas_go_after_a_while(world: World) -> None:
     """Workers may still read the page of a replica that just died; later it is removed."""
-    world.replicas.start("r1", WHAT, [])
-    world.listen("r1")
-    (world.folder / "r1.page").touch()
+    replica = world.start()
+    world.listen(replica)
+    page = world.folder / f"{replica}.page"
+    page.touch()
     world.replicas.look()
     world.launched.live.clear()
     world.replicas.look()
-    assert (world.folder / "r1.page").exists()
+    assert page.exists()
     world.now += KEEP_FILES_S + 1
     world.replicas.look()
     assert list(world.folder.iterdir()) == []

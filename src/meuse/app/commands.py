@@ -14,6 +14,8 @@ from pathlib import Path
 from meuse.core.nouns import Deployment, ModelVersion
 from meuse.settings import Settings
 
+SPARE_ENGINES = ("onnx",)
+
 
 def _python(role: str, home: Path) -> list[str]:
     return [sys.executable, "-m", "meuse.app", role, "--home", str(home)]
@@ -33,6 +35,7 @@ def roles(settings: Settings) -> dict[str, list[str]]:
         *common,
         *("--slot", "{slot}", "--epoch", "{epoch}", "--http-fd", "{http}"),
         *("--host", settings.host, "--grpc-port", "{grpc_port}"),
+        *("--workers", str(settings.worker_count)),
     ]
     workers = {f"worker-{slot}": worker for slot in range(settings.worker_count)}
     return {
@@ -55,6 +58,20 @@ def replica(
         *("--max-rows", str(batching.max_rows), "--max-queue", str(batching.max_queue)),
         *("--objective-ms", str(deployment.objective_ms or 0)),
     ]
+
+
+def spare(settings: Settings, name: str, engine: str) -> list[str]:
+    return [
+        *_python("spare", settings.home),
+        *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
+        *("--engine", engine),
+    ]
+
+
+def spare_for(deployment: Deployment, version: ModelVersion) -> str | None:
+    """The kind of spare process that can become its replica; None when none can."""
+    format = version.artifacts[0].format
+    return format if format in SPARE_ENGINES else None
 
 
 def job(settings: Settings, folder: Path, events: int, lifeline: int) -> list[str]:

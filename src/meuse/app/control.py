@@ -22,12 +22,16 @@ from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Column
+from meuse.deploy.elastic import Elastic
+from meuse.deploy.footprint import Footprints, machine_budget, resident
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.reconciler import Reconciler
 from meuse.deploy.replicas import Replicas
+from meuse.deploy.spares import Spares
 from meuse.jobs.queue import DbosJobs
 from meuse.runtime import lifeline
 from meuse.runtime.processes import LocalProcesses
+from meuse.serve import snapshot
 from meuse.settings import Settings, load
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.blobs import FolderBlobs
@@ -64,15 +68,38 @@ def main(argv: Sequence[str]) -> int:
 
     wake = threading.Event()  # the pipe speaks before the reconciler exists
     processes = LocalProcesses(options.pipe, wake.set)
-    publisher = Publisher(settings.snapshot, sockets / "publish.sock", processes.workers)
+    published = snapshot.read(settings.snapshot).deployments
+    elastic = Elastic(
+        sockets,
+        lambda: processes.workers().values(),
+        settings.max_replicas,
+        {name: entry.generation for name, entry in published.items()},
+    )
+
+    def on_wake(full_name: str) -> None:
+        elastic.wake(full_name)
+        wake.set()
+
+    publisher = Publisher(settings.snapshot, sockets / "publish.sock", processes.workers, on_wake)
+    spares = Spares(
+        processes,
+        sockets,
+        settings.spare_replicas,
+        lambda name, engine: commands.spare(settings, name, engine),
+    )
     reconciler = Reconciler(
         deployments=deployments,
         registry=registry,
         access=access,
         plans=plans,
-        replicas=Replicas(processes, sockets),
+        replicas=Replicas(processes, sockets, spares=spares),
+        spares=spares,
+        elastic=elastic,
+        footprints=Footprints(processes.pids, resident),
+        budget=settings.replica_memory_bytes or machine_budget(),
         publisher=publisher,
         command=lambda name, spec, version: commands.replica(settings, name, spec, version),
+        spare_for=commands.spare_for,
         wake=wake,
     )
     kinds = JobKinds(datasets, registry, deployments, reconciler.wake).by_name()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,14 +19,24 @@ log = logging.getLogger(__name__)
 
 
 def main(argv: Sequence[str]) -> int:
-    options = commands.parse(
+    options = parse(argv)
+    commands.log_to_stderr(options.id)
+    lifeline.watch(options.lifeline, lifeline.end_now)
+    return run(argv)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    return commands.parse(
         "replica",
         argv,
         "sockets id tenant version format digest",
         "lifeline max-rows max-queue objective-ms",
     )
-    commands.log_to_stderr(options.id)
-    lifeline.watch(options.lifeline, lifeline.end_now)
+
+
+def run(argv: Sequence[str]) -> int:
+    """Load, serve, return when told to end; the process has its log and its lifeline."""
+    options = parse(argv)
     settings, sockets = load(options.home), Path(options.sockets)
     try:
         data = FolderBlobs(settings.blobs).read(options.tenant, options.digest)

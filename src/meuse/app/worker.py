@@ -13,7 +13,7 @@ from meuse.settings import load
 
 def main(argv: Sequence[str]) -> int:
     options = commands.parse(
-        "worker", argv, "sockets host", "lifeline slot epoch http-fd grpc-port"
+        "worker", argv, "sockets host", "lifeline slot epoch http-fd grpc-port workers"
     )
     commands.log_to_stderr(f"worker-{options.slot}")
     settings = load(options.home)
@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
             max_body_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes,
             lifeline_fd=options.lifeline,
+            workers=options.workers,
         )
     )
     return 0

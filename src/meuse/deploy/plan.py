@@ -27,8 +27,9 @@ class Wanted:
     name: str  # "owner/name"
     generation: int
     targets: tuple[WantedTarget, ...]
-    replicas: int
+    replicas: int  # of each target
     error: str | None = None
+    enough: int | None = None  # what counts as ready while more are on their way; None: all
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,15 +104,22 @@ def status(
 ) -> DeploymentStatus:
     """`failures`: starts in a row that ended before their replica was ready."""
     serving = {route.version for route in routes if route.replicas}
-    if want.error is None and settled(want, mine):
-        return DeploymentStatus.READY
+    same = serving == {t.version for t in want.targets}
+    if want.error is None and (settled(want, mine) or (same and _enough(want, mine))):
+        if want.replicas > 0 or serving:
+            return DeploymentStatus.READY
+        return DeploymentStatus.FAILED if failures >= FAILED_AFTER else DeploymentStatus.IDLE
     if not serving:
         broken = want.error is not None or failures >= FAILED_AFTER
         return DeploymentStatus.FAILED if broken else DeploymentStatus.PENDING
     if want.error is not None or failures >= FAILED_AFTER:
         return DeploymentStatus.DEGRADED
-    same = serving == {t.version for t in want.targets}
     return DeploymentStatus.DEGRADED if same else DeploymentStatus.ROLLING
+
+
+def _enough(want: Wanted, mine: Sequence[Replica]) -> bool:
+    enough = want.replicas if want.enough is None else min(want.enough, want.replicas)
+    return all(len(_ready(mine, t.version)) >= max(enough, 1) for t in want.targets)
 
 
 def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:

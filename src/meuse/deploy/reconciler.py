@@ -2,7 +2,8 @@
 
 A thread of control. Each turn it looks (deployments, replicas), asks `plan` what to do,
 starts, publishes, and only then stops. It keeps no state that it cannot see again: routes
-stand in the snapshot, replicas carry labels.
+stand in the snapshot, replicas carry labels. How many replicas `elastic` says, and `memory`
+what may start.
 """
 
 from __future__ import annotations
@@ -10,26 +11,30 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from meuse.core.errors import MeuseError
-from meuse.core.ids import new_id
+from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Deployment, ModelVersion, Scope
 from meuse.core.ports import AccessStore, DeploymentStore, PlanStore, RegistryStore
 from meuse.core.states import DeploymentStatus
-from meuse.deploy import picture
+from meuse.deploy import memory, picture
 from meuse.deploy import plan as planning
+from meuse.deploy.elastic import Elastic, Scaling
+from meuse.deploy.footprint import Footprints
+from meuse.deploy.memory import Held
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import Replicas
+from meuse.deploy.spares import Spares
 from meuse.registry import references
 from meuse.serve.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-BUSY_TURN_S = 0.03
+LISTEN_S = 0.005
 WAITING_TURN_S = 0.25
+LOOK_S = 0.5
 IDLE_TURN_S = 1.0
 BUSY_FOR_S = 5.0
 
@@ -43,10 +48,13 @@ class State:
     observed_generation: int  # what was ready last
     routes: tuple[Route, ...]
     error: str | None
+    scaling: Scaling | None = None
 
 
 class Reconciler:
-    """`command(replica, deployment, version)` gives the argument list of a replica process."""
+    """`command(replica, deployment, version)` gives the argument list of a replica process,
+    `spare_for(deployment, version)` the kind of spare process that can become it, if any.
+    All replicas together stay within `budget` bytes."""
 
     def __init__(
         self,
@@ -56,8 +64,13 @@ class Reconciler:
         access: AccessStore,
         plans: PlanStore,
         replicas: Replicas,
+        spares: Spares,
+        elastic: Elastic,
+        footprints: Footprints,
+        budget: int,
         publisher: Publisher,
         command: Callable[[str, Deployment, ModelVersion], list[str]],
+        spare_for: Callable[[Deployment, ModelVersion], str | None],
         wake: threading.Event,
     ) -> None:
         self._deployments = deployments
@@ -65,34 +78,70 @@ class Reconciler:
         self._access = access
         self._plans = plans
         self._replicas = replicas
+        self._spares = spares
+        self._elastic = elastic
+        self._footprints = footprints
+        self._budget = budget
+        self._spare_for = spare_for
         self._publisher = publisher
         self._command = command
         self._wake = wake
         self._turning = threading.Lock()
+        self._looked_at = 0.0
         self._versions: dict[tuple[Scope, str], ModelVersion] = {}
         self._states: dict[str, State] = {}
         self._routes = picture.routes_of(publisher.current)
 
     def run(self) -> None:
         """Turn for ever (in a daemon thread): fast after a change, slow when nothing moves."""
-        changed_at = time.monotonic()
+        changed_at = turn_at = time.monotonic()
         while True:
-            try:
-                changed, waiting = self.turn()
-            except Exception:
-                log.exception("a turn of the reconciler failed")
-                changed, waiting = False, True
             now = time.monotonic()
-            if changed:
-                changed_at = now
-            pause = IDLE_TURN_S
-            if waiting:
-                pause = BUSY_TURN_S if now - changed_at < BUSY_FOR_S else WAITING_TURN_S
-            if self._wake.wait(pause):
-                changed_at = time.monotonic()
-            self._wake.clear()
+            if now >= turn_at or self._is_news():
+                try:
+                    changed, waiting = self.turn()
+                except Exception:
+                    log.exception("a turn of the reconciler failed")
+                    changed, waiting = False, True
+                now = time.monotonic()
+                if changed:
+                    changed_at = now
+                turn_at = now + (WAITING_TURN_S if waiting else IDLE_TURN_S)
+            pause = turn_at - now
+            if self._replicas.starting and now - changed_at < BUSY_FOR_S:
+                pause = min(pause, LISTEN_S)
+            elif self._elastic.is_watching:
+                pause = min(pause, LOOK_S)
+            if self._wake.wait(max(0.0, pause)):
+                self._wake.clear()
+                changed_at = turn_at = time.monotonic()
+
+    def _is_news(self) -> bool:
+        """Between two turns: a replica has come, or another number of them is wanted."""
+        if self._replicas.starting and self._replicas.news():
+            return True
+        if not self._elastic.is_watching or time.monotonic() - self._looked_at < LOOK_S:
+            return False
+        self._looked_at = time.monotonic()
+        return self._elastic.look()
 
     def wake(self) -> None:
+        self._wake.set()
+
+    def load(self, deployment: Deployment) -> None:
+        """See to it that one that is at zero gets a replica."""
+        self._elastic.wake(deployment.full_name)
+        self._wake.set()
+
+    def unload(self, deployment: Deployment) -> None:
+        """Give its memory back. Raises `conflict` while it may not go."""
+        if not self._elastic.unload(deployment.key):
+            raise MeuseError(
+                Code.CONFLICT,
+                f"{deployment.name} is in use, or may not go to zero replicas",
+                field="model",
+                hint="Deploy it with scale.min 0, and try again when nothing is asked.",
+            )
         self._wake.set()
 
     def state(self, deployment: Deployment) -> State:
@@ -117,18 +166,22 @@ class Reconciler:
             wanted = [self._resolve(spec) for spec in specs.values()]
             self._replicas.forget({Start(w.name, t.version) for w in wanted for t in w.targets})
             running = self._replicas.look()
+            wanted = self._counted(specs, wanted, running)
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
-            for start in step.start:
+            starts, lacking = self._afford(specs, step.start, running)
+            for start in starts:
                 self._start(specs[start.deployment], start)
-            changed = step.routes != self._routes or bool(step.start)
+            changed = step.routes != self._routes or bool(starts)
             self._routes = step.routes
             published = self.publish()
             if published:
                 for replica in step.stop:
                     self._replicas.stop(replica)
-            self._states = {want.name: self._state(want, running) for want in wanted}
+            self._states = {want.name: self._state(want, running, lacking) for want in wanted}
             on_its_way = (DeploymentStatus.PENDING, DeploymentStatus.ROLLING)
             unsettled = any(state.status in on_its_way for state in self._states.values())
+            if not (unsettled or self._replicas.starting):
+                self._keep_spares(specs, wanted)
             return changed, unsettled or self._replicas.starting or not published
 
     def _resolve(self, spec: Deployment) -> Wanted:
@@ -143,22 +196,82 @@ class Reconciler:
                 targets.append(WantedTarget(version.ref, target.weight))
         return Wanted(spec.key, spec.generation, tuple(targets), spec.scale.min, error)
 
-    def _start(self, spec: Deployment, start: Start) -> None:
-        replica = new_id("replica")
-        version = self._versions[spec.scope, start.version]
-        self._replicas.start(replica, start, self._command(replica, spec, version))
+    def _counted(
+        self, specs: dict[str, Deployment], wanted: list[Wanted], running: list[Replica]
+    ) -> list[Wanted]:
+        """The same with the numbers of replicas that the load asks for."""
+        counts = self._elastic.counts(specs, wanted, running)
+        return [
+            replace(w, replicas=counts[w.name], enough=max(1, specs[w.name].scale.min))
+            for w in wanted
+        ]
 
-    def _state(self, want: Wanted, running: list[Replica]) -> State:
+    def _afford(
+        self, specs: dict[str, Deployment], starts: Sequence[Start], running: list[Replica]
+    ) -> tuple[list[Start], dict[str, int]]:
+        """(what may start within the budget of memory, the bytes that others lack). Idle
+        deployments are unloaded for them, by the next turn."""
+        versions = {
+            r.id: self._version(specs[r.deployment], r.version)
+            for r in running
+            if r.deployment in specs
+        }
+        self._footprints.look(running, {r: v.artifacts[0].digest for r, v in versions.items()})
+        if not starts:
+            return [], {}
+        held = [Held("", self._footprints.leaving(running), 0.0, idle=False)]
+        for name in {r.deployment for r in running}:
+            mine = [r for r in running if r.deployment == name]
+            size = sum(
+                self._footprints.of(
+                    r.id, self._footprints.expected(versions[r.id]) if r.id in versions else 0
+                )
+                for r in mine
+            )
+            idle = all(r.ready for r in mine) and self._elastic.is_idle(name)
+            held.append(Held(name, size, self._elastic.used_at(name), idle))
+        asks = [
+            (s.deployment, self._footprints.expected(self._version(specs[s.deployment], s.version)))
+            for s in starts
+        ]
+        verdict = memory.admit(self._budget, held, asks)
+        for name in verdict.unload:
+            if self._elastic.unload(name):
+                self._wake.set()
+        return [starts[i] for i in verdict.start], verdict.missing
+
+    def _start(self, spec: Deployment, start: Start) -> None:
+        version = self._versions[spec.scope, start.version]
+        self._replicas.start(
+            start,
+            lambda replica: self._command(replica, spec, version),
+            self._spare_for(spec, version),
+        )
+
+    def _keep_spares(self, specs: dict[str, Deployment], wanted: list[Wanted]) -> None:
+        """One kind for every engine that an elastic deployment uses."""
+        kinds = {
+            self._spare_for(specs[want.name], self._version(specs[want.name], target.version))
+            for want in wanted
+            for target in want.targets
+            if specs[want.name].scale.min < specs[want.name].scale.max
+        }
+        self._spares.keep([kind for kind in kinds if kind is not None])
+
+    def _state(self, want: Wanted, running: list[Replica], lacking: dict[str, int]) -> State:
         mine = [r for r in running if r.deployment == want.name]
         failures = self._replicas.failures(want.name)
         routes = self._routes.get(want.name, ())
         status = planning.status(want, mine, routes, max((f.count for f in failures), default=0))
         before = self._states.get(want.name)
         observed = before.observed_generation if before else 0
-        if status is DeploymentStatus.READY:
+        if status in (DeploymentStatus.READY, DeploymentStatus.IDLE):
             observed = want.generation
         error = want.error or next((f.reason for f in failures), None)
-        return State(status, want.generation, observed, routes, error)
+        if want.name in lacking:
+            error = error or f"{lacking[want.name]} bytes of memory are missing for a replica"
+        scaling = self._elastic.scaling(want.name)
+        return State(status, want.generation, observed, routes, error, scaling)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(

@@ -13,8 +13,10 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from meuse.core.ids import new_id
 from meuse.core.ports import Launcher
 from meuse.deploy.plan import Replica, Start
+from meuse.deploy.spares import Spares
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +39,14 @@ class Replicas:
     """Not for two threads at once. `clock` is monotonic seconds."""
 
     def __init__(
-        self, launcher: Launcher, sockets: Path, clock: Callable[[], float] = time.monotonic
+        self,
+        launcher: Launcher,
+        sockets: Path,
+        clock: Callable[[], float] = time.monotonic,
+        spares: Spares | None = None,
     ) -> None:
         self._launcher = launcher
+        self._spares = spares
         self._sockets = sockets
         self._clock = clock
         self._seen: dict[str, float] = {}  # running, since when we know
@@ -52,10 +59,23 @@ class Replicas:
     def starting(self) -> bool:
         return bool(self._started)
 
-    def start(self, replica: str, what: Start, argv: list[str]) -> None:
-        self._started[replica] = what
+    def start(
+        self, what: Start, command: Callable[[str], list[str]], spare: str | None = None
+    ) -> str:
+        """Start `command(id)`, in a spare process of this kind if there is one; the id."""
         label = {"deployment": what.deployment, "version": what.version}
-        self._launcher.start(replica, argv, label)
+        replica = None
+        if self._spares is not None and spare is not None:
+            replica = self._spares.assign(spare, command, label)
+        if replica is None:
+            replica = new_id("replica")
+            self._launcher.start(replica, command(replica), label)
+        self._started[replica] = what
+        return replica
+
+    def news(self) -> bool:
+        """Whether a replica that was started listens by now. Cheaper than a look."""
+        return any(_listens(self._sockets / f"{replica}.sock") for replica in self._started)
 
     def stop(self, replica: str) -> None:
         self._started.pop(replica, None)  # its end is no failure
@@ -63,7 +83,10 @@ class Replicas:
 
     def look(self) -> list[Replica]:
         """All that run now. Counts starts that came to nothing."""
-        now, running = self._clock(), self._launcher.running()
+        now, labels = self._clock(), self._launcher.running()
+        if self._spares is not None:
+            self._spares.look(labels)
+        running = {name: label for name, label in labels.items() if "deployment" in label}
         for replica in running:
             self._seen.setdefault(replica, now)
             if replica not in self._ready and _listens(self._sockets / f"{replica}.sock"):

@@ -57,6 +57,8 @@ class WorkerConfig:
     max_body_bytes: int
     max_upload_bytes: int
     lifeline_fd: int | None = None
+    workers: int = 1
+    """How many of them there are."""
 
 
 def serve(config: WorkerConfig) -> None:
@@ -94,7 +96,7 @@ async def _run(config: WorkerConfig) -> bool:
 
     journal = JournalWriter(config.journal, config.host, config.slot, config.epoch)
     # `snapshots` is made below: it swaps what needs the links.
-    links = Links(config.sockets, lambda name: snapshots.wake(name))  # noqa: PLW0108
+    links = Links(config.sockets, lambda name: snapshots.wake(name), config.workers)  # noqa: PLW0108
     counters = Counters(config.sockets, config.slot, config.epoch)
     plane = DataPlane(links, journal, counters, config.pepper)
     snapshots = SnapshotClient(

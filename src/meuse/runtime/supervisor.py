@@ -273,6 +273,8 @@ class Supervisor:
             else:
                 child.label = message["label"]
                 self._replicas[replica] = child
+        elif message["op"] == "label" and replica in self._replicas:
+            self._replicas[replica].label = message["label"]
         elif message["op"] == "stop" and replica in self._replicas:
             child = self._replicas[replica]
             if child.kill_at is None:

@@ -125,15 +125,18 @@ def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
     return before
 
 
+def read(path: Path) -> WorkerStats | None:
+    """A slot's last written counters; None where there are none that can be read."""
+    try:
+        return _decode(path.read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return None
+
+
 def read_all(folder: Path) -> list[WorkerStats]:
     """Every slot's last written counters; a file that is being replaced is passed over."""
-    found = []
-    for path in sorted(folder.glob("worker-*.stats")):
-        try:
-            found.append(_decode(path.read_bytes()))
-        except (OSError, msgspec.MsgspecError):
-            continue
-    return found
+    found = [read(path) for path in sorted(folder.glob("worker-*.stats"))]
+    return [worker for worker in found if worker is not None]
 
 
 def quantile(counts: Sequence[int], q: float, bounds: Sequence[float] = LATENCY_MS) -> float | None:

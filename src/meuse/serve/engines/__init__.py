@@ -8,6 +8,12 @@ from meuse.core.ports import Engine
 FORMATS = frozenset({"onnx"})
 
 
+def prepare(engine: str) -> None:
+    """Import all that `load` will need, so that a spare process has it."""
+    if engine == "onnx":
+        import meuse.serve.engines.onnx  # noqa: F401
+
+
 def load(format: str, model: bytes, threads: int = 1) -> Engine:
     """An engine that runs `model`. Raises `invalid_data` for what cannot be served."""
     if format == "onnx":
