@@ -30,6 +30,7 @@ class Wanted:
     replicas: int  # of each target
     error: str | None = None
     enough: int | None = None  # what counts as ready while more are on their way; None: all
+    rests: bool = False  # it may have no replicas: requests wait for one, from the start
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,4 +146,6 @@ def _meanwhile(want: Wanted, mine: Sequence[Replica], before: Sequence[Route]) -
         return old
     new = tuple(Route(t.version, t.weight, _ready(mine, t.version)) for t in want.targets)
     new = tuple(route for route in new if route.replicas)
-    return new or tuple(Route(r.version, r.weight, ()) for r in before)
+    if new or before or not want.rests:
+        return new or tuple(Route(r.version, r.weight, ()) for r in before)
+    return tuple(Route(t.version, t.weight, ()) for t in want.targets)

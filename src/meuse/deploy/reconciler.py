@@ -202,8 +202,9 @@ class Reconciler:
         """The same with the numbers of replicas that the load asks for."""
         counts = self._elastic.counts(specs, wanted, running)
         return [
-            replace(w, replicas=counts[w.name], enough=max(1, specs[w.name].scale.min))
+            replace(w, replicas=counts[w.name], enough=max(1, least), rests=least == 0)
             for w in wanted
+            for least in (specs[w.name].scale.min,)
         ]
 
     def _afford(

@@ -93,11 +93,12 @@ class Spares:
     ) -> str | None:
         """Make a spare the replica of `command(id)`; its id, or None when there is none."""
         for name in [n for n, kind in self._running.items() if kind == engine]:
-            if self._ask(name, {"argv": command(name)}):
+            answer = self._ask(name, {"argv": command(name)})
+            if answer:
                 self._forget(name)
                 self._launcher.label(name, label)
                 return name
-            if name in self._ready:
+            if answer is False or name in self._ready:
                 log.warning("the spare process %s does not answer", name)
                 self._drop(name)
         return None
@@ -110,18 +111,23 @@ class Spares:
         for name in list(self._running):
             if name in self._ready and not whole:
                 continue
-            if self._ask(name, {"ping": True}):
+            answer = self._ask(name, {"ping": True})
+            if answer:
                 self._ready.add(name)
                 self._deaths.pop(self._running[name], None)
-            elif name in self._ready or now - self._since[name] > READY_S:
+            elif answer is False or name in self._ready or now - self._since[name] > READY_S:
                 log.warning("the spare process %s hangs", name)
                 self._drop(name)
 
-    def _ask(self, name: str, message: dict[str, Any]) -> bool:
+    def _ask(self, name: str, message: dict[str, Any]) -> bool | None:
+        """Whether it has answered; None when it does not even listen."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as link:
             link.settimeout(ANSWER_S)
             try:
                 link.connect(str(self._path(name)))
+            except OSError:
+                return None
+            try:
                 link.sendall(json.dumps(message).encode() + b"\n")
                 answer: Any = json.loads(link.makefile("rb").readline())
             except (OSError, ValueError):
