@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meuse.core.nouns import Scale
-from meuse.deploy.autoscale import Ask, Sample, State, average, decide, share
+from meuse.deploy.autoscale import SPILL, Ask, Sample, State, average, decide, share
 
 LOOK_S = 0.5
 DEFAULT = Scale(min=1, max=20)
@@ -188,7 +189,7 @@ def test_constant_load_does_not_oscillate(
     scale = Scale(min=low, max=max(1, low + extra), target=target, zero_after_s=30)
     loop = Loop(scale, start=max(1, low), cold_s=cold_s)
     loop.hold(ongoing, 60)
-    right = max(-(-ongoing // target), low, 1 if ongoing else 0)
+    right = max(math.ceil(ongoing / target - SPILL), low, 1 if ongoing else 0)
     assert set(loop.hold(ongoing, 60)) == {min(right, scale.max)}
 
 

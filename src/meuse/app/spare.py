@@ -46,7 +46,7 @@ def wait(listener: socket.socket) -> list[str]:
     """Answer pings until a command line comes; its arguments after the role."""
     while True:
         link, _ = listener.accept()
-        with link, contextlib.suppress(OSError, ValueError, KeyError):
+        with link, contextlib.suppress(OSError, ValueError, TypeError):
             link.settimeout(SENT_WITHIN_S)
             message: dict[str, Any] = json.loads(link.makefile("rb").readline())
             link.sendall(b'{"ok": true}\n')

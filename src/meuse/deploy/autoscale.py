@@ -21,6 +21,8 @@ PANIC = 2
 """A burst: the panic window asks for this many times what is ready."""
 SLACK = 0.9
 """What a replica is given of the rate at which requests waited too long for it."""
+SPILL = 0.05
+"""So much of a replica's load is no reason for one more: averages are not that exact."""
 NEVER = -math.inf
 
 
@@ -110,7 +112,7 @@ def _at(history: Sequence[Sample], at: float) -> Sample:
 
 
 def _replicas(ongoing: float, scale: Scale) -> int:
-    return math.ceil(ongoing / scale.target - 1e-9)
+    return math.ceil(ongoing / scale.target - SPILL)
 
 
 def _panic(state: State, scale: Scale, wanted: int, now: float) -> State:

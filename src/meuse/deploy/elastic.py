@@ -67,7 +67,8 @@ class Elastic:
     """Counters are in `folder`, `epochs` gives those of the workers that run, `most` replicas
     may run. `published` is the generation of each "owner/name" when this control started.
 
-    `wake` may be called from any thread, the rest from one. `clock` is monotonic seconds.
+    `wake` may be called from any thread, the rest from one. `clock` is monotonic seconds,
+    `wall` those that workers count by.
     """
 
     def __init__(
@@ -77,12 +78,14 @@ class Elastic:
         most: int,
         published: Mapping[str, int],
         clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._folder = folder
         self._epochs = epochs
         self._most = most
         self._published = dict(published)
         self._clock = clock
+        self._wall = wall
         self._files: dict[Path, tuple[int, WorkerStats]] = {}
         self._seen: dict[tuple[Path, str], tuple[float, int, float]] = {}
         self._scalers: dict[str, _Scaler] = {}  # by key
@@ -176,7 +179,8 @@ class Elastic:
             if self._published.pop(spec.full_name, None) != spec.generation:
                 count = max(count, 1)
             count = min(max(count, scale.min), scale.max)
-            state = State(count, "started", used_at=now, recent=((now, count),))
+            used_at = now if count else autoscale.NEVER
+            state = State(count, "started", used_at=used_at, recent=((now, count),))
             self._scalers[spec.key] = scaler = _Scaler(spec, scale, state, [Sample(now)])
         elif scaler.spec.generation != spec.generation:
             count = min(max(scaler.state.desired, scale.min, 1), scale.max)
@@ -204,7 +208,7 @@ class Elastic:
         names = {scaler.spec.full_name: scaler for scaler in self._scalers.values()}
         if not names:
             return
-        epochs, now_ms = set(self._epochs()), time.time() * 1000.0
+        epochs, now_ms = set(self._epochs()), self._wall() * 1000.0
         for scaler in names.values():
             scaler.ongoing = 0
         for path in self._folder.glob("worker-*.stats"):

@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from meuse.core.nouns import ModelVersion
 from meuse.deploy.plan import Replica
 
 BASE = 48 * 1024 * 1024
@@ -62,10 +61,9 @@ class Footprints:
         names = {replica.id for replica in running}
         return sum(self._bytes.get(name, 0) for name in self._pids() if name not in names)
 
-    def expected(self, version: ModelVersion) -> int:
-        """The bytes of one more replica of a version."""
-        artifact = version.artifacts[0]
-        return self._known.get(artifact.digest, BASE + PER_BYTE * artifact.bytes)
+    def expected(self, digest: str, size: int) -> int:
+        """The bytes of one more replica of an artifact of `size` bytes."""
+        return self._known.get(digest, BASE + PER_BYTE * size)
 
 
 def machine_budget() -> int:

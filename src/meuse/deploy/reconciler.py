@@ -212,29 +212,29 @@ class Reconciler:
     ) -> tuple[list[Start], dict[str, int]]:
         """(what may start within the budget of memory, the bytes that others lack). Idle
         deployments are unloaded for them, by the next turn."""
-        versions = {
-            r.id: self._version(specs[r.deployment], r.version)
+        artifacts = {
+            r.id: self._version(specs[r.deployment], r.version).artifacts[0]
             for r in running
             if r.deployment in specs
         }
-        self._footprints.look(running, {r: v.artifacts[0].digest for r, v in versions.items()})
+        prints = self._footprints
+        prints.look(running, {replica: artifact.digest for replica, artifact in artifacts.items()})
         if not starts:
             return [], {}
-        held = [Held("", self._footprints.leaving(running), 0.0, idle=False)]
+        held = [Held("", prints.leaving(running), 0.0, idle=False)]
         for name in {r.deployment for r in running}:
             mine = [r for r in running if r.deployment == name]
-            size = sum(
-                self._footprints.of(
-                    r.id, self._footprints.expected(versions[r.id]) if r.id in versions else 0
-                )
+            sizes = [
+                prints.of(r.id, prints.expected(a.digest, a.bytes))
                 for r in mine
-            )
+                if (a := artifacts.get(r.id))
+            ]
             idle = all(r.ready for r in mine) and self._elastic.is_idle(name)
-            held.append(Held(name, size, self._elastic.used_at(name), idle))
-        asks = [
-            (s.deployment, self._footprints.expected(self._version(specs[s.deployment], s.version)))
-            for s in starts
-        ]
+            held.append(Held(name, sum(sizes), self._elastic.used_at(name), idle))
+        asks = []
+        for start in starts:
+            a = self._version(specs[start.deployment], start.version).artifacts[0]
+            asks.append((start.deployment, prints.expected(a.digest, a.bytes)))
         verdict = memory.admit(self._budget, held, asks)
         for name in verdict.unload:
             if self._elastic.unload(name):
