@@ -158,6 +158,9 @@ class Elastic:
         leaving = sum((r.deployment, r.version) not in targets for r in running)
         asks = [self._ask(specs[want.name], want) for want in wanted]
         given = autoscale.share(asks, self._most - leaving)
+        for ask in asks:  # what made room stays at rest until it is asked for again
+            if ask.idle and ask.least == 0 and given[ask.name] == 0 < ask.desired:
+                self.unload(ask.name)
         self._scalings = {
             ask.name: self._shown(ask, given[ask.name], ready[ask.name]) for ask in asks
         }

@@ -67,10 +67,13 @@ class Replicas:
         replica = None
         if self._spares is not None and spare is not None:
             replica = self._spares.assign(spare, command, label)
+        was_spare = replica is not None
         if replica is None:
             replica = new_id("replica")
             self._launcher.start(replica, command(replica), label)
         self._started[replica] = what
+        where = "a spare" if was_spare else "a new"
+        log.info("%s of %s starts in %s process, %s", what.version, what.deployment, where, replica)
         return replica
 
     def news(self) -> bool:
@@ -117,6 +120,7 @@ class Replicas:
     def _judge_starts(self, running: Collection[str], now: float) -> None:
         for replica, start in list(self._started.items()):
             if replica in self._ready:
+                log.info("%s is ready", replica)
                 self._failures.pop(start, None)
                 del self._started[replica]
             elif replica not in running:
