@@ -61,6 +61,11 @@ class Settings:
         return self.home / "journal"
 
     @property
+    def limits(self) -> Path:
+        """The cells that this host's workers count limits in."""
+        return self.home / "limits" / "cells"
+
+    @property
     def snapshot(self) -> Path:
         return self.home / "snapshot" / "current.msgpack"
 

@@ -3,10 +3,10 @@
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from meuse.api import access, datasets, deployments, jobs, models, money
+from meuse.api import access, datasets, deployments, jobs, limits, models, money
 from meuse.core.nouns import SCOPES
 
-ROUTERS = (datasets, jobs, models, deployments, access, money)
+ROUTERS = (datasets, jobs, models, deployments, access, limits, money)
 
 
 def scopes_of(dependant: Dependant) -> set[str]:

@@ -18,6 +18,8 @@ from meuse.core.nouns import (
     Deployment,
     DeploymentTarget,
     Job,
+    Limit,
+    LimitRecord,
     Lineage,
     NewVersion,
     Scale,
@@ -31,6 +33,7 @@ from meuse.store.database import Database
 from meuse.store.datasets import SqlDatasets
 from meuse.store.deployments import SqlDeployments
 from meuse.store.jobs import SqlJobs
+from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
 
 MINE, OTHER = Scope("acme"), Scope("other")
@@ -227,6 +230,31 @@ def test_a_deployment_name_is_one_per_tenant(database: Database) -> None:
         store.put(replace(deployment(), scope=Scope("acme", "research")))
     assert refusal.value.code == Code.CONFLICT
     assert store.put(replace(deployment(), scope=OTHER)).generation == 1
+
+
+def test_limits_are_kept_as_they_were_made(database: Database) -> None:
+    """Every field of a limit comes back, in the order of making; a full store, or tenant, gets
+    no more, and a deleted one is gone."""
+    store = SqlLimits(database)
+    records = [
+        LimitRecord(Limit("a", "rate", 9, "hour", burst=3, key="k"), MINE, True, 1),
+        LimitRecord(
+            Limit("b", "budget", 2**53 - 1, "day", "rows", hard=False, model="acme/m"),
+            OTHER, False, 2,
+        ),
+    ]  # fmt: skip
+    for record in records:
+        store.add(record, 2, 1)
+    assert store.list() == records
+    for bounds in ((2, 9), (9, 1)):
+        with pytest.raises(MeuseError) as refusal:
+            store.add(replace(records[0], limit=Limit("c", "concurrency", 1)), *bounds)
+        assert refusal.value.code == Code.CONFLICT
+    store.delete("a")
+    assert store.list() == records[1:]
+    with pytest.raises(MeuseError) as refusal:
+        store.delete("a")
+    assert refusal.value.code == Code.NOT_FOUND
 
 
 def test_first_writes_at_once_do_not_collide(database: Database) -> None:

@@ -37,6 +37,8 @@ NEEDS = {
     "/api/models": "models",
     "/api/deployments": "deploy",
     "/api/keys": "keys",
+    "/api/limits": "keys",
+    "/api/budgets": "keys",
     "/api/tenants": "admin",
     "GET /api/plans": "billing",
     "PUT /api/plans": "admin",
@@ -169,7 +171,16 @@ def test_others_things_do_not_exist(
     job_id = get(admin, "/api/models/digits/versions/1")["lineage"]["job"]
     key_id = platform.made_key("infer")["id"]
     made = admin.post("/api/invoices", json={"tenant": "globex", "period": MONTH}).json()
+    terms: JSON = {"tenant": "globex", "meter": "requests", "limit": 10**9, "period": "total"}
+    limits = [
+        ("budgets", admin.post("/api/budgets", json=terms).json()["id"]),
+        (
+            "limits",
+            admin.post("/api/limits", json={"model": "private", "concurrency": 99}).json()["id"],
+        ),
+    ]
     known = {
+        "budget_id": limits[0][1], "limit_id": limits[1][1],
         "job_id": job_id, "version": 1, "artifact": artifact, "alias": "champion",
         "key_id": key_id, "invoice_id": made["id"],
     }  # fmt: skip
@@ -184,7 +195,9 @@ def test_others_things_do_not_exist(
         )
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), path
         walked += 1
-    assert walked >= 14
+    assert walked >= 16
+    for kind, limit_id in limits:
+        assert admin.delete(f"/api/{kind}/{limit_id}").status_code == 200
     assert get(admin, "/api/models/digits")["aliases"]["champion"] == 2
     assert get(admin, "/api/deployments/private")["status"] == "ready"
 

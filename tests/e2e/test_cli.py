@@ -278,6 +278,21 @@ def test_up_refuses_what_it_should(
     assert not home.exists()
 
 
+def test_limits_are_set_listed_and_removed(run: Run, platform: Platform) -> None:
+    """`meuse limits` sets a limit and a budget on a key, lists both and takes them away."""
+    key = platform.made_key("infer")["id"]
+    limit = answer(run("limits", "--key", key, "--requests", "9", "--per", "hour", "--json"))
+    assert (limit["requests"], limit["per"], limit["key"]) == (9, "hour", key)
+    words = ("--budget", "100", "--meter", "rows", "--period", "day", "--no-hard")
+    assert "100 rows per day" in ok(run("limits", "--key", key, *words))
+    listed = [item for item in answer(run("limits", "--json")) if item["key"] == key]
+    assert [item.get("hard") for item in listed] == [None, False]
+    refused(run("limits", "--key", key, "--budget", "5", "--meter", "cost"), "field: meter")
+    for item in listed:
+        assert item["id"] in ok(run("limits", "--remove", item["id"]))
+    assert key not in ok(run("limits"))
+
+
 def test_a_home_runs_once(run: Run, platform: Platform, admin: httpx.Client, served: JSON) -> None:
     """A second `meuse up` on a home that runs is refused, and the first goes on."""
     words = ("up", "--port", "0", "--grpc-port", "0")

@@ -23,6 +23,7 @@ from typing import Any
 
 import meuse
 from meuse.access import keys
+from meuse.core.nouns import Limit
 from meuse.meter import segments
 from meuse.meter.record import UsageRecord
 from meuse.serve import engines, snapshot
@@ -40,7 +41,7 @@ TESTS = Path(__file__).resolve().parent.parent
 PEPPER = b"pepper" * 6
 
 
-def until(condition: Callable[[], Any], seconds: float = 10.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
     """Wait for a condition; its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -66,6 +67,16 @@ def target(version: str, model: bytes, replicas: list[str], **more: Any) -> Targ
     )
 
 
+def _listens(path: Path) -> bool:
+    """A socket is there before it listens."""
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except OSError:
+            return False
+    return True
+
+
 class Rig:
     """A folder with sockets, a snapshot and a journal, and the processes that use them."""
 
@@ -74,6 +85,7 @@ class Rig:
         self.sockets = self.home / "s"
         self.sockets.mkdir(mode=0o700)
         self.journal = self.home / "journal"
+        self.limits_file = self.home / "limits" / "cells"
         self.snapshot_file = self.home / "snapshot" / "current.msgpack"
         self.life_read, self.life_write = os.pipe()
         self.processes: list[subprocess.Popen[bytes]] = []
@@ -103,6 +115,10 @@ class Rig:
             targets=targets,
         )
         self.state = _with(self.state, deployments=self.state.deployments | {name: entry})
+
+    def limit(self, *limits: Limit) -> None:
+        """The limits of the next snapshot."""
+        self.state = _with(self.state, limits=limits)
 
     def publish(self) -> int:
         """Write the next snapshot; when the stand-in for control runs, wait for every ack."""
@@ -136,7 +152,7 @@ class Rig:
         }
         process = self._start(TESTS / "serve" / "run_replica.py", given, [])
         if ready:
-            until((self.sockets / f"{replica}.sock").exists)
+            until(lambda: _listens(self.sockets / f"{replica}.sock"))
         return process
 
     def worker(self, **more: Any) -> Worker:
@@ -154,6 +170,7 @@ class Rig:
             "sockets": str(self.sockets),
             "snapshot": str(self.snapshot_file),
             "journal": str(self.journal),
+            "limits": str(self.limits_file),
             "pepper": PEPPER.hex(),
             "max_body_bytes": 1024 * 1024,
             "max_upload_bytes": 2 * 1024 * 1024,

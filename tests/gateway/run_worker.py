@@ -16,7 +16,7 @@ from meuse.gateway import cork, rpc, worker
 def main() -> None:
     logging.basicConfig(level=logging.INFO)
     given = json.loads(sys.argv[1])
-    for name in ("sockets", "snapshot", "journal"):
+    for name in ("sockets", "snapshot", "journal", "limits"):
         given[name] = Path(given[name])
     given["pepper"] = bytes.fromhex(given["pepper"])
     cork.HEAD_S = given.pop("head_s", cork.HEAD_S)

@@ -15,7 +15,7 @@ from gateway.rig import Rig
 from meuse.core.clock import now_ms
 from meuse.core.ids import uuid7_bytes
 from meuse.serve import frames
-from meuse.serve.frames import Decoder, Hello, Request, Response
+from meuse.serve.frames import Cancel, Decoder, Hello, Request, Response
 from serve import models
 
 
@@ -121,6 +121,63 @@ def test_a_late_request_is_not_run(rig: Rig) -> None:
         got = client.responses(2)
         assert got[1][0].error is None
         assert got[2][0].error.code == "deadline_exceeded"
+
+
+def test_what_would_be_late_is_refused_while_the_engine_runs(rig: Rig) -> None:
+    """A deadline that cannot be met is answered at once, before the running batch is done."""
+    rig.replica("r1", "slow:1", models.slow(), max_rows=1)
+    with Client(rig, "r1") as client:
+        client.send(turns(40))  # teaches what a row takes
+        client.responses(1)
+        client.send(turns(300))
+        client.send(turns(1), ms=1)
+        header, _ = client.read()
+        assert (header.number, header.error.code) == (3, "overloaded")
+        assert header.error.retry_after_s >= 1
+        assert client.read()[0].number == 2
+
+
+def test_cancelling_reaches_the_queue(rig: Rig) -> None:
+    """What waits is answered as cancelled at once; what was answered already is no error."""
+    rig.replica("r1", "slow:1", models.slow(), max_rows=1)
+    with Client(rig, "r1") as client:
+        client.send(turns(50))  # teaches that a batch takes long, so cancellations are heard
+        client.responses(1)
+        client.send(turns(300), turns(1), turns(1))
+        client.socket.sendall(b"".join(frames.encode(Cancel(3))))
+        header, _ = client.read()
+        assert (header.number, header.error.code, header.compute_us) == (3, "cancelled", 0)
+        got = client.responses(2)
+        assert [got[n][0].error for n in (2, 4)] == [None, None]
+        client.socket.sendall(b"".join(frames.encode(Cancel(4))))
+        client.send(turns(1))
+        assert client.read()[0].number == 5
+
+
+def test_a_worker_that_dies_takes_its_requests_along(rig: Rig) -> None:
+    """Nobody is left to read the answers: the queue is free for others."""
+    rig.replica("r1", "slow:1", models.slow(), max_rows=1, max_queue=60)
+    with Client(rig, "r1") as other:
+        with Client(rig, "r1") as doomed:
+            doomed.send(*[turns(200)] * 60)
+            time.sleep(0.1)
+        other.send(turns(1))
+        assert other.responses(1)[1][0].error is None
+
+
+def test_answers_tell_of_queue_and_batch(rig: Rig) -> None:
+    """How long each waited, how large its batch was; each batch is told of once."""
+    rig.replica("r1", "slow:1", models.slow())
+    with Client(rig, "r1") as client:
+        client.send(turns(50))  # teaches that a batch takes long, so arrivals are seen meanwhile
+        client.responses(1)
+        client.send(turns(200))
+        time.sleep(0.03)
+        client.send(turns(1), turns(1, 1))
+        got = client.responses(3)
+        assert [got[n][0].batch_rows for n in (2, 3, 4)] == [1, 3, 0]
+        assert got[3][0].queue_us > 1000
+        assert got[2][0].compute_us > got[3][0].compute_us
 
 
 def test_a_bad_frame_costs_one_connection(rig: Rig, capfd: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,13 +17,14 @@ from meuse.access.tenancy import Tenancy
 from meuse.api.ledger import LedgerClient
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.ids import new_id
-from meuse.core.nouns import Column, Principal, Scope
+from meuse.core.nouns import Column, Limit, Principal, Scope, Spent
 from meuse.core.ports import (
     Blobs,
     DatasetStore,
     DeploymentStore,
     JobQueue,
     JobStore,
+    LimitStore,
     RegistryStore,
 )
 from meuse.deploy.reconciler import Reconciler
@@ -31,6 +32,9 @@ from meuse.jobs.kinds import JobKind
 
 Inspect = Callable[[Path, str], tuple[int, tuple[Column, ...]]]
 """(file, format) → (rows, columns), parsed in a child process. Raises `invalid_data`."""
+
+Spending = Callable[[Iterable[Limit]], dict[str, Spent]]
+"""Budgets → what their present periods hold, by id, as this host's workers have counted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +49,8 @@ class Control:
     queue: JobQueue
     kinds: Mapping[str, JobKind]
     deployments: DeploymentStore
+    limits: LimitStore
+    spent: Spending
     reconciler: Reconciler
     ledger: LedgerClient
     inspect: Inspect

@@ -29,6 +29,7 @@ from meuse.deploy.reconciler import Reconciler
 from meuse.deploy.replicas import Replicas
 from meuse.deploy.spares import Spares
 from meuse.jobs.queue import DbosJobs
+from meuse.meter.limits import spent
 from meuse.runtime import lifeline
 from meuse.runtime.processes import LocalProcesses
 from meuse.serve import snapshot
@@ -39,6 +40,7 @@ from meuse.store.database import Database
 from meuse.store.datasets import SqlDatasets
 from meuse.store.deployments import SqlDeployments
 from meuse.store.jobs import SqlJobs
+from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
 
 log = logging.getLogger(__name__)
@@ -60,6 +62,7 @@ def main(argv: Sequence[str]) -> int:
     datasets, registry = SqlDatasets(database), SqlRegistry(database)
     deployments, jobs = SqlDeployments(database), SqlJobs(database)
     access, plans = SqlAccess(database), SqlPlans(database)
+    limits = SqlLimits(database)
     tenancy = Tenancy(access, plans, settings.pepper.read_bytes(), settings.environment, now_ms)
     tenancy.bootstrap(lambda key: write_secret(settings.admin_key, key.encode() + b"\n"))
     uploads = settings.home / "uploads"
@@ -92,6 +95,7 @@ def main(argv: Sequence[str]) -> int:
         registry=registry,
         access=access,
         plans=plans,
+        limits=limits,
         replicas=Replicas(processes, sockets, spares=spares),
         spares=spares,
         elastic=elastic,
@@ -123,6 +127,8 @@ def main(argv: Sequence[str]) -> int:
             queue=queue,
             kinds=kinds,
             deployments=deployments,
+            limits=limits,
+            spent=lambda budgets: spent(settings.limits, budgets, now_ms()),
             reconciler=reconciler,
             ledger=LedgerClient(sockets / "ledger.sock"),
             inspect=inspector(settings),

@@ -28,6 +28,7 @@ def main(argv: Sequence[str]) -> int:
             sockets=Path(options.sockets),
             snapshot=settings.snapshot,
             journal=settings.journal,
+            limits=settings.limits,
             pepper=settings.pepper.read_bytes(),
             max_body_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes,

@@ -221,6 +221,33 @@ class Client:
         answer: JSON = self.call("DELETE", f"/api/keys/{quote(key_id)}")
         return answer
 
+    def limit(self, **terms: Any) -> JSON:
+        """A new limit: any of tenant, project, key, model, and requests, per (second, minute,
+        hour), burst; or concurrency."""
+        answer: JSON = self.call("POST", "/api/limits", json=terms)
+        return answer
+
+    def limits(self) -> list[JSON]:
+        items: list[JSON] = self.call("GET", "/api/limits")["items"]
+        return items
+
+    def budget(self, **terms: Any) -> JSON:
+        """A new budget: any of tenant, project, key, model, and meter (requests, rows), limit,
+        period (minute, day, month, total), hard."""
+        answer: JSON = self.call("POST", "/api/budgets", json=terms)
+        return answer
+
+    def budgets(self) -> list[JSON]:
+        """With what is used and left, and when they reset."""
+        items: list[JSON] = self.call("GET", "/api/budgets")["items"]
+        return items
+
+    def remove_limit(self, limit_id: str) -> JSON:
+        """Take a limit or a budget away, by its id."""
+        kind = "budgets" if limit_id.startswith("budget-") else "limits"
+        answer: JSON = self.call("DELETE", f"/api/{kind}/{quote(limit_id)}")
+        return answer
+
     def put_tenant(self, name: str, plan: str | None = None) -> JSON:
         answer: JSON = self.call("PUT", f"/api/tenants/{quote(name)}", json={"plan": plan})
         return answer
@@ -245,7 +272,10 @@ class Client:
 
 def _error(response: httpx.Response) -> MeuseError:
     try:
-        error = response.json()["error"]
+        body = response.json()["error"]
     except (ValueError, KeyError, TypeError):
         return MeuseError(Code.INTERNAL, f"HTTP {response.status_code}: {response.text[:200]}")
-    return MeuseError.from_dict(error if isinstance(error, dict) else {"message": error})
+    error = MeuseError.from_dict(body if isinstance(body, dict) else {"message": body})
+    wait = response.headers.get("retry-after", "")
+    error.retry_after_s = int(wait) if wait.isdecimal() else None
+    return error

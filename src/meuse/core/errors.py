@@ -29,7 +29,9 @@ class Code(StrEnum):
     GATE_REFUSED = "gate_refused"
     QUARANTINED = "quarantined"
     CANCELLED = "cancelled"
+    BUDGET_EXCEEDED = "budget_exceeded"
     OVERLOADED = "overloaded"
+    RATE_LIMITED = "rate_limited"
     ENGINE_ERROR = "engine_error"
     INTERNAL = "internal"
     UNAVAILABLE = "unavailable"
@@ -54,7 +56,9 @@ STATUS: dict[Code, tuple[int, str]] = {
     Code.GATE_REFUSED: (422, "FAILED_PRECONDITION"),
     Code.QUARANTINED: (422, "FAILED_PRECONDITION"),
     Code.CANCELLED: (409, "CANCELLED"),
+    Code.BUDGET_EXCEEDED: (402, "RESOURCE_EXHAUSTED"),
     Code.OVERLOADED: (429, "RESOURCE_EXHAUSTED"),
+    Code.RATE_LIMITED: (429, "RESOURCE_EXHAUSTED"),
     Code.ENGINE_ERROR: (500, "INTERNAL"),
     Code.INTERNAL: (500, "INTERNAL"),
     Code.UNAVAILABLE: (503, "UNAVAILABLE"),
@@ -66,17 +70,25 @@ class MeuseError(Exception):
     """A failure that a caller can understand and act on.
 
     `field` names the part of the request at fault (`learning_rate`, `columns.age`),
-    `hint` says how to mend it. Both may be None.
+    `hint` says how to mend it, `retry_after_s` when asking again may help (whole seconds, for
+    the header or trailer `retry-after`). Each may be None.
     """
 
     def __init__(
-        self, code: Code, message: str, *, field: str | None = None, hint: str | None = None
+        self,
+        code: Code,
+        message: str,
+        *,
+        field: str | None = None,
+        hint: str | None = None,
+        retry_after_s: int | None = None,
     ) -> None:
         super().__init__(message)
         self.code = code
         self.message = message
         self.field = field
         self.hint = hint
+        self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:
         where = f" (field: {self.field})" if self.field else ""

@@ -16,6 +16,7 @@ from meuse.core.nouns import (
     Job,
     JobEvent,
     KeyRecord,
+    LimitRecord,
     ModelVersion,
     NewVersion,
     PlanVersion,
@@ -146,6 +147,19 @@ class AccessStore(Protocol):
     def tenant(self, name: str) -> Tenant: ...
 
     def tenants(self) -> list[Tenant]: ...
+
+
+class LimitStore(Protocol):
+    def add(self, record: LimitRecord, most: int, most_own: int) -> None:
+        """Keep a limit. Raises `conflict` when there are `most` already, or `most_own` that
+        its tenant's keys have made."""
+        ...
+
+    def list(self) -> list[LimitRecord]:
+        """Every limit and budget of all tenants, oldest first."""
+        ...
+
+    def delete(self, limit_id: str) -> None: ...
 
 
 class PlanStore(Protocol):

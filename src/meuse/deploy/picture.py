@@ -1,4 +1,4 @@
-"""What is published: keys, tenants and routes as the stores have them, put into a snapshot."""
+"""What is published: keys, tenants, limits and routes as the stores have them, in a snapshot."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 
 from meuse.core.errors import MeuseError
-from meuse.core.nouns import Deployment, ModelVersion, TensorSpec
-from meuse.core.ports import AccessStore, PlanStore
+from meuse.core.nouns import Deployment, Limit, ModelVersion, TensorSpec
+from meuse.core.ports import AccessStore, LimitStore, PlanStore
 from meuse.deploy.plan import Route
 from meuse.serve.snapshot import (
     CacheEntry,
@@ -39,6 +39,10 @@ def tenants(access: AccessStore, plans: PlanStore) -> dict[str, TenantEntry]:
         tenant.name: TenantEntry(latest.get(tenant.plan) if tenant.plan else None)
         for tenant in access.tenants()
     }
+
+
+def limits(store: LimitStore) -> tuple[Limit, ...]:
+    return tuple(record.limit for record in store.list())
 
 
 def deployments(

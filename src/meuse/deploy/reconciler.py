@@ -16,7 +16,13 @@ from dataclasses import dataclass, replace
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Deployment, ModelVersion, Scope
-from meuse.core.ports import AccessStore, DeploymentStore, PlanStore, RegistryStore
+from meuse.core.ports import (
+    AccessStore,
+    DeploymentStore,
+    LimitStore,
+    PlanStore,
+    RegistryStore,
+)
 from meuse.core.states import DeploymentStatus
 from meuse.deploy import memory, picture
 from meuse.deploy import plan as planning
@@ -63,6 +69,7 @@ class Reconciler:
         registry: RegistryStore,
         access: AccessStore,
         plans: PlanStore,
+        limits: LimitStore,
         replicas: Replicas,
         spares: Spares,
         elastic: Elastic,
@@ -77,6 +84,7 @@ class Reconciler:
         self._registry = registry
         self._access = access
         self._plans = plans
+        self._limits = limits
         self._replicas = replicas
         self._spares = spares
         self._elastic = elastic
@@ -156,7 +164,7 @@ class Reconciler:
         return replace(known, status=status, error=None)
 
     def publish(self) -> bool:
-        """Publish keys, access and plans as they stand now, with the present routes."""
+        """Publish keys, access, plans and limits as they stand now, with the present routes."""
         return self._publisher.publish(self._snapshot)
 
     def turn(self) -> tuple[bool, bool]:
@@ -281,6 +289,7 @@ class Reconciler:
             deployments=picture.deployments(
                 self._deployments.list(None), self._routes, self._version
             ),
+            limits=picture.limits(self._limits),
         )
 
     def _version(self, spec: Deployment, ref: str) -> ModelVersion:

@@ -9,6 +9,7 @@ no protocol.
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -23,11 +24,16 @@ from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
 from meuse.gateway.routes import Caller, Route, Routes, Target
+from meuse.meter.cells import BusyError
+from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, UsageRecord
-from meuse.serve.frames import DATATYPES
+from meuse.serve.frames import DATATYPES, HIGH, NORMAL
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
 
 logger = logging.getLogger(__name__)
+
+_BUSY_S = (0.002, 0.01, 0.05, 0.2)
+"""Waits for the limits file before a request is refused as busy; the loop serves meanwhile."""
 
 Inputs = Sequence[tuple[str, NDArray[Any]]]
 """Tensors by name, in the order of the request."""
@@ -48,6 +54,9 @@ class Call:
     version: str | None
     protocol: str  # predict | oip-rest | oip-grpc
     read: Callable[[Target], Inputs]
+    timeout_ms: int | None = None
+    """What the caller is willing to wait, at most; the deployment's own holds as well."""
+    priority: int = NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +68,45 @@ class Result:
     rows: int
 
 
-class DataPlane:
-    """Routes, links and the journal of one worker."""
+class Work:
+    """One call under way. `outcome` is None until it is answered, `flight` until it is admitted."""
 
-    def __init__(self, links: Links, journal: Journal, counters: Counters, pepper: bytes) -> None:
+    __slots__ = (
+        "began", "call", "caller", "done", "flight", "grant", "id", "outcome", "pauses", "rows",
+        "target",
+    )  # fmt: skip
+
+    caller: Caller
+    target: Target
+    began: float
+
+    def __init__(self, call: Call, done: Callable[[Work], None]) -> None:
+        self.call = call
+        self.done = done
+        self.id = uuid7_bytes()
+        self.rows = 0
+        self.pauses = 0
+        self.grant: Grant | None = None
+        self.flight: Flight | None = None
+        self.outcome: Result | MeuseError | None = None
+
+    def result(self) -> Result:
+        """What came out. Raises `MeuseError`."""
+        if isinstance(self.outcome, Result):
+            return self.outcome
+        assert self.outcome is not None
+        raise self.outcome
+
+
+class DataPlane:
+    """Routes, links, limits and the journal of one worker."""
+
+    def __init__(
+        self, links: Links, journal: Journal, limits: Limits, counters: Counters, pepper: bytes
+    ) -> None:
         self._links = links
         self._journal = journal
+        self._limits = limits
         self.counters = counters
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
@@ -85,6 +127,7 @@ class DataPlane:
         """From now on everything follows this snapshot; what is in flight goes on."""
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
+        self._limits.load(snapshot.limits, snapshot.number)
         self._links.leave_old()
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
@@ -99,60 +142,159 @@ class DataPlane:
 
     async def infer(self, call: Call) -> Result:
         """Answer one call. Raises `MeuseError`."""
-        ids = uuid7_bytes()
-        while True:
-            # Again, not only at the door: reading a body takes time, and keys get revoked.
-            caller = self.authenticate(call.caller.authorization, "infer")
-            route = self._routes.find(caller, call.model)
-            target = route.choose(call.version)
-            try:
-                inputs = call.read(target)
-                rows = check(target.entry.inputs, target.input_at, inputs)
-            except MeuseError as error:
-                self._refused(route, error)
-                raise
-            try:
-                return await self._run(call, caller, target, inputs, rows, ids)
-            except MovedError:
-                continue  # not started: it is admitted anew under the routes of now
+        ready = asyncio.get_running_loop().create_future()
 
-    async def _run(
-        self, call: Call, caller: Caller, target: Target, inputs: Inputs, rows: int, ids: bytes
-    ) -> Result:
-        """From admission to the record. Raises `MovedError` for what was not started."""
-        counters, route = self.counters, target.route
-        flight = Flight(
-            ids,
-            now_ms() + route.deployment.timeout_ms,
-            inputs,
-            sum([array.nbytes for _, array in inputs]),
-            asyncio.get_running_loop().create_future(),
-            flow=caller.tenant,
-        )
+        def wake(_: Work) -> None:
+            if not ready.done():
+                ready.set_result(None)
+
+        work = self.start(call, wake)
         try:
-            target.pool.submit(flight)
+            await ready
+        except asyncio.CancelledError:
+            self.abandon(work)
+            raise
+        return work.result()
+
+    def start(self, call: Call, done: Callable[[Work], None]) -> Work:
+        """Admit one call and send it on its way; `done` is called when it is answered.
+
+        Raises `MeuseError` for what is not admitted; then `done` is not called.
+        """
+        work = Work(call, done)
+        try:
+            self._admit(work)
+        except BusyError:
+            self._admit_later(work)
+        return work
+
+    def abandon(self, work: Work) -> None:
+        """The caller has gone: stop what can be stopped, record what was admitted."""
+        if work.outcome is not None:
+            return
+        gone = MeuseError(Code.CANCELLED, "the caller has gone")
+        if work.flight is None:
+            work.outcome = gone
+        else:
+            work.flight.abandon()
+            self._end(work, gone, None)
+
+    def _admit(self, work: Work) -> None:
+        """Raises `MeuseError`, and then nothing is held."""
+        call = work.call
+        # Again, not only at the door: reading a body takes time, and keys get revoked.
+        caller = self.authenticate(call.caller.authorization, "infer")
+        route = self._routes.find(caller, call.model)
+        try:
+            target = route.choose(call.version)
+            inputs = call.read(target)
+            work.rows = check(target.entry.inputs, target.input_at, inputs)
+            work.caller, work.target = caller, target
+            timeout_ms = route.deployment.timeout_ms
+            if call.timeout_ms is not None:
+                timeout_ms = min(timeout_ms, call.timeout_ms)
+            flight = Flight(
+                work.id,
+                now_ms() + timeout_ms,
+                inputs,
+                sum([array.nbytes for _, array in inputs]),
+                functools.partial(self._answered, work),
+                _priority(call, caller, target),
+                caller.tenant,
+            )
+            self._reserve(work)
+            try:
+                target.pool.submit(flight)
+            except MeuseError:
+                self._release(work)
+                raise
         except MeuseError as error:
-            self._refused(route, error)
+            if not isinstance(error, BusyError) or work.pauses == len(_BUSY_S):
+                self._refused(route, error)
             raise
-        began = counters.begin(route.stats)
-        answer: Answer | None = None
+        work.flight = flight
+        work.began = self.counters.begin(route.stats)
+
+    def _admit_later(self, work: Work) -> None:
+        """Another worker was taken off its core while it held the limits: the loop goes on."""
+        asyncio.get_running_loop().call_later(_BUSY_S[work.pauses], self._admit_again, work)
+        work.pauses += 1
+
+    def _admit_again(self, work: Work) -> None:
+        if work.outcome is not None:  # the caller has gone meanwhile
+            return
         try:
-            answer = await flight.future
-            outputs = _in_order(target, answer)
-            # A model may merge rows, but what was asked is what is counted.
-            self._record(caller, target, ids, call.protocol, "ok", rows, answer.compute_us)
-        except MovedError:
-            counters.leave(route.stats, began)
-            raise
-        except BaseException as error:
-            work = error if isinstance(error, FailedError) else answer
-            code = error.code if isinstance(error, MeuseError) else Code.CANCELLED
-            counters.end(route.stats, target.stats, began, 0, work, code)
-            spent_us = work.compute_us if work is not None else 0
-            self._record_failure(caller, target, ids, call.protocol, spent_us, error)
-            raise
-        counters.end(route.stats, target.stats, began, rows, answer, None)
-        return Result(target, outputs, rows)
+            self._admit(work)
+        except BusyError as error:
+            if work.pauses < len(_BUSY_S):
+                self._admit_later(work)
+                return
+            work.outcome = error
+            work.done(work)
+        except MeuseError as error:
+            work.outcome = error
+            work.done(work)
+
+    def _reserve(self, work: Work) -> None:
+        """Room under every limit that the caller meets here; no grant where there is none."""
+        caller, route = work.caller, work.target.route
+        try:
+            plan = caller.limits[route]
+        except KeyError:
+            plan = self._limits.plan(caller.tenant, caller.project, caller.key, route.full_name)
+            caller.limits[route] = plan
+        if plan is not None:
+            work.grant = self._limits.admit(plan, {"requests": 1, "rows": work.rows})
+
+    def _release(self, work: Work) -> None:
+        if work.grant is not None:
+            self._limits.release(work.grant)
+            work.grant = None
+
+    def _answered(self, work: Work, outcome: Answer | Exception) -> None:
+        if work.outcome is not None:  # abandoned between its failure and now
+            return
+        try:
+            if isinstance(outcome, Answer):
+                target = work.target
+                outputs = _in_order(target, outcome)
+                # A model may merge rows, but what was asked is what is counted.
+                self._record(work, "ok", work.rows, outcome.compute_us)
+                self._end(work, Result(target, outputs, work.rows), outcome)
+            elif isinstance(outcome, MovedError):
+                # Not started: it is admitted anew under the routes of now.
+                self.counters.leave(work.target.route.stats, work.began)
+                self._release(work)
+                work.flight = None
+                self._admit_again(work)
+                return
+            else:
+                raise outcome
+        except FailedError as error:
+            self._end(work, error, error)
+        except MeuseError as error:
+            self._end(work, error, outcome if isinstance(outcome, Answer) else None)
+        except Exception:
+            logger.exception("an answer could not be taken")
+            ours = MeuseError(Code.INTERNAL, "something went wrong on our side")
+            self._end(work, ours, None)
+        work.done(work)
+
+    def _end(
+        self, work: Work, outcome: Result | MeuseError, paid: Answer | FailedError | None
+    ) -> None:
+        """Count it; a failure is recorded with what the engine spent on it all the same."""
+        work.outcome = outcome
+        target, code = work.target, None
+        rows = work.rows
+        if isinstance(outcome, MeuseError):
+            code, rows = outcome.code, 0
+            try:
+                self._record(work, "error", 0, paid.compute_us if paid is not None else 0)
+            except MeuseError:
+                # The caller gets an error either way; the first one tells more.
+                logger.error("no usage record for a request that failed: %r", outcome)
+        self.counters.end(target.route.stats, target.stats, work.began, rows, paid, code)
 
     def _refused(self, route: Route, error: MeuseError) -> None:
         """Before admission: no record, but it is counted."""
@@ -160,34 +302,10 @@ class DataPlane:
         self.counters.changes += 1
         route.stats.refused[code] = route.stats.refused.get(code, 0) + 1
 
-    def _record_failure(
-        self,
-        caller: Caller,
-        target: Target,
-        ids: bytes,
-        protocol: str,
-        compute_us: int,
-        error: BaseException,
-    ) -> None:
-        """No row was produced, but the engine may have worked."""
-        try:
-            self._record(caller, target, ids, protocol, "error", 0, compute_us)
-        except MeuseError:
-            # The caller gets an error either way; the first one tells more.
-            logger.error("no usage record for a request that failed: %r", error)
-
-    def _record(
-        self,
-        caller: Caller,
-        target: Target,
-        ids: bytes,
-        protocol: str,
-        status: str,
-        rows: int,
-        compute_us: int,
-    ) -> None:
+    def _record(self, work: Work, status: str, rows: int, compute_us: int) -> None:
+        caller, target = work.caller, work.target
         record = UsageRecord(
-            id=ids,
+            id=work.id,
             seq=0,
             final=True,
             source="gateway",
@@ -199,12 +317,15 @@ class DataPlane:
             version=target.entry.version,
             plan_version=caller.plan_version,
             tier="standard",
-            protocol=protocol,
+            protocol=work.call.protocol,
             status=status,  # type: ignore[arg-type]  # one of two literals
             ts=now_ms(),
             lease=None,
             quantities={"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)},
         )
+        if work.grant is not None:
+            # First: a death in between must not give back what a record says was used.
+            self._limits.settle(work.grant, record.quantities)
         try:
             self._journal.append(record)
             self.recorded += 1
@@ -213,6 +334,13 @@ class DataPlane:
             raise MeuseError(
                 Code.UNAVAILABLE, "usage cannot be recorded", hint="Try again later."
             ) from error
+
+
+def _priority(call: Call, caller: Caller, target: Target) -> int:
+    """As asked; before all others only on what is one's own."""
+    if call.priority == HIGH and caller.tenant != target.route.deployment.tenant:
+        return NORMAL
+    return call.priority
 
 
 def _in_order(target: Target, answer: Answer) -> list[tuple[str, NDArray[Any]]]:

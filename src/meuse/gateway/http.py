@@ -234,8 +234,11 @@ class App:
         if error.code is Code.METHOD_NOT_ALLOWED:
             found = match(scope["raw_path"])
             headers.append((b"allow", ", ".join(found.methods if found else ()).encode()))
-        if error.code in (Code.OVERLOADED, Code.UNAVAILABLE):
-            headers.append((b"retry-after", b"1"))
+        wait = error.retry_after_s
+        if wait is None and error.code in (Code.OVERLOADED, Code.UNAVAILABLE):
+            wait = 1
+        if wait is not None:
+            headers.append((b"retry-after", str(wait).encode()))
         too_large = error.code is Code.TOO_LARGE
         if too_large:
             headers.append((b"connection", b"close"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -20,7 +20,15 @@ from numpy.typing import NDArray
 
 from meuse.core.errors import Code, MeuseError
 from meuse.serve import frames
-from meuse.serve.frames import Decoder, Failure, FrameError, Hello, Request, Response
+from meuse.serve.frames import (
+    Cancel,
+    Decoder,
+    Failure,
+    FrameError,
+    Hello,
+    Request,
+    Response,
+)
 from meuse.serve.page import PageReader
 
 logger = logging.getLogger(__name__)
@@ -47,28 +55,74 @@ class FailedError(MeuseError):
 
     def __init__(self, failure: Failure, response: Response) -> None:
         known = MeuseError.from_dict(msgspec.structs.asdict(failure))
-        super().__init__(known.code, known.message, field=known.field, hint=known.hint)
+        super().__init__(
+            known.code,
+            known.message,
+            field=known.field,
+            hint=known.hint,
+            retry_after_s=failure.retry_after_s,
+        )
         self.compute_us = response.compute_us
         self.queue_us = response.queue_us
         self.batch_rows = response.batch_rows
 
 
-@dataclass(slots=True, eq=False)
 class Flight:
-    """A request on its way. `alone` once it has been under a replica that died."""
+    """A request on its way. `alone` once it has been under a replica that died.
 
-    id: bytes
-    deadline_ms: int
-    inputs: Sequence[tuple[str, NDArray[Any]]]
-    size: int
-    future: asyncio.Future[Answer]
-    priority: int = frames.NORMAL
-    flow: str = ""
-    alone: bool = False
+    `on_answer` is called once, on the loop: from within the link's reading for an answer, which
+    is on the hot path, in a turn of its own for everything else. It must not raise.
+    """
+
+    __slots__ = (
+        "alone", "deadline_ms", "flow", "id", "inputs", "link", "number", "on_answer",
+        "outcome", "priority", "size",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        id: bytes,
+        deadline_ms: int,
+        inputs: Sequence[tuple[str, NDArray[Any]]],
+        size: int,
+        on_answer: Callable[[Answer | Exception], None],
+        priority: int = frames.NORMAL,
+        flow: str = "",
+    ) -> None:
+        self.id = id
+        self.deadline_ms = deadline_ms
+        self.inputs = inputs
+        self.size = size
+        self.on_answer = on_answer
+        self.priority = priority
+        self.flow = flow
+        self.alone = False
+        self.link: Link | None = None
+        self.number = 0
+        self.outcome: Answer | Exception | None = None
+
+    def answer(self, outcome: Answer | Exception) -> None:
+        """What it came to; anything later is passed over."""
+        if self.outcome is None:
+            self.outcome = outcome
+            self.on_answer(outcome)
 
     def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        """As `answer`, but from a later turn: whoever fails many walks over them undisturbed."""
+        if self.outcome is None:
+            self.outcome = error
+            asyncio.get_running_loop().call_soon(self.on_answer, error)
+
+    def abandon(self) -> None:
+        """Nobody waits for it any more: where it was sent, it need not be run."""
+        if self.outcome is None:
+            self.outcome = AbandonedError()
+            if self.link is not None:
+                self.link.cancel(self)
+
+
+class AbandonedError(Exception):
+    """The caller has gone."""
 
 
 class Owner(Protocol):
@@ -117,7 +171,7 @@ class Link(asyncio.Protocol):
         return not self.flights or self._bytes + size <= MAX_BYTES
 
     def send(self, flight: Flight) -> None:
-        """Hand over a request; `has_room` was asked before. Its future gets the answer."""
+        """Hand over a request; `has_room` was asked before."""
         self._number = number = self._number + 1
         specs = tuple([frames.spec_of(name, array) for name, array in flight.inputs])
         header = Request(
@@ -129,10 +183,20 @@ class Link(asyncio.Protocol):
             flight.fail(MeuseError(Code.TOO_LARGE, str(error), field="inputs"))
             return
         self.flights[number] = flight
+        flight.link, flight.number = self, number
         self._bytes += flight.size
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out += buffers
+
+    def cancel(self, flight: Flight) -> None:
+        """Tell the replica, once. Its place is free when the replica has answered all the same."""
+        if self.flights.get(flight.number) is not flight or self._transport is None:
+            return
+        flight.link = None
+        if not self._out:
+            self._loop.call_soon(self._flush)
+        self._out += frames.encode(Cancel(flight.number))
 
     def retire(self) -> None:
         """Take nothing new; close when all is answered."""
@@ -219,20 +283,16 @@ class Link(asyncio.Protocol):
             raise FrameError(f"an answer to {response.number}, which was not asked")
         self._bytes -= flight.size
         self._depth = response.depth
-        if flight.future.done():  # its deadline passed, or its caller has gone
+        if flight.outcome is not None:  # its deadline passed, or its caller has gone
             return
         error = response.error
-        if error is None:
-            names = [spec.name for spec in response.tensors]
-            outputs = list(zip(names, tensors, strict=True))
-            flight.future.set_result(
-                Answer(
-                    outputs,
-                    response.rows,
-                    response.compute_us,
-                    response.queue_us,
-                    response.batch_rows,
-                )
+        if error is not None:
+            flight.answer(FailedError(error, response))
+            return
+        specs = response.tensors
+        outputs = [(spec.name, tensors[i]) for i, spec in enumerate(specs)]
+        flight.answer(
+            Answer(
+                outputs, response.rows, response.compute_us, response.queue_us, response.batch_rows
             )
-        else:
-            flight.future.set_exception(FailedError(error, response))
+        )

@@ -108,15 +108,16 @@ class Pool:
         In flight a request keeps its credit until the replica answers.
         """
         for link in (*self._links.values(), *self._leaving):
-            for flight in link.flights.values():
-                if flight.deadline_ms <= now:
+            for flight in list(link.flights.values()):
+                if flight.deadline_ms <= now and flight.outcome is None:
                     flight.fail(_late())
+                    link.cancel(flight)
         if not self._waiting:
             return
         for flight in self._waiting:
             if flight.deadline_ms <= now:
                 flight.fail(_late() if self.is_ready else _nobody(self.name))
-        still = [flight for flight in self._waiting if not flight.future.done()]
+        still = [flight for flight in self._waiting if flight.outcome is None]
         if len(still) < len(self._waiting):
             self._set_waiting(still)
 
@@ -131,7 +132,7 @@ class Pool:
     def lost(self, link: Link, flights: list[Flight], started: frozenset[bytes] | None) -> None:
         again = []
         for flight in flights:
-            if flight.future.done():
+            if flight.outcome is not None:
                 continue
             if started is None or flight.id in started:
                 if flight.alone:
@@ -172,7 +173,7 @@ class Pool:
                 return
             flight = self._waiting.popleft()
             self._waiting_bytes -= flight.size
-            if not flight.future.done():
+            if flight.outcome is None:
                 link.send(flight)
 
     def _wake_if_nobody(self) -> None:

@@ -1,8 +1,8 @@
 """A snapshot made ready for the hot path: who calls, and where a model name leads.
 
-Immutable but for two caches that live and die with it: verified keys and the names that a
-caller has resolved. So a revocation, a change of access or a rollout is one swap. Knows no
-protocol and does no input or output.
+Immutable but for three caches that live and die with it: verified keys, the names that a
+caller has resolved and the limits it meets there. So a revocation, a change of access or a
+rollout is one swap. Knows no protocol and does no input or output.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway.counters import Counters
 from meuse.gateway.links import Pool
+from meuse.meter.limits import Plan
 from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntry
 from meuse.serve.stats import TargetStats
 
@@ -105,8 +106,8 @@ class Route:
 class Caller:
     """A verified key. Holds its header to be verified again under newer routes."""
 
-    __slots__ = ("authorization", "expires_ms", "found", "key", "plan_version", "project",
-                 "scopes", "tenant")  # fmt: skip
+    __slots__ = ("authorization", "expires_ms", "found", "key", "limits", "plan_version",
+                 "project", "scopes", "tenant")  # fmt: skip
 
     def __init__(
         self, authorization: bytes, key: str, entry: KeyEntry, plan_version: str | None
@@ -119,6 +120,7 @@ class Caller:
         self.expires_ms = entry.expires_ms
         self.plan_version = plan_version
         self.found: dict[str | None, Route] = {}
+        self.limits: dict[Route, Plan | None] = {}
 
     def require(self, scope: str) -> None:
         """Raises `forbidden` unless the key has this scope."""

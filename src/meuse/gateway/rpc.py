@@ -134,6 +134,8 @@ async def _abort(context: Context, error: MeuseError) -> None:
     trailer = [("meuse-code", str(error.code))]
     if error.field:
         trailer.append(("meuse-field", error.field.encode("ascii", "replace").decode()))
+    if error.retry_after_s is not None:
+        trailer.append(("retry-after", str(error.retry_after_s)))
     status = grpc.StatusCode[error.grpc_status]
     await context.abort(status, str(error), trailing_metadata=tuple(trailer))
 

@@ -30,6 +30,7 @@ from meuse.gateway.http import App
 from meuse.gateway.links import Links
 from meuse.gateway.snapshots import SnapshotClient
 from meuse.meter.journal import JournalWriter
+from meuse.meter.limits import Limits
 from meuse.runtime import lifeline
 
 logger = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class WorkerConfig:
     sockets: Path
     snapshot: Path
     journal: Path
+    limits: Path
     pepper: bytes
     max_body_bytes: int
     max_upload_bytes: int
@@ -98,7 +100,8 @@ async def _run(config: WorkerConfig) -> bool:
     # `snapshots` is made below: it swaps what needs the links.
     links = Links(config.sockets, lambda name: snapshots.wake(name), config.workers)  # noqa: PLW0108
     counters = Counters(config.sockets, config.slot, config.epoch)
-    plane = DataPlane(links, journal, counters, config.pepper)
+    limits = Limits(config.limits)
+    plane = DataPlane(links, journal, limits, counters, config.pepper)
     snapshots = SnapshotClient(
         config.sockets / "publish.sock", config.snapshot, plane.swap, config.slot, config.epoch
     )

@@ -1,14 +1,12 @@
-"""The queue and the batcher of a replica: pure of sockets and of time.
+"""Running a batch: what is joined, split again, and told when it fails.
 
-Requests are grouped by what can be concatenated (names, datatypes, trailing shapes), in the
-order of arrival; groups take turns. A batch is bounded in rows. Whatever fails together is
-run again one by one, so that a bad request fails alone.
+Whatever fails together is run again one by one, so that a bad request fails alone. Pure of
+sockets and of time; may be called from another thread than the queue's.
 """
 
 from __future__ import annotations
 
 import time
-from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,126 +15,80 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Signature
 from meuse.core.ports import Engine
-from meuse.serve.frames import Request
+from meuse.serve.queue import Item
 
 Mark = Callable[[Sequence[bytes]], None]
 
 
-@dataclass(slots=True, eq=False)
-class Item:
-    """One request in the queue. `inputs` are views of received bytes."""
-
-    header: Request
-    inputs: dict[str, NDArray[Any]]
-    rows: int
-    connection: Any
-
-
 @dataclass(slots=True)
 class Done:
-    """One answer. `error` and `outputs` exclude each other."""
+    """One answer. `error` and `outputs` exclude each other. `batch_rows` stands in the first
+    answer of each batch that ran."""
 
     item: Item
     outputs: dict[str, NDArray[Any]]
     rows: int
     compute_us: int
     error: MeuseError | None = None
+    queue_us: int = 0
+    batch_rows: int = 0
 
 
-def item_of(header: Request, tensors: Sequence[NDArray[Any]], connection: Any) -> Item:
-    """A queue item. Rows are the first dimension of the first input, 1 for a scalar."""
-    inputs = {spec.name: tensor for spec, tensor in zip(header.tensors, tensors, strict=True)}
-    shape = header.tensors[0].shape if header.tensors else ()
-    return Item(header, inputs, max(shape[0], 1) if shape else 1, connection)
+def now_us() -> int:
+    """The clock of queues and batches: monotonic µs."""
+    return time.perf_counter_ns() // 1000
 
 
-def batchable(signature: Signature) -> bool:
-    """Whether rows of several requests may be concatenated and the outputs split again."""
-    specs = (*signature.inputs, *signature.outputs)
-    return all(spec.shape and spec.shape[0] == -1 for spec in specs)
-
-
-class Queue:
-    """Bounded in requests. `take` never waits: it gives what is there."""
-
-    def __init__(self, max_rows: int, max_queue: int, together: bool) -> None:
-        self._max_rows = max_rows
-        self._max_queue = max_queue
-        self._together = together
-        self._groups: OrderedDict[object, deque[Item]] = OrderedDict()
-        self._length = 0
-
-    def __len__(self) -> int:
-        return self._length
-
-    def add(self, item: Item) -> bool:
-        """False when the queue is full."""
-        if self._length >= self._max_queue:
-            return False
-        key: object = item  # a group of its own
-        if self._together and not item.header.alone:
-            key = tuple([(s.name, s.datatype, s.shape[1:]) for s in item.header.tensors])
-        group = self._groups.get(key)
-        if group is None:
-            group = self._groups[key] = deque()
-        group.append(item)
-        self._length += 1
-        return True
-
-    def take(self) -> list[Item]:
-        """The next batch: at least one request, at most `max_rows` rows if it is several."""
-        key, group = self._groups.popitem(last=False)
-        batch = [group.popleft()]
-        rows = batch[0].rows
-        while group and rows + group[0].rows <= self._max_rows:
-            rows += group[0].rows
-            batch.append(group.popleft())
-        if group:
-            self._groups[key] = group  # behind the other groups
-        self._length -= len(batch)
-        return batch
-
-
-def run_batch(engine: Engine, batch: list[Item], mark: Mark, now_ms: int) -> list[Done]:
-    """Answer every request of a batch, expired ones without running them."""
+def run_batch(engine: Engine, batch: list[Item], mark: Mark) -> list[Done]:
+    """Answer every request of a batch, expired and cancelled ones without running them."""
+    started = now_us()
     live, done = [], []
     for item in batch:
-        if item.header.deadline_ms <= now_ms:
+        if item.cancelled:
+            done.append(Done(item, {}, 0, 0, cancelled()))
+        elif item.deadline_us <= started:
             error = MeuseError(
                 Code.DEADLINE_EXCEEDED, "the deadline passed while the request was queued"
             )
-            done.append(Done(item, {}, 0, 0, error))
+            done.append(Done(item, {}, 0, 0, error, started - item.arrived_us))
         else:
             live.append(item)
     if not live:
         return done
     mark([item.header.id for item in live])
-    started = time.perf_counter_ns()
+    total = sum([item.rows for item in live])
     try:
         outputs = _run(engine, live)
     except Exception as error:  # whatever an engine raises
+        spent = now_us() - started
         if len(live) == 1:
-            spent = (time.perf_counter_ns() - started) // 1000
-            done.append(Done(live[0], {}, 0, spent, _engine_error(error)))
+            failure = cancelled() if live[0].cancelled else _engine_error(error)
+            waited = started - live[0].arrived_us
+            done.append(Done(live[0], {}, 0, spent, failure, waited, total))
         else:
             for item in live:
-                done += run_batch(engine, [item], mark, now_ms)
+                done += run_batch(engine, [item], mark)
         return done
-    spent = (time.perf_counter_ns() - started) // 1000
+    spent = now_us() - started
     if len(live) == 1:
-        done.append(Done(live[0], outputs, live[0].rows, spent))
+        waited = started - live[0].arrived_us
+        done.append(Done(live[0], outputs, live[0].rows, spent, None, waited, total))
         return done
-    total, start = sum([item.rows for item in live]), 0
+    start = 0
     for item in live:
         end = start + item.rows
         mine = {name: value[start:end] for name, value in outputs.items()}
         # Shares are cut by position so that they add up to the whole.
         share = spent * end // total - spent * start // total
-        done.append(Done(item, mine, item.rows, share))
+        waited = started - item.arrived_us
+        done.append(Done(item, mine, item.rows, share, None, waited, 0 if start else total))
         start = end
     return done
+
+
+def cancelled() -> MeuseError:
+    return MeuseError(Code.CANCELLED, "nobody waits for this request any more")
 
 
 def _run(engine: Engine, items: list[Item]) -> dict[str, NDArray[Any]]:

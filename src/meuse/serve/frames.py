@@ -72,6 +72,7 @@ class Failure(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_field
     message: str
     field: str | None = None
     hint: str | None = None
+    retry_after_s: int | None = None
 
 
 class Hello(

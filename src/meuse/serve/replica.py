@@ -1,9 +1,10 @@
 """A replica: one engine, its queue and its batcher behind one unix socket.
 
-All gateway workers of the host connect here, so this is where batches form. One loop, one
-thread: whatever has arrived while the engine ran makes the next batch, and an idle engine
-never waits. Listening means ready. Knows frames and an `Engine`; knows no model format, no
-key and no deployment.
+All gateway workers of the host connect here, so this is where batches form. Whatever has
+arrived while the engine ran makes the next batch, and an idle engine never waits. A short
+batch runs on the loop itself (handing it to a thread costs tens of µs), a long one in the one
+engine thread, so that arrivals are judged and cancellations heard meanwhile. Listening means
+ready. Knows frames and an `Engine`; knows no model format, no key and no deployment.
 """
 
 from __future__ import annotations
@@ -11,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import signal
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -25,13 +28,26 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ports import Engine
 from meuse.serve import frames
-from meuse.serve.batcher import Done, Queue, batchable, item_of, run_batch
-from meuse.serve.frames import DTYPES, Decoder, Failure, FrameError, Hello, Request, Response
+from meuse.serve.batcher import Done, cancelled, now_us, run_batch
+from meuse.serve.cost import CostModel
+from meuse.serve.frames import (
+    DTYPES,
+    Cancel,
+    Decoder,
+    Failure,
+    FrameError,
+    Hello,
+    Request,
+    Response,
+)
 from meuse.serve.page import PageWriter
+from meuse.serve.queue import Item, Queue, batchable, item_of
 
 logger = logging.getLogger(__name__)
 
 _LINGER_S = 2.0
+INLINE_US = 2000.0
+"""Batches that should take no longer run on the loop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,13 +68,15 @@ class ReplicaConfig:
 
 def serve(engine: Engine, config: ReplicaConfig) -> None:
     """Warm up, listen, answer until SIGTERM, then finish what is queued and return."""
-    warm_up(engine, config.max_rows)
+    cost = CostModel()
+    warm_up(engine, config.max_rows, cost)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_Replica(engine, config).run())
+        runner.run(_Replica(engine, config, cost).run())
 
 
-def warm_up(engine: Engine, max_rows: int) -> None:
-    """Run zeros once with one row and once with `max_rows`, so that no caller pays for it.
+def warm_up(engine: Engine, max_rows: int, cost: CostModel) -> None:
+    """Run zeros with one row and with `max_rows`, so that no caller pays for it; the second
+    run of each tells `cost` what a batch takes.
 
     A model whose shapes are open beyond the batch may refuse what we make up; then the first
     callers warm it.
@@ -75,6 +93,9 @@ def warm_up(engine: Engine, max_rows: int) -> None:
         }
         try:
             engine.run(zeros)
+            started = now_us()
+            engine.run(zeros)
+            cost.observe(rows, now_us() - started)
         except Exception as error:
             if not open_shape:
                 raise MeuseError(
@@ -83,13 +104,17 @@ def warm_up(engine: Engine, max_rows: int) -> None:
 
 
 class _Connection(asyncio.Protocol):
-    """One worker. `unanswered` is held to the credits that Hello gave."""
+    """One worker. What is unanswered is held to the credits that Hello gave."""
 
     def __init__(self, replica: _Replica) -> None:
         self._replica = replica
         self._decoder = Decoder()
         self._transport: asyncio.Transport | None = None
-        self.unanswered = 0
+        self.items: dict[int, Item] = {}  # unanswered, by number
+
+    @property
+    def unanswered(self) -> int:
+        return len(self.items)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports have the methods, not the base class.
@@ -102,16 +127,20 @@ class _Connection(asyncio.Protocol):
         try:
             arrived = self._decoder.feed(data)
             for header, tensors in arrived:
-                if type(header) is not Request:
+                if type(header) is Request:
+                    self._replica.receive(header, tensors, self)
+                elif type(header) is Cancel:
+                    self._replica.cancel(header.number, self)
+                else:
                     raise FrameError(f"a worker sent {type(header).__name__}")
-                self.unanswered += 1
-                self._replica.receive(header, tensors, self)
         except FrameError as error:
             logger.error("a worker is cut off: %s", error)
             self.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        for number in list(self.items):  # nobody is there to be answered
+            self._replica.cancel(number, self)
         self._replica.left(self)
 
     def write(self, buffers: Sequence[bytes]) -> None:
@@ -129,12 +158,18 @@ class _Connection(asyncio.Protocol):
 
 
 class _Replica:
-    def __init__(self, engine: Engine, config: ReplicaConfig) -> None:
+    def __init__(self, engine: Engine, config: ReplicaConfig, cost: CostModel) -> None:
         self.config = config
         self.connections: set[_Connection] = set()
         self._engine = engine
-        self._queue = Queue(config.max_rows, config.max_queue, batchable(engine.signature))
+        self._cost = cost
+        self._objective_us = (config.objective_ms or math.inf) * 1000.0
+        together = batchable(engine.signature)
+        self._queue = Queue(config.max_rows, config.max_queue, together, cost)
         self._page = PageWriter(config.page, max(config.max_rows, 1))
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine")
+        self._running: list[Item] = []  # the batch in the thread
+        self._free_us = 0.0  # when that should be done
         self._scheduled = False
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
@@ -152,7 +187,7 @@ class _Replica:
         # started and give them to another replica.
         server.close()
         self.config.socket.unlink(missing_ok=True)
-        while len(self._queue):
+        while len(self._queue) or self._running:
             self._idle.clear()
             await self._idle.wait()
         if not self.connections:
@@ -172,25 +207,82 @@ class _Replica:
     def receive(self, header: Request, tensors: frames.Tensors, connection: _Connection) -> None:
         if self._stopping.is_set():
             return
-        item = item_of(header, tensors, connection)
-        if connection.unanswered > self.config.credits or not self._queue.add(item):
-            error = MeuseError(
-                Code.OVERLOADED, "the replica's queue is full", hint="Try again later."
-            )
+        now = now_us()
+        item = item_of(
+            header,
+            tensors,
+            connection,
+            now_us=now,
+            left_us=(header.deadline_ms - now_ms()) * 1000.0,
+            objective_us=self._objective_us,
+        )
+        if header.number in connection.items:
+            raise FrameError(f"two requests have the number {header.number}")
+        connection.items[header.number] = item
+        try:
+            if connection.unanswered > self.config.credits:
+                raise MeuseError(
+                    Code.OVERLOADED, "a worker sent more than its credits", hint="Try again later."
+                )
+            busy = max(self._free_us - now, 1.0) if self._running else 0.0
+            self._queue.add(item, busy, now)
+        except MeuseError as error:
             self._answer([Done(item, {}, 0, 0, error)])
             return
-        if not self._scheduled:
+        self._schedule()
+
+    def cancel(self, number: int, connection: _Connection) -> None:
+        """Nobody waits for it: out of the queue, or out of the engine once all of its batch
+        are cancelled. One that is answered already is no error: the two met on the way."""
+        item = connection.items.get(number)
+        if item is None or item.cancelled:
+            return
+        if item in self._running:
+            item.cancelled = True
+            stop = getattr(self._engine, "cancel", None)
+            if stop is not None and all(other.cancelled for other in self._running):
+                stop()
+            return
+        self._queue.cancel(item)
+        self._answer([Done(item, {}, 0, 0, cancelled())])
+        if not len(self._queue):
+            self._idle.set()
+
+    def _schedule(self) -> None:
+        if not self._scheduled and not self._running:
             self._scheduled = True
             # After this turn's reads: what other workers have sent joins the batch.
             self._loop.call_soon(self._step)
 
     def _step(self) -> None:
         self._scheduled = False
+        now = now_us()
+        batch = self._queue.take(now)
+        if not batch:
+            self._idle.set()
+            return
+        expected = self._cost.predict(sum([item.rows for item in batch]))
+        if self._cost.known and expected <= INLINE_US:
+            self._finish(run_batch(self._engine, batch, self._page.mark))
+            return
+        self._running, self._free_us = batch, now + expected
+        work = self._loop.run_in_executor(
+            self._thread, run_batch, self._engine, batch, self._page.mark
+        )
+        work.add_done_callback(self._returned)
+
+    def _returned(self, work: asyncio.Future[list[Done]]) -> None:
+        self._running = []
+        self._finish(work.result())
+
+    def _finish(self, done: list[Done]) -> None:
+        ran = [d.batch_rows for d in done if d.batch_rows]
+        if len(ran) == 1 and not any(d.error for d in done):
+            # What failed, or was run in parts, says nothing of how long a batch takes.
+            self._cost.observe(ran[0], sum([d.compute_us for d in done]))
+        self._answer(done)
         if len(self._queue):
-            self._answer(run_batch(self._engine, self._queue.take(), self._page.mark, now_ms()))
-        if len(self._queue):
-            self._scheduled = True
-            self._loop.call_soon(self._step)
+            self._schedule()
         else:
             self._idle.set()
 
@@ -200,7 +292,7 @@ class _Replica:
         depth = len(self._queue)
         for done in batch:
             connection: _Connection = done.item.connection
-            connection.unanswered -= 1
+            connection.items.pop(done.item.header.number, None)
             buffers.setdefault(connection, []).extend(_response(done, depth))
         for connection, parts in buffers.items():
             connection.write(parts)
@@ -208,12 +300,13 @@ class _Replica:
 
 def _response(done: Done, depth: int) -> list[bytes]:
     number, error = done.item.header.number, done.error
+    times = (done.queue_us, done.batch_rows)
     if error is None:
         try:
             specs = tuple([frames.spec_of(name, value) for name, value in done.outputs.items()])
-            header = Response(number, specs, done.rows, done.compute_us, depth)
+            header = Response(number, specs, done.rows, done.compute_us, depth, None, *times)
             return frames.encode(header, list(done.outputs.values()))
         except (FrameError, KeyError, msgspec.MsgspecError) as reason:
             error = MeuseError(Code.ENGINE_ERROR, f"the output cannot be sent: {reason}")
-    failure = Failure(str(error.code), error.message, error.field, error.hint)
-    return frames.encode(Response(number, (), 0, done.compute_us, depth, failure))
+    failure = Failure(str(error.code), error.message, error.field, error.hint, error.retry_after_s)
+    return frames.encode(Response(number, (), 0, done.compute_us, depth, failure, *times))

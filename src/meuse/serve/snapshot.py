@@ -11,6 +11,8 @@ from pathlib import Path
 
 import msgspec
 
+from meuse.core.nouns import Limit
+
 
 class KeyEntry(msgspec.Struct, frozen=True):
     hash: bytes
@@ -85,6 +87,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     keys: dict[str, KeyEntry] = {}
     tenants: dict[str, TenantEntry] = {}
     deployments: dict[str, DeploymentEntry] = {}  # by "owner/name"
+    limits: tuple[Limit, ...] = ()
 
 
 EMPTY = Snapshot()

@@ -111,6 +111,16 @@ api_key = _owned(
     name="api_key",
 )
 
+request_limit = _owned(
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("kind", sa.String(16), nullable=False),
+    sa.Column("by_admin", sa.Boolean, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("id"),
+    name="request_limit",
+)
+
 tenant = sa.Table(
     "tenant",
     metadata,

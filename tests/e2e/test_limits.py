@@ -1,0 +1,189 @@
+"""Limits and budgets through the public API: set, met, looked at, taken away."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import httpx
+import pytest
+
+from e2e.conftest import Digits, Platform
+from e2e.helpers import JSON, get, refused, refused_rpc, rpc_infer, rpc_request
+
+Make = Callable[..., JSON]
+
+
+@pytest.fixture
+def make(admin: httpx.Client) -> Iterator[Make]:
+    """Set a limit or a budget as an administrator; it goes when the test ends."""
+    made: list[str] = []
+
+    def make(what: str, **terms: Any) -> JSON:
+        response = admin.post(f"/api/{what}", json=terms)
+        assert response.status_code == 201, response.text
+        answer: JSON = response.json()
+        assert answer["published"] is True
+        made.append(f"/api/{what}/{answer['id']}")
+        return answer
+
+    yield make
+    for path in made:
+        assert admin.delete(path).status_code in (200, 404)
+
+
+@pytest.fixture
+def call(platform: Platform, served: JSON, digits: Digits) -> Callable[..., httpx.Response]:
+    def call(key: str, rows: int = 1) -> httpx.Response:
+        body = {"model": "default/digits", "input_data": digits.rows[:rows]}
+        return platform.client(key).post("/predict", json=body)
+
+    return call
+
+
+def found(client: httpx.Client, what: str, limit_id: str) -> JSON | None:
+    items: list[JSON] = get(client, f"/api/{what}")["items"]
+    return next((item for item in items if item["id"] == limit_id), None)
+
+
+def test_a_hard_budget_is_served_exactly(
+    platform: Platform,
+    admin: httpx.Client,
+    tenant: Callable[[str], str],
+    make: Make,
+    call: Callable[..., httpx.Response],
+    digits: Digits,
+) -> None:
+    """Rows are served up to the limit, by all workers together; then 402 says what is left.
+    Other tenants notice nothing, and without the budget everything goes on."""
+    key = platform.key("infer", tenant=tenant("acme"))
+    other = platform.key("infer", tenant=tenant("globex"))
+    budget = make("budgets", tenant="acme", meter="rows", limit=50, period="month")
+    assert (budget["used"], budget["remaining"], budget["hard"]) == (0, 50, True)
+    assert budget["resets"].endswith("-01T00:00:00.000Z")
+    for _ in range(6):  # new connections: they meet both workers
+        assert call(key, 8).status_code == 200
+    error = refused(call(key, 3), 402, "budget_exceeded", "budget")
+    assert "2 left" in error["message"]
+    assert call(key, 2).status_code == 200
+    refused(call(key), 402, "budget_exceeded", "budget")
+    refused_rpc(
+        lambda: rpc_infer(platform.grpc, key, rpc_request("default/digits", digits.rows[:1])),
+        grpc.StatusCode.RESOURCE_EXHAUSTED, "budget_exceeded", "budget",
+    )  # fmt: skip
+    assert call(other).status_code == 200
+    shown = found(admin, "budgets", budget["id"])
+    assert shown is not None
+    assert (shown["used"], shown["in_flight"], shown["remaining"]) == (50, 0, 0)
+    assert admin.delete(f"/api/budgets/{budget['id']}").json()["published"] is True
+    assert call(key).status_code == 200
+
+
+def test_limits_of_a_key_at_a_model(
+    platform: Platform, tenant: Callable[[str], str], make: Make, call: Any
+) -> None:
+    """A rate limit holds where all its subjects match, and says when to come back."""
+    made = platform.made_key("infer", tenant=tenant("acme"))
+    sibling = platform.key("infer", tenant="acme")
+    limit = make("limits", key=made["id"], model="default/digits", requests=2, per="hour", burst=2)
+    assert (limit["model"], limit["tenant"], limit["burst"]) == ("default/digits", None, 2)
+    assert [call(made["key"]).status_code for _ in range(2)] == [200, 200]
+    answer = call(made["key"])
+    refused(answer, 429, "rate_limited", "limit")
+    assert 1700 <= int(answer.headers["retry-after"]) <= 1800
+    assert call(sibling).status_code == 200
+    make("limits", tenant="acme", concurrency=3)
+    assert call(sibling).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("what", "terms", "field"),
+    [
+        ("limits", {}, "requests"),
+        ("limits", {"requests": 5, "per": "minute"}, "tenant"),
+        ("limits", {"tenant": "default", "requests": 0, "per": "minute"}, "requests"),
+        ("limits", {"tenant": "default", "requests": 1.5, "per": "minute"}, "requests"),
+        ("limits", {"tenant": "default", "requests": 10**9, "per": "second"}, "requests"),
+        ("limits", {"tenant": "default", "requests": 5}, "per"),
+        ("limits", {"tenant": "default", "requests": 5, "per": "day"}, "per"),
+        ("limits", {"tenant": "default", "requests": 5, "per": ["hour"]}, "per"),
+        ("limits", {"tenant": "default", "requests": 5, "per": "hour", "burst": 0}, "burst"),
+        ("limits", {"tenant": "default", "concurrency": True}, "concurrency"),
+        ("limits", {"tenant": "default", "concurrency": 1, "requests": 5}, "requests"),
+        ("limits", {"tennant": "default", "requests": 5, "per": "hour"}, "tennant"),
+        ("limits", {"tenant": 7, "concurrency": 1}, "tenant"),
+        ("limits", {"key": 7, "concurrency": 1}, None),
+        ("limits", {"model": 7, "concurrency": 1}, "model"),
+        ("budgets", {"tenant": "default", "limit": 5, "period": "day"}, "meter"),
+        ("budgets", {"tenant": "default", "meter": "rows", "period": "day"}, "limit"),
+        ("budgets", {"tenant": "default", "meter": "rows", "limit": -1, "period": "day"}, "limit"),
+        ("budgets", {"tenant": "default", "meter": "rows", "limit": 5}, "period"),
+        ("budgets", {"tenant": "default", "meter": "rows", "limit": 5, "period": "week"}, "period"),
+        ("budgets", {"tenant": "default", "meter": "rows", "limit": 5, "period": "day",
+                     "hard": "yes"}, "hard"),
+        ("budgets", {"tenant": "default", "meter": "cost", "limit": 5, "period": "day",
+                     "currency": "EUR"}, "meter"),
+        ("budgets", {"tenant": "default", "meter": "compute_ms", "limit": 5, "period": "day"},
+         "meter"),
+        ("budgets", {"tenant": "default", "meter": "smiles", "limit": 5, "period": "day"}, "meter"),
+    ],
+)  # fmt: skip
+def test_bad_terms_are_refused(
+    admin: httpx.Client, what: str, terms: JSON, field: str | None
+) -> None:
+    """Each names its field, and nothing is kept."""
+    before = get(admin, f"/api/{what}")
+    answer = admin.post(f"/api/{what}", json=terms)
+    if field is None:
+        refused(answer, 404, "not_found", "key")
+    else:
+        refused(answer, 400, "invalid_field", field)
+    assert get(admin, f"/api/{what}") == before
+
+
+def test_subjects_must_exist_and_agree(admin: httpx.Client, platform: Platform) -> None:
+    """An unknown tenant, key, model or budget is 404; a key of another tenant is 400."""
+    for subject in ("tenant", "key", "model"):
+        answer = admin.post("/api/limits", json={subject: "nothing", "concurrency": 1})
+        refused(answer, 404, "not_found", subject)
+    key = platform.made_key("infer")["id"]
+    admin.put("/api/tenants/acme", json={"plan": "standard"})
+    answer = admin.post("/api/limits", json={"tenant": "acme", "key": key, "concurrency": 1})
+    refused(answer, 400, "invalid_field", "tenant")
+    refused(admin.delete("/api/limits/limit-1"), 404, "not_found", "limit")
+    refused(admin.delete("/api/budgets/budget-1"), 404, "not_found", "budget")
+
+
+def test_one_limits_only_ones_own(
+    platform: Platform,
+    admin: httpx.Client,
+    stranger: httpx.Client,
+    private: JSON,
+    served: JSON,
+    make: Make,
+) -> None:
+    """A key with the scope `keys` limits its own tenant, keys and deployments, sees what an
+    administrator has set for it, and cannot take that away."""
+
+    def ask(what: str = "limits", **terms: Any) -> httpx.Response:
+        return stranger.post(f"/api/{what}", json={"concurrency": 5, **terms})
+
+    refused(ask(tenant="acme"), 403, "forbidden", "tenant")
+    refused(ask(tenant="no-such-tenant"), 403, "forbidden", "tenant")
+    refused(ask(project="other"), 403, "forbidden", "project")
+    refused(ask(key=platform.made_key("infer")["id"]), 404, "not_found", "key")
+    for model in ("private", "default/private", "default/digits"):
+        refused(ask(model=model), 404, "not_found", "model")
+    mine = ask(tenant="stranger").json()
+    assert (mine["tenant"], mine["project"]) == ("stranger", "default")
+    theirs = make("budgets", tenant="stranger", meter="requests", limit=9, period="day")
+    hidden = make("budgets", tenant="acme", meter="requests", limit=10**9, period="day")
+    assert {b["id"] for b in get(stranger, "/api/budgets")["items"]} == {theirs["id"]}
+    assert {b["id"] for b in get(stranger, "/api/limits")["items"]} == {mine["id"]}
+    refused(stranger.delete(f"/api/budgets/{theirs['id']}"), 403, "forbidden", "budget")
+    refused(stranger.delete(f"/api/budgets/{hidden['id']}"), 404, "not_found", "budget")
+    assert found(admin, "limits", mine["id"]) is not None
+    gone = stranger.delete(f"/api/limits/{mine['id']}")
+    assert (gone.status_code, gone.json()["published"]) == (200, True)
+    assert get(stranger, "/api/limits")["items"] == []
