@@ -97,10 +97,10 @@ def main(argv: Sequence[str]) -> int:
         plans=plans,
         limits=limits,
         replicas=Replicas(processes, sockets, spares=spares),
-        spares=spares,
         elastic=elastic,
-        footprints=Footprints(processes.pids, resident),
-        budget=settings.replica_memory_bytes or machine_budget(),
+        footprints=Footprints(
+            settings.replica_memory_bytes or machine_budget(), processes.pids, resident
+        ),
         publisher=publisher,
         command=lambda name, spec, version: commands.replica(settings, name, spec, version),
         spare_for=commands.spare_for,

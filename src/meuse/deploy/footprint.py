@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from meuse.core.nouns import Artifact
+from meuse.deploy.memory import Held
 from meuse.deploy.plan import Replica
 
 BASE = 48 * 1024 * 1024
@@ -21,14 +23,17 @@ WARM_S = 1.0
 
 
 class Footprints:
-    """`pids` gives processes by replica, ending ones included. `clock` is monotonic seconds."""
+    """All replicas together shall stay within `budget` bytes. `pids` gives processes by replica,
+    ending ones included, `measure` the bytes of one. `clock` is monotonic seconds."""
 
     def __init__(
         self,
+        budget: int,
         pids: Callable[[], dict[str, int]],
         measure: Callable[[int], int | None],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.budget = budget
         self._pids = pids
         self._measure = measure
         self._clock = clock
@@ -36,8 +41,8 @@ class Footprints:
         self._next: dict[str, float] = {}  # when it is measured again
         self._known: dict[str, int] = {}  # by digest
 
-    def look(self, running: Collection[Replica], digests: Mapping[str, str]) -> None:
-        """Measure what is due; `digests` are those of the running replicas' artifacts, by id."""
+    def look(self, running: Collection[Replica], artifacts: Mapping[str, Artifact]) -> None:
+        """Measure what is due; `artifacts` are what the replicas run, by id."""
         now, pids = self._clock(), self._pids()
         for name in [n for n in self._next if n not in pids]:
             self._bytes.pop(name, None)
@@ -49,21 +54,38 @@ class Footprints:
                 found = self._measure(pids[replica.id])
                 if found is not None:
                     self._bytes[replica.id] = found
-                    if replica.id in digests:
-                        self._known[digests[replica.id]] = found
+                    if replica.id in artifacts:
+                        self._known[artifacts[replica.id].digest] = found
 
-    def of(self, replica: str, expected: int) -> int:
-        """The bytes of one that runs; what was expected until it is measured."""
-        return self._bytes.get(replica, expected)
+    def expected(self, artifact: Artifact) -> int:
+        """The bytes of one more replica that runs it."""
+        return self._known.get(artifact.digest, BASE + PER_BYTE * artifact.bytes)
 
-    def leaving(self, running: Collection[Replica]) -> int:
-        """The bytes of those that were told to end and have not yet."""
+    def held(
+        self,
+        running: Collection[Replica],
+        artifacts: Mapping[str, Artifact],
+        is_idle: Callable[[str], bool],
+        used_at: Callable[[str], float],
+    ) -> list[Held]:
+        """What each deployment holds, and what is still held by replicas that were told to end.
+
+        `is_idle` and `used_at` are asked by deployment; while a replica of it is on its way
+        none is idle.
+        """
         names = {replica.id for replica in running}
-        return sum(self._bytes.get(name, 0) for name in self._pids() if name not in names)
+        leaving = sum(self._bytes.get(name, 0) for name in self._pids() if name not in names)
+        held = [Held("", leaving, 0.0, idle=False)]
+        for name in {replica.deployment for replica in running}:
+            mine = [replica for replica in running if replica.deployment == name]
+            size = sum(self._of(replica.id, artifacts.get(replica.id)) for replica in mine)
+            idle = all(replica.ready for replica in mine) and is_idle(name)
+            held.append(Held(name, size, used_at(name), idle))
+        return held
 
-    def expected(self, digest: str, size: int) -> int:
-        """The bytes of one more replica of an artifact of `size` bytes."""
-        return self._known.get(digest, BASE + PER_BYTE * size)
+    def _of(self, replica: str, artifact: Artifact | None) -> int:
+        expected = self.expected(artifact) if artifact is not None else 0
+        return self._bytes.get(replica, expected)
 
 
 def machine_budget() -> int:

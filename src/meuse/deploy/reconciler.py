@@ -28,11 +28,9 @@ from meuse.deploy import memory, picture
 from meuse.deploy import plan as planning
 from meuse.deploy.elastic import Elastic, Scaling
 from meuse.deploy.footprint import Footprints
-from meuse.deploy.memory import Held
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import Replicas
-from meuse.deploy.spares import Spares
 from meuse.registry import references
 from meuse.serve.snapshot import Snapshot
 
@@ -59,8 +57,7 @@ class State:
 
 class Reconciler:
     """`command(replica, deployment, version)` gives the argument list of a replica process,
-    `spare_for(deployment, version)` the kind of spare process that can become it, if any.
-    All replicas together stay within `budget` bytes."""
+    `spare_for(deployment, version)` the kind of spare process that can become it, if any."""
 
     def __init__(
         self,
@@ -71,10 +68,8 @@ class Reconciler:
         plans: PlanStore,
         limits: LimitStore,
         replicas: Replicas,
-        spares: Spares,
         elastic: Elastic,
         footprints: Footprints,
-        budget: int,
         publisher: Publisher,
         command: Callable[[str, Deployment, ModelVersion], list[str]],
         spare_for: Callable[[Deployment, ModelVersion], str | None],
@@ -86,10 +81,8 @@ class Reconciler:
         self._plans = plans
         self._limits = limits
         self._replicas = replicas
-        self._spares = spares
         self._elastic = elastic
         self._footprints = footprints
-        self._budget = budget
         self._spare_for = spare_for
         self._publisher = publisher
         self._command = command
@@ -225,25 +218,18 @@ class Reconciler:
             for r in running
             if r.deployment in specs
         }
-        prints = self._footprints
-        prints.look(running, {replica: artifact.digest for replica, artifact in artifacts.items()})
+        self._footprints.look(running, artifacts)
         if not starts:
             return [], {}
-        held = [Held("", prints.leaving(running), 0.0, idle=False)]
-        for name in {r.deployment for r in running}:
-            mine = [r for r in running if r.deployment == name]
-            sizes = [
-                prints.of(r.id, prints.expected(a.digest, a.bytes))
-                for r in mine
-                if (a := artifacts.get(r.id))
-            ]
-            idle = all(r.ready for r in mine) and self._elastic.is_idle(name)
-            held.append(Held(name, sum(sizes), self._elastic.used_at(name), idle))
-        asks = []
-        for start in starts:
-            a = self._version(specs[start.deployment], start.version).artifacts[0]
-            asks.append((start.deployment, prints.expected(a.digest, a.bytes)))
-        verdict = memory.admit(self._budget, held, asks)
+        verdict = memory.admit(
+            self._footprints.budget,
+            self._footprints.held(running, artifacts, self._elastic.is_idle, self._elastic.used_at),
+            [
+                (s.deployment, self._footprints.expected(version.artifacts[0]))
+                for s in starts
+                for version in (self._version(specs[s.deployment], s.version),)
+            ],
+        )
         for name in verdict.unload:
             if self._elastic.unload(name):
                 self._wake.set()
@@ -265,7 +251,7 @@ class Reconciler:
             for target in want.targets
             if specs[want.name].scale.min < specs[want.name].scale.max
         }
-        self._spares.keep([kind for kind in kinds if kind is not None])
+        self._replicas.keep_spares([kind for kind in kinds if kind is not None])
 
     def _state(self, want: Wanted, running: list[Replica], lacking: dict[str, int]) -> State:
         mine = [r for r in running if r.deployment == want.name]

@@ -76,6 +76,11 @@ class Replicas:
         log.info("%s of %s starts in %s process, %s", what.version, what.deployment, where, replica)
         return replica
 
+    def keep_spares(self, kinds: Collection[str]) -> None:
+        """See to it that there are spare processes of these kinds and of no others."""
+        if self._spares is not None:
+            self._spares.keep(kinds)
+
     def news(self) -> bool:
         """Whether a replica that was started listens by now. Cheaper than a look."""
         return any(_listens(self._sockets / f"{replica}.sock") for replica in self._started)
