@@ -144,7 +144,7 @@ def test_what_is_fixed_is_not_watched(world: World) -> None:
 
 
 def test_the_room_holds_over_all(tmp_path: Path) -> None:
-    """max_replicas counts what leaves too, and tells who got less than was wanted."""
+    """max_replicas holds over all deployments, and it is told who got less than was wanted."""
     world = World(tmp_path, most=3, published={NAME: 1})
     world.run(*["digits:1"] * 3)
     assert world.count(spec(), spec(Scale(1, 1), name="other")) == {
@@ -154,9 +154,20 @@ def test_the_room_holds_over_all(tmp_path: Path) -> None:
     scaling = world.elastic.scaling(KEY)
     assert scaling is not None
     assert "max_replicas" in scaling.reason
-    world.run("digits:1", "digits:0")
-    world.elastic.wake(NAME)
-    assert world.count(spec(), spec(Scale(1, 1), name="other"))[KEY] == 1
+
+
+def test_a_rollout_keeps_its_capacity(tmp_path: Path) -> None:
+    """What leaves takes room from growth, but a new version may be as many as the one before."""
+    world = World(tmp_path, most=4, published={NAME: 1})
+    world.run(*["digits:0"] * 3)
+    world.count(spec())
+    for _ in range(8):
+        world.now += 0.5
+        world.wrote(0, 1, ongoing=32, since_s=world.now - 1000.0)
+        world.elastic.look()
+    assert world.count(spec()) == {KEY: 3}
+    world.run(*["digits:1"] * 3)
+    assert world.count(spec()) == {KEY: 4}
 
 
 def test_targets_share_the_load(world: World) -> None:

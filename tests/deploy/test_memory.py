@@ -33,10 +33,18 @@ def test_what_is_in_use_stays() -> None:
     assert (verdict.start, verdict.unload, verdict.missing) == ((), (), {"b": 20})
 
 
-def test_nobody_makes_room_for_itself() -> None:
-    """A second replica of an idle deployment does not unload the first."""
-    verdict = admit(100, [held("a", 60)], [("a", 60)])
-    assert (verdict.unload, verdict.missing) == ((), {"a": 20})
+def test_one_that_asks_goes_last() -> None:
+    """An idle deployment that gets a new version makes room for it, after all others."""
+    running = [held("a", 30, 1.0), held("b", 30, 2.0)]
+    assert admit(70, running, [("a", 40)]).unload == ("b",)
+    assert admit(70, running, [("a", 60)]).unload == ("b", "a")
+
+
+def test_what_turned_out_larger_makes_room() -> None:
+    """Over the budget without any start, what is idle goes until all is within it."""
+    running = [held("a", 60, 1.0), held("b", 60, 2.0), held("c", 60, 3.0)]
+    assert admit(130, running, []).unload == ("a",)
+    assert admit(30, [held("busy", 60, idle=False)], []).unload == ()
 
 
 def test_the_budget_holds_from_the_first_start() -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,7 +157,10 @@ class Elastic:
         self.look()
         targets = {(want.name, t.version) for want in wanted for t in want.targets}
         leaving = sum((r.deployment, r.version) not in targets for r in running)
-        asks = [self._ask(specs[want.name], want) for want in wanted]
+        replaced = Counter(
+            r.deployment for r in running if r.ready and (r.deployment, r.version) not in targets
+        )
+        asks = [self._ask(specs[want.name], want, replaced[want.name]) for want in wanted]
         given = autoscale.share(asks, self._most - leaving)
         for ask in asks:  # what made room stays at rest until it is asked for again
             if ask.idle and ask.least == 0 and given[ask.name] == 0 < ask.desired:
@@ -190,12 +194,15 @@ class Elastic:
             scaler.state = State(count, "a new spec", used_at=now, recent=((now, count),))
         scaler.spec, scaler.scale, scaler.ready = spec, scale, ready
 
-    def _ask(self, spec: Deployment, want: Wanted) -> Ask:
+    def _ask(self, spec: Deployment, want: Wanted, replaced: int) -> Ask:
+        """While a new version comes it may have as many replicas as serve of the one before,
+        whatever the room: capacity must not shrink for a rollout."""
         scaler = self._scalers.get(spec.key)
         least, targets = spec.scale.min, max(1, len(want.targets))
         if scaler is None:
             return Ask(spec.key, least, least, targets)
         state = scaler.state
+        least = max(least, min(replaced, state.desired))
         return Ask(spec.key, least, state.desired, targets, not scaler.ongoing, state.used_at)
 
     def _shown(self, ask: Ask, given: int, ready: int) -> Scaling:

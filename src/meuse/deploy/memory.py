@@ -34,16 +34,17 @@ def admit(budget: int, held: Sequence[Held], asks: Sequence[tuple[str, int]]) ->
     urgent first.
 
     What is unloaded makes room only once it is gone, so its successor starts a turn later. The
-    least recently used goes first, and only if that will do. A deployment never makes room for
-    itself.
+    least recently used goes first, and only if that will do. One that asks itself goes last: at
+    rest it needs no room for its next version beside the one before.
     """
     now = later = budget - sum(h.bytes for h in held)
     asking = {name for name, _ in asks}
-    idle = sorted(
-        (h for h in held if h.idle and h.name not in asking), key=lambda h: (h.used_at, h.name)
-    )
+    idle = sorted((h for h in held if h.idle), key=lambda h: (h.name in asking, h.used_at, h.name))
     start: list[int] = []
     unload: list[str] = []
+    while later < 0 and idle:  # what was guessed turned out to be more
+        later += idle[0].bytes
+        unload.append(idle.pop(0).name)
     missing: dict[str, int] = {}
     for place, (name, size) in enumerate(asks):
         if size <= min(now, later):

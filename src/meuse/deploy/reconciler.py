@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -124,7 +125,8 @@ class Reconciler:
         if not self._elastic.is_watching or time.monotonic() - self._looked_at < LOOK_S:
             return False
         self._looked_at = time.monotonic()
-        return self._elastic.look()
+        with self._turning:
+            return self._elastic.look()
 
     def wake(self) -> None:
         self._wake.set()
@@ -135,8 +137,10 @@ class Reconciler:
         self._wake.set()
 
     def unload(self, deployment: Deployment) -> None:
-        """Give its memory back. Raises `conflict` while it may not go."""
-        if not self._elastic.unload(deployment.key):
+        """Give its memory back. Raises `conflict` where it may not go, or is in use."""
+        with self._turning:
+            goes = self._elastic.unload(deployment.key)
+        if not goes:
             raise MeuseError(
                 Code.CONFLICT,
                 f"{deployment.name} is in use, or may not go to zero replicas",
@@ -169,7 +173,9 @@ class Reconciler:
             running = self._replicas.look()
             wanted = self._counted(specs, wanted, running)
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
-            starts, lacking = self._afford(specs, step.start, running)
+            have = Counter(r.deployment for r in running)
+            urgent = sorted(step.start, key=lambda start: have[start.deployment])
+            starts, lacking = self._afford(specs, urgent, running)
             for start in starts:
                 self._start(specs[start.deployment], start)
             changed = step.routes != self._routes or bool(starts)
@@ -219,8 +225,6 @@ class Reconciler:
             if r.deployment in specs
         }
         self._footprints.look(running, artifacts)
-        if not starts:
-            return [], {}
         verdict = memory.admit(
             self._footprints.budget,
             self._footprints.held(running, artifacts, self._elastic.is_idle, self._elastic.used_at),
