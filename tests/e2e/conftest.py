@@ -180,12 +180,12 @@ def compressed(admin: httpx.Client, trained: JSON) -> JSON:
 
 @pytest.fixture(scope="session")
 def served(admin: httpx.Client, compressed: JSON, tenant: Callable[[str], str]) -> JSON:
-    """The deployment `digits` of `digits@champion`, open to acme and globex."""
-    tenant("acme"), tenant("globex")
+    """The deployment `digits` of `digits@champion`, open to acme, globex and initech."""
+    tenant("acme"), tenant("globex"), tenant("initech")
     number = int(compressed["model"].partition(":")[2])
     response = admin.put("/api/models/digits/aliases/champion", json={"version": number})
     assert response.status_code == 200, response.text
-    access = {"tenants": ["acme", "globex"]}
+    access = {"tenants": ["acme", "globex", "initech"]}
     response = admin.put(
         "/api/deployments/digits", json={"model": "digits@champion", "access": access}
     )

@@ -57,9 +57,9 @@ def test_a_hard_budget_is_served_exactly(
 ) -> None:
     """Rows are served up to the limit, by all workers together; then 402 says what is left.
     Other tenants notice nothing, and without the budget everything goes on."""
-    key = platform.key("infer", tenant=tenant("acme"))
+    key = platform.key("infer", tenant=tenant("initech"))
     other = platform.key("infer", tenant=tenant("globex"))
-    budget = make("budgets", tenant="acme", meter="rows", limit=50, period="month")
+    budget = make("budgets", tenant="initech", meter="rows", limit=50, period="month")
     assert (budget["used"], budget["remaining"], budget["hard"]) == (0, 50, True)
     assert budget["resets"].endswith("-01T00:00:00.000Z")
     for _ in range(6):  # new connections: they meet both workers
@@ -84,8 +84,8 @@ def test_limits_of_a_key_at_a_model(
     platform: Platform, tenant: Callable[[str], str], make: Make, call: Any
 ) -> None:
     """A rate limit holds where all its subjects match, and says when to come back."""
-    made = platform.made_key("infer", tenant=tenant("acme"))
-    sibling = platform.key("infer", tenant="acme")
+    made = platform.made_key("infer", tenant=tenant("initech"))
+    sibling = platform.key("infer", tenant="initech")
     limit = make("limits", key=made["id"], model="default/digits", requests=2, per="hour", burst=2)
     assert (limit["model"], limit["tenant"], limit["burst"]) == ("default/digits", None, 2)
     assert [call(made["key"]).status_code for _ in range(2)] == [200, 200]
@@ -93,7 +93,7 @@ def test_limits_of_a_key_at_a_model(
     refused(answer, 429, "rate_limited", "limit")
     assert 1700 <= int(answer.headers["retry-after"]) <= 1800
     assert call(sibling).status_code == 200
-    make("limits", tenant="acme", concurrency=3)
+    make("limits", tenant="initech", concurrency=3)
     assert call(sibling).status_code == 200
 
 
@@ -148,8 +148,8 @@ def test_subjects_must_exist_and_agree(admin: httpx.Client, platform: Platform) 
         answer = admin.post("/api/limits", json={subject: "nothing", "concurrency": 1})
         refused(answer, 404, "not_found", subject)
     key = platform.made_key("infer")["id"]
-    admin.put("/api/tenants/acme", json={"plan": "standard"})
-    answer = admin.post("/api/limits", json={"tenant": "acme", "key": key, "concurrency": 1})
+    admin.put("/api/tenants/initech", json={"plan": "standard"})
+    answer = admin.post("/api/limits", json={"tenant": "initech", "key": key, "concurrency": 1})
     refused(answer, 400, "invalid_field", "tenant")
     refused(admin.delete("/api/limits/limit-1"), 404, "not_found", "limit")
     refused(admin.delete("/api/budgets/budget-1"), 404, "not_found", "budget")
@@ -169,7 +169,7 @@ def test_one_limits_only_ones_own(
     def ask(what: str = "limits", **terms: Any) -> httpx.Response:
         return stranger.post(f"/api/{what}", json={"concurrency": 5, **terms})
 
-    refused(ask(tenant="acme"), 403, "forbidden", "tenant")
+    refused(ask(tenant="initech"), 403, "forbidden", "tenant")
     refused(ask(tenant="no-such-tenant"), 403, "forbidden", "tenant")
     refused(ask(project="other"), 403, "forbidden", "project")
     refused(ask(key=platform.made_key("infer")["id"]), 404, "not_found", "key")
@@ -178,7 +178,7 @@ def test_one_limits_only_ones_own(
     mine = ask(tenant="stranger").json()
     assert (mine["tenant"], mine["project"]) == ("stranger", "default")
     theirs = make("budgets", tenant="stranger", meter="requests", limit=9, period="day")
-    hidden = make("budgets", tenant="acme", meter="requests", limit=10**9, period="day")
+    hidden = make("budgets", tenant="initech", meter="requests", limit=10**9, period="day")
     assert {b["id"] for b in get(stranger, "/api/budgets")["items"]} == {theirs["id"]}
     assert {b["id"] for b in get(stranger, "/api/limits")["items"]} == {mine["id"]}
     refused(stranger.delete(f"/api/budgets/{theirs['id']}"), 403, "forbidden", "budget")
