@@ -66,7 +66,7 @@ def decide(scale: Scale, history: Sequence[Sample], ready: int, before: State) -
     if last.ongoing or (len(history) > 1 and last.area > history[-2].area):
         state = replace(state, used_at=now)
     stable, burst = average(history, scale.stable_s), average(history, scale.panic_s)
-    count, reason = _replicas(stable, scale), f"{stable:.1f} ongoing requests on average"
+    count, reason = _replicas(stable, scale), f"{stable:.1f} ongoing requests"
     state = _panic(state, scale, min(_replicas(burst, scale), scale.max), now)
     if state.panic_at is not None and state.panic_most > count:
         count, reason = state.panic_most, f"a burst; now {burst:.1f} ongoing requests"
@@ -77,7 +77,7 @@ def decide(scale: Scale, history: Sequence[Sample], ready: int, before: State) -
     count = min(max(count, scale.min), scale.max)
     kept = [(at, n) for at, n in state.recent if at > now - scale.stable_s and n > count]
     if kept:
-        reason = f"kept from the last {scale.stable_s:g} s: {reason}"
+        reason = f"kept from the last {scale.stable_s:g} s; now {reason}"
     recent = (*kept, (now, count))
     count = recent[0][1]
     if count <= 1 and scale.min == 0 and now - state.used_at >= scale.zero_after_s:
