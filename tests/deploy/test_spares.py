@@ -139,6 +139,16 @@ def test_a_killed_spare_is_replaced(world: World) -> None:
     assert not (world.folder / f"{name}.spare").exists()
 
 
+def test_older_code_is_replaced(world: World) -> None:
+    """A spare that an earlier build of the platform started never becomes a replica."""
+    name = world.ready()
+    world.spares = Spares(world.processes, world.folder, 1, world.command, build="next")
+    world.spares.look(world.processes.running())
+    assert world.spares.assign("onnx", replica, LABEL) is None
+    world.until(lambda: name not in world.processes.running())
+    assert world.ready() != name
+
+
 def test_a_hung_spare_is_found_before_it_is_needed(world: World) -> None:
     """One that is stopped does not answer a ping: it is ended and replaced."""
     name = world.ready()

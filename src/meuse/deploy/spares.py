@@ -32,7 +32,8 @@ BACKOFF_S = (1.0, 5.0, 30.0)
 class Spares:
     """Keeps `count` of each engine that is asked for; `command(id, engine)` starts one.
 
-    Not for two threads at once. `clock` is monotonic seconds.
+    Those of another `build`, the code that they were started with, are replaced. Not for two
+    threads at once. `clock` is monotonic seconds.
     """
 
     def __init__(
@@ -42,7 +43,9 @@ class Spares:
         count: int,
         command: Callable[[str, str], list[str]],
         clock: Callable[[], float] = time.monotonic,
+        build: str = "",
     ) -> None:
+        self._build = build
         self._launcher = launcher
         self._sockets = sockets
         self._count = count
@@ -59,6 +62,9 @@ class Spares:
         """What the launcher says that runs: which of it is spare, and which spares ended."""
         now = self._clock()
         spares = {name: str(label["spare"]) for name, label in labels.items() if "spare" in label}
+        for name in [n for n in spares if labels[n].get("build", "") != self._build]:
+            del spares[name]
+            self._drop(name)
         for name, engine in self._running.items():
             if name not in labels and name not in self._ready:
                 self._died(engine, now)
@@ -78,11 +84,12 @@ class Spares:
         have = Counter(self._running.values())
         for engine in engines:
             if self._again_at.get(engine, 0.0) <= now:
+                label = {"spare": engine, "build": self._build}
                 for _ in range(self._count - have[engine]):
                     name = new_id("replica")
                     self._running[name] = engine
                     self._since[name] = now
-                    self._launcher.start(name, self._command(name, engine), {"spare": engine})
+                    self._launcher.start(name, self._command(name, engine), label)
         for name, engine in list(self._running.items()):
             if engine not in engines or have[engine] > self._count:
                 have[engine] -= 1
