@@ -99,16 +99,15 @@ class Reconciler:
         changed_at = turn_at = time.monotonic()
         while True:
             now = time.monotonic()
-            if now >= turn_at or self._is_news():
-                try:
+            try:
+                if now >= turn_at or self._is_news():
                     changed, waiting = self.turn()
-                except Exception:
-                    log.exception("a turn of the reconciler failed")
-                    changed, waiting = False, True
-                now = time.monotonic()
-                if changed:
-                    changed_at = now
-                turn_at = now + (WAITING_TURN_S if waiting else IDLE_TURN_S)
+                    now = time.monotonic()
+                    changed_at = now if changed else changed_at
+                    turn_at = now + (WAITING_TURN_S if waiting else IDLE_TURN_S)
+            except Exception:
+                log.exception("a turn of the reconciler failed")
+                turn_at = now + WAITING_TURN_S
             pause = turn_at - now
             if self._replicas.starting and now - changed_at < BUSY_FOR_S:
                 pause = min(pause, LISTEN_S)
