@@ -19,8 +19,7 @@ from grpc_tools import protoc
 WIRE = Path(__file__).resolve().parent.parent / "src" / "meuse" / "gateway" / "wire"
 PUBLIC_POOL = "_descriptor_pool.Default()"
 PRIVATE_POOL = "_descriptor_pool.DescriptorPool()"
-IMPORT = "import inference_pb2 as inference__pb2"
-OUR_IMPORT = "from meuse.gateway.wire import inference_pb2 as inference__pb2"
+NAMES = ("inference", "health", "reflection")
 
 
 def generate() -> dict[str, str]:
@@ -33,15 +32,18 @@ def generate() -> dict[str, str]:
                 f"--python_out={folder}",
                 f"--pyi_out={folder}",
                 f"--grpc_python_out={folder}",
-                "inference.proto",
+                *(f"{name}.proto" for name in NAMES),
             ]
         )
         if status != 0:
             sys.exit(f"protoc failed with {status}")
         made = {path.name: path.read_text() for path in Path(folder).iterdir()}
-    made["inference_pb2.py"] = replace(made["inference_pb2.py"], PUBLIC_POOL, PRIVATE_POOL)
-    made["inference_pb2_grpc.py"] = replace(made["inference_pb2_grpc.py"], IMPORT, OUR_IMPORT)
-    made["__init__.py"] = '"""Generated from inference.proto by tools/generate_wire.py."""\n'
+    for name in NAMES:
+        module, stub = f"{name}_pb2.py", f"{name}_pb2_grpc.py"
+        made[module] = replace(made[module], PUBLIC_POOL, PRIVATE_POOL)
+        line = f"import {name}_pb2 as "
+        made[stub] = replace(made[stub], line, f"from meuse.gateway.wire {line}")
+    made["__init__.py"] = '"""Generated from *.proto by tools/generate_wire.py."""\n'
     return made
 
 

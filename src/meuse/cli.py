@@ -177,18 +177,27 @@ def jobs(
 def models(
     name: Annotated[str | None, typer.Argument(help="A model to look at.")] = None,
     alias: Annotated[str | None, typer.Option(help="Move an alias: champion=2.")] = None,
+    upload: Annotated[Path | None, typer.Option(help="An ONNX file, as a new version.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="With --upload: a class, in order.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """List models; show the versions of one; move an alias."""
+    """List models; show the versions of one; move an alias; upload a version."""
     with _client() as client:
         if name is None:
             _table(client.models(), ["name", "latest", "versions", "aliases"], json_)
+        elif upload is not None:
+            if not upload.is_file():
+                raise invalid("upload", f"there is no file {upload}")
+            made = client.upload_model(name, upload, label or ())
+            _say(f"{made['ref']}: {made['artifacts'][0]['bytes']} bytes", made, json_)
         elif alias is not None:
-            label, _, number = alias.partition("=")
+            word, _, number = alias.partition("=")
             if not number.isdecimal():
                 raise invalid("alias", f"{alias!r} is not alias=version", "Use champion=2.")
-            made = client.set_alias(name, label, int(number))
-            _say(f"{name}@{label} is now {name}:{number}", made, json_)
+            made = client.set_alias(name, word, int(number))
+            _say(f"{name}@{word} is now {name}:{number}", made, json_)
         else:
             versions = client.model(name)["versions"]
             rows = [
@@ -203,6 +212,8 @@ def deploy(
     name: Annotated[str | None, typer.Argument(help="Name that clients will call.")] = None,
     model: Annotated[str | None, typer.Option(help="name:2 or name@alias.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="A tenant that may call it.")] = None,
+    engine: Annotated[str | None, typer.Option(help="onnx, openvino or torch.")] = None,
+    cores: Annotated[int | None, typer.Option(help="Cores of each process.")] = None,
     replicas: Annotated[int, typer.Option(help="Processes that serve it.")] = 1,
     min_: Annotated[
         int | None, typer.Option("--min", help="Fewest replicas; 0 lets it rest.")
@@ -225,7 +236,8 @@ def deploy(
             access = {"tenants": "*" if allow == ["*"] else allow or []}
             scale = {"min": replicas if min_ is None else min_}
             scale |= {} if max_ is None else {"max": max_}
-            client.deploy(name, model, access=access, scale=scale)
+            how = {"name": engine, "cores": cores}
+            client.deploy(name, model, access=access, scale=scale, engine=how)
             state = client.wait_ready(name) if wait else client.deployment(name)
             urls = "".join(f"\n  {url}" for url in state["endpoints"])
             _say(f"{name} is {state['status']}{urls}", state, json_)

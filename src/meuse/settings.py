@@ -39,6 +39,8 @@ class Settings:
     """Largest inference request, REST and gRPC alike."""
     max_upload_bytes: int = 64 * MIB
     """Largest dataset in one request."""
+    max_model_bytes: int = 1024 * MIB
+    """Largest model in one request."""
     job_concurrency: int = 1
     """Jobs that run at once."""
     job_memory_bytes: int = 0
@@ -105,6 +107,7 @@ _BOUNDS = (
     ("workers", 0, 256),
     ("max_body_bytes", 1024, 512 * MIB),
     ("max_upload_bytes", 1024, 16 * 1024 * MIB),
+    ("max_model_bytes", 1024, 2 * 1024 * MIB),  # what a single ONNX file can hold
     ("job_concurrency", 1, 64),
     ("job_memory_bytes", 0, 1 << 50),
     ("replica_threads", 1, 256),

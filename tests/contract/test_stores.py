@@ -17,6 +17,7 @@ from meuse.core.nouns import (
     DatasetVersion,
     Deployment,
     DeploymentTarget,
+    EngineOptions,
     Job,
     Limit,
     LimitRecord,
@@ -74,7 +75,8 @@ def job(job_id: str, scope: Scope = MINE) -> Job:
 
 def deployment(name: str = "digits") -> Deployment:
     target = DeploymentTarget("digits:1", 100)
-    return Deployment(name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0)
+    engine = EngineOptions("openvino", 2)
+    return Deployment(name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0, engine=engine)
 
 
 def test_the_same_digest_is_the_same_version(database: Database) -> None:

@@ -12,13 +12,14 @@ from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget, plan,
 NAME = "acme/digits"
 
 
-def want(*versions: str, replicas: int = 1, error: str | None = None) -> Wanted:
+def want(*versions: str, replicas: int = 1, error: str | None = None, revision: str = "") -> Wanted:
     share = 100 // max(1, len(versions))
-    return Wanted(NAME, 1, tuple(WantedTarget(v, share) for v in versions), replicas, error)
+    targets = tuple(WantedTarget(v, share) for v in versions)
+    return Wanted(NAME, 1, targets, replicas, error, revision)
 
 
-def replica(number: int, version: str, ready: bool = True) -> Replica:
-    return Replica(f"r{number}", NAME, version, ready)
+def replica(number: int, version: str, ready: bool = True, revision: str = "") -> Replica:
+    return Replica(f"r{number}", NAME, version, ready, revision)
 
 
 def test_a_new_deployment_starts_what_is_missing() -> None:
@@ -42,6 +43,18 @@ def test_the_old_version_goes_once_the_new_one_is_ready() -> None:
     step = plan([want("d:2")], [replica(1, "d:1"), replica(2, "d:2")], before)
     assert {NAME: (Route("d:2", 100, ("r2",)),)} == step.routes
     assert step.stop == ("r1",)
+
+
+def test_replicas_of_another_revision_are_replaced() -> None:
+    """The same version run otherwise: started first, routed when ready, then the old one goes."""
+    before = {NAME: (Route("d:1", 100, ("r1",)),)}
+    wanted, old = want("d:1", revision="b"), replica(1, "d:1", revision="a")
+    step = plan([wanted], [old], before)
+    assert (step.start, step.stop, step.routes) == ((Start(NAME, "d:1", "b"),), (), before)
+    assert status(wanted, [old], before[NAME], 0) == DeploymentStatus.ROLLING
+    step = plan([wanted], [old, replica(2, "d:1", revision="b")], before)
+    assert (step.start, step.stop) == ((), ("r1",))
+    assert {NAME: (Route("d:1", 100, ("r2",)),)} == step.routes
 
 
 def test_surplus_replicas_go() -> None:
@@ -146,7 +159,9 @@ class World:
         for start in step.start:
             self.count += 1
             name = f"r{self.count:04}"
-            self.replicas[name] = Replica(name, start.deployment, start.version, False)
+            self.replicas[name] = Replica(
+                name, start.deployment, start.version, False, start.revision
+            )
         before = {
             r for routes in self.routes.values() for route in routes for r in route.replicas
         } & {r.id for r in self.replicas.values() if r.ready}
@@ -164,27 +179,30 @@ class World:
         for name, was in list(self.replicas.items()):
             chance = self.random.random()
             if chance < 0.4:
-                self.replicas[name] = Replica(name, was.deployment, was.version, True)
+                self.replicas[name] = replace(was, ready=True)
             elif chance < 0.5:
                 del self.replicas[name]
 
 
-@given(st.integers(0, 2**32), st.lists(st.sampled_from(["d:1", "d:2", "d:3"]), min_size=1))
-def test_rollouts_never_lose_traffic(seed: int, versions: list[str]) -> None:
+SPECS = st.tuples(st.sampled_from(["d:1", "d:2", "d:3"]), st.sampled_from("ab"))
+
+
+@given(st.integers(0, 2**32), st.lists(SPECS, min_size=1))
+def test_rollouts_never_lose_traffic(seed: int, specs: list[tuple[str, str]]) -> None:
     """Under random deaths and spec changes: ready targets only, and it always converges."""
     world = World(seed)
-    for version in versions:
+    for version, revision in specs:
         for _ in range(world.random.randrange(6)):
-            wanted = [want(version, replicas=world.random.choice([1, 2, 3]))]  # it scales too
+            replicas = world.random.choice([1, 2, 3])  # it scales too
+            wanted = [want(version, replicas=replicas, revision=revision)]
             world.turn(wanted)
             world.live()
-    wanted = [want(versions[-1], replicas=2)]
+    version, revision = specs[-1]
+    wanted = [want(version, replicas=2, revision=revision)]
     for _ in range(4):  # no more deaths: it settles
         world.turn(wanted)
-        world.replicas = {
-            n: Replica(n, r.deployment, r.version, True) for n, r in world.replicas.items()
-        }
+        world.replicas = {name: replace(was, ready=True) for name, was in world.replicas.items()}
     world.turn(wanted)
     assert settled(wanted[0], list(world.replicas.values()))
-    assert [versions[-1]] == [route.version for route in world.routes[NAME]]
-    assert len(world.replicas) == 2
+    assert [version] == [route.version for route in world.routes[NAME]]
+    assert [revision] * 2 == [r.revision for r in world.replicas.values()]

@@ -9,7 +9,7 @@ import pytest
 from meuse.deploy.plan import Start
 from meuse.deploy.replicas import KEEP_FILES_S, START_S, Replicas
 
-WHAT = Start("acme/default/digits", "digits:1")
+WHAT = Start("acme/default/digits", "digits:1", "onnx/2")
 
 
 class Launched:
@@ -71,6 +71,14 @@ def test_ready_means_listening(world: World) -> None:
     assert not world.replicas.starting
     world.launched.live.clear()
     assert world.replicas.look() == []
+
+
+def test_labels_tell_what_a_replica_is(world: World) -> None:
+    """All that a plan compares is in the label; one from before revisions has none."""
+    replica = world.start()
+    world.launched.start("r0", [], {"deployment": WHAT.deployment, "version": WHAT.version})
+    found = {r.id: Start(r.deployment, r.version, r.revision) for r in world.replicas.look()}
+    assert found == {"r1": WHAT, "r0": Start(WHAT.deployment, WHAT.version, "")}
 
 
 def test_a_start_that_fails_is_told_and_waits(world: World) -> None:

@@ -70,7 +70,7 @@ class World:
         return [
             *(sys.executable, "-m", "meuse.app", "spare", "--home", str(self.folder)),
             *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
-            *("--engine", engine),
+            *("--engine", engine, "--cores", "1"),
         ]
 
     def until(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
@@ -105,6 +105,7 @@ def replica(name: str) -> list[str]:
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
         *("--tenant", "acme", "--version", "digits:1", "--format", "onnx", "--digest", "0" * 64),
         *("--max-rows", "8", "--max-queue", "8", "--objective-ms", "0"),
+        *("--engine", "onnx", "--cores", "1"),
     ]
 
 

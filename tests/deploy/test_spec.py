@@ -3,8 +3,20 @@
 import pytest
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Batching, Cache, Canary, DeploymentTarget, Scale, Scope
-from meuse.deploy.spec import parse
+from meuse.core.nouns import (
+    Artifact,
+    Batching,
+    Cache,
+    Canary,
+    DeploymentTarget,
+    EngineOptions,
+    Lineage,
+    ModelVersion,
+    Scale,
+    Scope,
+    Signature,
+)
+from meuse.deploy.spec import artifact_for, parse
 
 MINE = Scope("acme")
 
@@ -91,6 +103,10 @@ def test_a_canary_has_one_model() -> None:
         ({"model": "d:1", "access": {"tenants": "acme"}}, "access.tenants"),
         ({"model": "d:1", "timeout_ms": 0}, "timeout_ms"),
         ({"model": "d:1", "replicas": 3}, "replicas"),
+        ({"model": "d:1", "engine": "onnx"}, "engine"),
+        ({"model": "d:1", "engine": {"name": "tensorrt"}}, "engine.name"),
+        ({"model": "d:1", "engine": {"cores": 0}}, "engine.cores"),
+        ({"model": "d:1", "engine": {"threads": 1}}, "engine.threads"),
     ],
 )
 def test_mistakes_are_named(body: dict, field: str | None) -> None:
@@ -101,3 +117,38 @@ def test_mistakes_are_named(body: dict, field: str | None) -> None:
     with pytest.raises(MeuseError) as refusal:
         parse(MINE, "d", body)
     assert (Code.INVALID_FIELD, field) == (refusal.value.code, refusal.value.field)
+
+
+def version(*formats: str) -> ModelVersion:
+    artifacts = tuple(Artifact(f"model.{format}", format, format, 1) for format in formats)
+    lineage = Lineage("job", "d:1", "", "", 0, "")
+    return ModelVersion("d", 1, "custom", artifacts, Signature((), ()), {}, lineage, 0)
+
+
+def test_an_engine_is_given_an_artifact_that_it_runs() -> None:
+    """By name the first one of its formats; without a name the first that any engine runs."""
+    both = version("onnx", "safetensors")
+    for name, format in (("onnx", "onnx"), ("openvino", "onnx"), ("torch", "safetensors")):
+        assert artifact_for(both, EngineOptions(name)).format == format
+    assert artifact_for(both, EngineOptions()).format == "onnx"
+    assert artifact_for(version("gguf", "openvino"), EngineOptions()).format == "openvino"
+    with pytest.raises(MeuseError) as refusal:
+        artifact_for(version("openvino"), EngineOptions("torch"))
+    assert refusal.value.field == "engine.name"
+    assert "openvino" in str(refusal.value.hint)
+
+
+def test_what_replicas_are_started_with_is_their_revision() -> None:
+    """Another engine, other cores or bounds give another; what workers decide does not."""
+    bodies = [{"engine": {"name": n, "cores": c}} for n in (None, "onnx", "torch") for c in (1, 2)]
+    bodies += [{}, {"batching": {"max_rows": 8}}, {"batching": {"max_queue": 8}}]
+    bodies += [{"objective_ms": 8}]
+    made = [parse(MINE, "d", {"model": "d:1", **body}) for body in bodies]
+    assert len({d.revision for d in made}) == len(made)
+    other = parse(MINE, "d", {"model": "d:2", "timeout_ms": 5, "cache": True, "engine": {}})
+    assert (other.engine, other.revision) == (
+        EngineOptions(),
+        parse(MINE, "d", {"model": "d:1"}).revision,
+    )
+    named = parse(MINE, "d", {"model": "d:1", "engine": {"name": "ONNX", "cores": 2}})
+    assert named.engine == EngineOptions("onnx", 2)

@@ -23,6 +23,7 @@ START_S = 60.0
 STOP_S = 30.0
 MAX_BODY = 1 << 20
 MAX_UPLOAD = 2 << 20
+MAX_MODEL = 4 << 20
 ALL_SCOPES = ("infer", "data", "train", "models", "deploy", "keys", "usage", "billing")
 """All but admin."""
 MODULE = [sys.executable, "-m", "meuse.app", "up"]
@@ -83,6 +84,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MEUSE_")} | {
         "MEUSE_MAX_BODY_BYTES": str(MAX_BODY),
         "MEUSE_MAX_UPLOAD_BYTES": str(MAX_UPLOAD),
+        "MEUSE_MAX_MODEL_BYTES": str(MAX_MODEL),
         "MEUSE_JOB_CONCURRENCY": "2",
         "MEUSE_WORKERS": "2",
     }

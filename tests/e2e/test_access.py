@@ -131,12 +131,16 @@ def test_the_data_plane_refuses_keys_without_the_scope(platform: Platform, serve
 def test_grpc_refuses_wrong_keys_and_scopes(platform: Platform, served: JSON) -> None:
     """Every gRPC method but the public ones refuses wrong keys and keys without the scope."""
     lacking = platform.key("data", "train", "usage")
-    for method, scope in gateway_rpc.METHODS.items():
-        request = getattr(wire, f"{method}Request")()
-        for key in (None, "nonsense", keys.mint()[1], lacking):
-            if scope == "public":
-                rpc(platform.grpc, key, method, request)
-            else:
+    with grpc.insecure_channel(platform.grpc) as channel:
+        for path, method in gateway_rpc.METHODS.items():
+            call = channel.stream_stream(path)  # the same on the wire as a unary call
+            for key in (None, "nonsense", keys.mint()[1], lacking):
+                metadata = [] if key is None else [("authorization", f"Bearer {key}")]
+                answers = call(iter([b""]), metadata=metadata, timeout=10.0)
+                if method.scope == "public":
+                    assert next(answers) is not None
+                    answers.cancel()
+                    continue
                 status, code, field = (
                     grpc.StatusCode.UNAUTHENTICATED,
                     "unauthenticated",
@@ -144,10 +148,7 @@ def test_grpc_refuses_wrong_keys_and_scopes(platform: Platform, served: JSON) ->
                 )
                 if key == lacking:
                     status, code, field = grpc.StatusCode.PERMISSION_DENIED, "forbidden", "scope"
-                refused_rpc(
-                    lambda k=key, m=method, r=request: rpc(platform.grpc, k, m, r),
-                    status, code, field,
-                )  # fmt: skip
+                refused_rpc(lambda a=answers: next(a), status, code, field)
 
 
 def test_nothing_else_is_public(platform: Platform) -> None:
@@ -206,6 +207,8 @@ def test_lists_hold_only_ones_own(stranger: httpx.Client, served: JSON, private:
     """Lists of another tenant show none of these datasets, jobs, models, deployments, keys."""
     for path in ("datasets", "jobs", "models", "deployments"):
         assert get(stranger, f"/api/{path}")["items"] == [], path
+    assert get(stranger, "/v2/models/stats") == {"model_stats": []}
+    assert stranger.post("/v2/repository/index").json() == []
     assert {k["tenant"] for k in get(stranger, "/api/keys")["items"]} == {"stranger"}
 
 
@@ -239,13 +242,22 @@ def test_deployments_are_closed_to_others(
         v2 = f"/v2/models/{name}"
         answer = stranger.post(f"{v2}/infer", json={"inputs": [tensor(rows)]})
         refused(answer, 404, "not_found", "model")
-        for path in (v2, f"{v2}/ready", f"{v2}/versions/1", f"{v2}/versions/1/ready"):
+        for path in (
+            v2, f"{v2}/ready", f"{v2}/stats",
+            f"{v2}/versions/1", f"{v2}/versions/1/ready", f"{v2}/versions/1/stats",
+        ):  # fmt: skip
             refused(stranger.get(path), 404, "not_found", "model")
+        for verb in ("load", "unload"):
+            answer = stranger.post(f"/v2/repository/models/{name}/{verb}")
+            refused(answer, 404, "not_found", "model")
         named = {"name": name}
         for method, request in (
             ("ModelInfer", rpc_request(name, rows)),
             ("ModelReady", wire.ModelReadyRequest(**named)),
             ("ModelMetadata", wire.ModelMetadataRequest(**named)),
+            ("ModelStatistics", wire.ModelStatisticsRequest(**named)),
+            ("RepositoryModelLoad", wire.RepositoryModelLoadRequest(model_name=name)),
+            ("RepositoryModelUnload", wire.RepositoryModelUnloadRequest(model_name=name)),
         ):
             refused_rpc(
                 lambda m=method, r=request: rpc(platform.grpc, key, m, r),

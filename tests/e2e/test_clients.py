@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import queue
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 import tritonclient.grpc as triton_grpc
+import tritonclient.grpc.aio as triton_grpc_aio
 import tritonclient.http as triton_http
+import tritonclient.http.aio as triton_http_aio
 from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
@@ -146,16 +150,124 @@ def test_errors_reach_the_clients(http: Any, rpc: Any, platform: Platform, serve
         assert not http.is_model_ready("nothing", headers=headers)
 
 
-def test_binary_tensors_over_http_are_refused(
-    http: Any, platform: Platform, served: JSON, rows: NDArray[np.float32]
+def test_binary_tensors_over_http(
+    http: Any, who: tuple[str, str], rows: NDArray[np.float32], labels: list[int]
 ) -> None:
-    """The binary extension of Open Inference REST is not served, and that is said."""
-    with pytest.raises(InferenceServerException) as caught:
-        http.infer(
-            "digits", _inputs(triton_http, rows, "FP32"), headers=_header(platform.admin_key)
-        )
-    assert caught.value.status() in ("400", "415")
-    assert "binary" in caught.value.message()
+    """tritonclient's default over HTTP, raw bytes both ways, and raw bytes one way alone."""
+    key, model = who
+    inputs = _inputs(triton_http, rows, "FP32")
+    result = http.infer(model, inputs, headers=_header(key))
+    assert result.as_numpy("label").tolist() == labels
+    assert np.allclose(result.as_numpy("probabilities").sum(1), 1, atol=1e-5)
+    for binary in (True, False):
+        outputs = [triton_http.InferRequestedOutput("label", binary_data=binary)]
+        result = http.infer(model, inputs, outputs=outputs, headers=_header(key))
+        assert result.as_numpy("label").tolist() == labels
+    job = http.async_infer(model, inputs, headers=_header(key))
+    assert job.get_result().as_numpy("label").tolist() == labels
+
+
+def test_statistics_and_repository(
+    http: Any, rpc: Any, platform: Platform, who: tuple[str, str], rows: NDArray[np.float32]
+) -> None:
+    """Both clients count inferences, list what there is, and find what is up loaded."""
+    key, model = who
+    mine = _header(key)
+    with triton_grpc.InferenceServerClient(platform.grpc) as other:
+        for _ in range(3):
+            other.infer(model, _inputs(triton_grpc, rows, "FP32"), headers=mine)
+        # One connection, so one worker, which has counted its own.
+        (stats,) = other.get_inference_statistics(model, "2", headers=mine).model_stats
+        assert (stats.name, stats.version) == (model, "2")
+        assert stats.inference_count >= 3 * ROWS
+        assert stats.inference_stats.success.count >= 3
+        assert stats.inference_stats.success.ns > stats.inference_stats.compute_infer.ns > 0
+    (given,) = http.get_inference_statistics(model, headers=mine)["model_stats"]
+    assert (given["name"], given["version"]) == (model, "2")
+    assert set(given["inference_stats"]) >= {"success", "fail", "queue", "compute_infer"}
+    for index in (
+        http.get_model_repository_index(headers=mine),
+        rpc.get_model_repository_index(headers=mine, as_json=True).get("models"),
+    ):
+        (found,) = [one for one in index if one["name"] == model]
+        assert (found["version"], found["state"]) == ("2", "READY")
+    for client in (http, rpc):
+        with pytest.raises(InferenceServerException, match="lacks the scope"):
+            client.load_model(model, headers=mine)
+
+
+def test_load_and_unload(http: Any, rpc: Any, platform: Platform, served: JSON) -> None:
+    """A deployment that is up is loaded; one that may not go to zero is not unloaded."""
+    mine = _header(platform.admin_key)
+    for client in (http, rpc):
+        client.load_model("digits", headers=mine)
+        with pytest.raises(InferenceServerException, match="at least one replica"):
+            client.unload_model("digits", headers=mine)
+        with pytest.raises(InferenceServerException, match="there is no model"):
+            client.load_model("nothing", headers=mine)
+        with pytest.raises(InferenceServerException, match="parameters"):
+            client.load_model("digits", headers=mine, config="{}")
+
+
+def test_grpc_stream(
+    rpc: Any, who: tuple[str, str], rows: NDArray[np.float32], labels: list[int]
+) -> None:
+    """tritonclient's stream: answers in order, errors in their place, the stream goes on."""
+    key, model = who
+    answers: queue.Queue[Any] = queue.Queue()
+    rpc.start_stream(lambda result, error: answers.put((result, error)), headers=_header(key))
+    for i in range(50):
+        wrong = i % 10 == 3
+        given = _inputs(triton_grpc, rows[:, :63] if wrong else rows, "FP32")
+        rpc.async_stream_infer(model, given, request_id=str(i))
+    for i in range(50):
+        result, error = answers.get(timeout=30)
+        if i % 10 == 3:
+            assert "(field: inputs[0].shape)" in str(error)
+        else:
+            assert error is None
+            assert result.get_response().id == str(i)
+            assert result.as_numpy("label").tolist() == labels
+    rpc.stop_stream()
+
+
+def test_asyncio_clients(
+    platform: Platform, who: tuple[str, str], rows: NDArray[np.float32], labels: list[int]
+) -> None:
+    """tritonclient's asyncio clients: HTTP, gRPC and the stream."""
+    key, model = who
+    mine = _header(key)
+
+    async def over_http() -> None:
+        async with triton_http_aio.InferenceServerClient(
+            platform.url.removeprefix("http://")
+        ) as client:
+            inputs = _inputs(triton_http, rows, "FP32")
+            found = await asyncio.gather(
+                *[client.infer(model, inputs, headers=_header(key)) for _ in range(8)]
+            )
+            assert [r.as_numpy("label").tolist() for r in found] == [labels] * 8
+
+    async def over_grpc() -> None:
+        async with triton_grpc_aio.InferenceServerClient(platform.grpc) as client:
+            inputs = _inputs(triton_grpc, rows, "FP32")
+            assert await client.is_model_ready(model, headers=mine)
+            result = await client.infer(model, inputs, headers=mine)
+            assert result.as_numpy("label").tolist() == labels
+
+            async def requests() -> AsyncIterator[dict[str, Any]]:
+                for i in range(8):
+                    yield {"model_name": model, "inputs": inputs, "request_id": str(i)}
+
+            seen = []
+            async for result, error in client.stream_infer(requests(), headers=mine):
+                assert error is None
+                assert result.as_numpy("label").tolist() == labels
+                seen.append(result.get_response().id)
+            assert seen == [str(i) for i in range(8)]
+
+    asyncio.run(over_http())
+    asyncio.run(over_grpc())
 
 
 def test_stubs_live_side_by_side(

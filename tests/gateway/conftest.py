@@ -19,8 +19,8 @@ class Platform:
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
-        self.key = rig.key("acme")
-        self.blue = rig.key("blue")
+        self.key = rig.key("acme", scopes=("infer", "deploy"))
+        self.blue = rig.key("blue", scopes=("infer", "deploy"))
         self.green = rig.key("green")  # a tenant without anything
         self.no_infer = rig.key("acme", scopes=("data",))
         self.admin = rig.key("acme", scopes=("admin",))
@@ -31,6 +31,7 @@ class Platform:
         self._deploy("acme/ints", "ints:1", models.identity(models.TensorProto.INT8, ["n", 2]))
         self._deploy("acme/bools", "bools:1", models.identity(models.BOOL, ["n", 2]))
         self._deploy("acme/halves", "halves:1", models.identity(models.TensorProto.FLOAT16, ["n"]))
+        self._deploy("acme/texts", "texts:1", models.identity(models.STRING, ["n"]))
         self._deploy("acme/cubes", "cubes:1", models.identity(models.FLOAT, ["n", 2, 2]))
         self._deploy("acme/table", "table:1", models.picky())
         self._deploy("blue/shared", "shared:1", models.doubled(), access=["acme"])

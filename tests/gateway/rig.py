@@ -174,6 +174,7 @@ class Rig:
             "pepper": PEPPER.hex(),
             "max_body_bytes": 1024 * 1024,
             "max_upload_bytes": 2 * 1024 * 1024,
+            "max_model_bytes": 4 * 1024 * 1024,
             "lifeline_fd": self.life_read,
             **more,
         }

@@ -23,6 +23,9 @@ from meuse.gateway import jsontensor
         (b"[[true,false]]", "BOOL", (-1, 2), [[True, False]]),
         (b"[[255]]", "UINT8", (-1, 1), [[255]]),
         (b"[[18446744073709551615]]", "UINT64", (-1, 1), [[2**64 - 1]]),
+        ('["a","","né"]'.encode(), "BYTES", (-1,), [b"a", b"", "né".encode()]),
+        (b'[["a","b"],["c","d"]]', "BYTES", (-1, 2), [[b"a", b"b"], [b"c", b"d"]]),
+        (b'[["a","b"]]', "BYTES", (-1, 2, 1), [[[b"a"], [b"b"]]]),
     ],
 )
 def test_rows(raw: bytes, datatype: str, shape: tuple[int, ...], expected: object) -> None:
@@ -62,6 +65,11 @@ def test_rows(raw: bytes, datatype: str, shape: tuple[int, ...], expected: objec
         (b"[[1,2,3]]", "FP32", (-1, 2, 2), "input_data[0]"),
         (b"[[1,2],[1]]", "FP32", (-1, -1), "input_data[1]"),
         (b"[" * 17 + b"]" * 17, "FP32", (-1, 2), "input_data"),
+        (b'[["a"],["b","c"]]', "BYTES", (-1, 1), "input_data[1]"),
+        (b'[["a"],["b","c"]]', "BYTES", (-1, -1), "input_data[1]"),
+        (b'[["a"],[1]]', "BYTES", (-1, 1), "input_data[1]"),
+        (b'[["\\ud800"]]', "BYTES", (-1, 1), "input_data"),
+        (b'[["\xff"]]', "BYTES", (-1, 1), "input_data"),
     ],
 )
 def test_bad_rows_are_named(raw: bytes, datatype: str, shape: tuple[int, ...], field: str) -> None:
@@ -84,7 +92,10 @@ def test_bad_rows_are_named(raw: bytes, datatype: str, shape: tuple[int, ...], f
         (b"[1,2,3,300,301]", "UINT8", (5,), "inputs[0].data[3]"),
         (b"[1,1e39]", "FP32", (2,), "inputs[0].data[1]"),
         (b"[true]", "INT32", (1,), "inputs[0].data[0]"),
-        (b"[1]", "BYTES", (1,), "inputs[0].data"),
+        (b"[1]", "BYTES", (1,), "inputs[0].data[0]"),
+        (b'[["a","b"],["c"]]', "BYTES", (2, 2), "inputs[0].data"),
+        (b'["a"]', "BYTES", (2,), "inputs[0].data"),
+        (b"[1]", "BF16", (1,), "inputs[0].data"),
         (b"[]", "FP32", (0, 2**62, 8), "inputs[0].data"),
         (b"[]", "FP32", (0, 10**30), "inputs[0].data"),
     ],

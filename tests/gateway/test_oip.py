@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from meuse.gateway import oip
 from serve import models
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def tensor(name: str = "x", datatype: str = "FP32", shape: Any = (1, 2), data: A
 def test_metadata(platform: Platform) -> None:
     """Of the server without a key, of a model under the name that was asked."""
     assert platform.http.get("/v2").json()["name"] == "meuse"
+    assert platform.http.get("/v2").json()["extensions"] == list(oip.EXTENSIONS)
     assert platform.http.get("/v2/health/live").json() == {"live": True}
     assert platform.http.get("/v2/health/ready").json() == {"ready": True}
     assert platform.http.get("/v2/models/double").json() == {
@@ -112,6 +114,16 @@ def test_a_version_is_pinned(platform: Platform) -> None:
         ("double", [{"name": "x", "datatype": "FP32", "data": [1]}], "inputs[0].shape"),
         ("ints", [tensor(datatype="INT8", data=[1, 128])], "inputs[0].data[1]"),
         ("pair", [tensor("a"), tensor("b", "INT64", (2,), [1, 2])], "inputs[1].shape"),
+        ("double", [tensor(shape=(2**62, 2**62))], "inputs[0].data"),
+        ("double", [tensor(data=[[1, 2], [3]])], "inputs[0].data"),
+        ("double", [tensor(datatype="BF16")], "inputs[0].datatype"),
+        (
+            "halves",
+            [tensor(datatype="FP16", shape=(1,), data=[1])],
+            "parameters.binary_data_output",
+        ),
+        ("texts", [tensor(datatype="BYTES", shape=(2,), data=["a", 1])], "inputs[0].data[1]"),
+        ("texts", [tensor(datatype="BYTES", shape=(3,), data=["a", "b"])], "inputs[0].data"),
     ],
 )
 def test_bad_inputs(platform: Platform, model: str, inputs: Any, field: str) -> None:
@@ -132,10 +144,22 @@ def test_other_refusals(platform: Platform) -> None:
     ):
         answer = platform.http.post(url, content=content)
         assert (answer.status_code, f"(field: {field})" in answer.json()["error"]) == (status, True)
+    body = {"inputs": [tensor()], "outputs": [{"name": "y"}, {"name": "y"}]}
+    assert "(field: outputs[1].name)" in platform.http.post(url, json=body).json()["error"]
     body = {"inputs": [tensor()], "outputs": [{"name": "y"}, {"name": "q"}]}
     assert "(field: outputs[1].name)" in platform.http.post(url, json=body).json()["error"]
     answer = platform.http.post("/v2/models/blue/private/infer", json=body)
     assert (answer.status_code, "(field: model)" in answer.json()["error"]) == (404, True)
+
+
+def test_strings(platform: Platform) -> None:
+    """BYTES are strings in JSON, flat or nested, and come back."""
+    words = ["", "a", "né\0"]
+    body = {"inputs": [tensor(datatype="BYTES", shape=(3,), data=words)]}
+    answer = platform.http.post("/v2/models/texts/infer", json=body).json()
+    assert answer["outputs"] == [{"name": "y", "shape": [3], "datatype": "BYTES", "data": words}]
+    answer = platform.http.post("/predictions/texts", json=words)
+    assert answer.json()["output_data"] == words
 
 
 def test_nan_is_null(platform: Platform) -> None:
@@ -164,8 +188,5 @@ def test_tritonclient(platform: Platform) -> None:
         assert result.get_response()["id"] == "7"
         with pytest.raises(triton.InferenceServerException, match="no model"):
             client.infer("absent", [given], outputs=[wanted], headers=headers)
-        given.set_data_from_numpy(X, binary_data=True)
-        with pytest.raises(triton.InferenceServerException, match="binary"):
-            client.infer("scores", [given], outputs=[wanted], headers=headers)
     finally:
         client.close()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gateway.conftest import Platform
 
 UPLOAD = 2 * 1024 * 1024
+MODEL = 4 * 1024 * 1024
 
 
 @pytest.fixture(scope="module")
@@ -68,11 +69,13 @@ def test_bodies_stream(proxied: Platform) -> None:
 
 
 @pytest.mark.parametrize("announced", [True, False])
-def test_uploads_are_limited(proxied: Platform, announced: bool) -> None:
-    """One byte too many is 413, said or counted."""
-    data = b"x" * (UPLOAD + 1)
-    content: Any = data if announced else iter([data[:UPLOAD], data[UPLOAD:]])
-    answer = proxied.http.post("/api/datasets", content=content)
+@pytest.mark.parametrize(("path", "most"), [("datasets", UPLOAD), ("models/m/versions", MODEL)])
+def test_uploads_are_limited(proxied: Platform, announced: bool, path: str, most: int) -> None:
+    """One byte too many is 413, said or counted; models may be larger than other bodies."""
+    data = b"x" * (most + 1)
+    content: Any = data if announced else iter([data[:most], data[most:]])
+    assert proxied.http.post(f"/api/{path}", content=data[:most]).json()["size"] == most
+    answer = proxied.http.post(f"/api/{path}", content=content)
     assert (answer.status_code, answer.json()["error"]["code"]) == (413, "too_large")
     assert answer.json()["error"]["field"] == "body"
 
@@ -95,7 +98,7 @@ def test_a_path_that_no_url_has_is_refused(target: bytes) -> None:
         async def unused(*_: Any) -> Any:
             raise AssertionError
 
-        proxy = ControlProxy(Path("/nonexistent.sock"), 1)
+        proxy = ControlProxy(Path("/nonexistent.sock"), 1, 1)
         try:
             await proxy(scope, unused, unused, "id")
         finally:

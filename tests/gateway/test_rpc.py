@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc as triton
 
 from meuse.gateway.rpc import METHODS
+from meuse.gateway.wire import health_pb2, reflection_pb2
 from meuse.gateway.wire import inference_pb2 as pb
 from meuse.gateway.wire.inference_pb2_grpc import GRPCInferenceServiceStub
 from serve import models
@@ -78,39 +79,91 @@ def test_server_and_model_metadata(platform: Platform, stub: Any) -> None:
     assert got.outputs[0].name == "y"
 
 
-def test_every_method_is_guarded(platform: Platform, stub: Any) -> None:
+@pytest.mark.parametrize("path", METHODS)
+def test_every_method_is_guarded(platform: Platform, path: str) -> None:
     """No key, a wrong key, a key without the scope, another tenant's key."""
-    for name, scope in METHODS.items():
-        given = getattr(pb, f"{name}Request")()
-        for field in ("name", "model_name"):
-            if field in given.DESCRIPTOR.fields_by_name:
-                setattr(given, field, "acme/digits")
-        expected = {
-            None: "UNAUTHENTICATED",
-            "wrong": "UNAUTHENTICATED",
-            platform.no_infer: "PERMISSION_DENIED",
-            platform.blue: "NOT_FOUND",
-        }
+    method = METHODS[path]
+    given = method.request()
+    for field in ("name", "model_name"):
+        if field in given.DESCRIPTOR.fields_by_name:
+            setattr(given, field, "acme/digits")
+    expected = {
+        None: "UNAUTHENTICATED",
+        "wrong": "UNAUTHENTICATED",
+        platform.no_infer: "PERMISSION_DENIED",
+        platform.blue: "NOT_FOUND",
+    }
+    with grpc.insecure_channel(platform.worker.grpc) as channel:
+        call = channel.stream_stream(path)  # the same on the wire as a unary call
         for key, status in expected.items():
             metadata = auth(key) if key else ()
-            if scope == "public":
-                getattr(stub, name)(given, metadata=metadata)
+            answers = call(iter([given.SerializeToString()]), metadata=metadata, timeout=10)
+            if method.scope == "public":
+                assert next(answers) is not None
+                answers.cancel()
+                continue
+            if key == platform.blue and (said := blue_sees(path)) is not None:
+                first = method.response.FromString(next(answers))
+                assert said in str(first)
+                assert "acme" not in str(first).replace("acme/digits", "")
+                answers.cancel()
                 continue
             with pytest.raises(grpc.RpcError) as caught:
-                getattr(stub, name)(given, metadata=metadata)
+                next(answers)
             assert caught.value.code().name == status
 
 
-def test_the_table_is_the_service() -> None:
-    """Every method of the service has its scope."""
-    service = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
-    assert set(service.methods_by_name) == set(METHODS)
+def blue_sees(path: str) -> str | None:
+    """What a method shows of another tenant's model where it is not a status: nothing."""
+    name = path.split("/")[2]
+    return {
+        "ModelStreamInfer": "there is no model",
+        "RepositoryIndex": "shared",
+        "ServerReflectionInfo": "asks for nothing",
+    }.get(name)
+
+
+def test_the_table_is_the_services() -> None:
+    """Every method of every service has its line, and its messages are those of the service."""
+    described = {}
+    for file in (pb.DESCRIPTOR, health_pb2.DESCRIPTOR, reflection_pb2.DESCRIPTOR):
+        for service in file.services_by_name.values():
+            for method in service.methods:
+                described[f"/{service.full_name}/{method.name}"] = (
+                    method.input_type.full_name, method.output_type.full_name
+                )  # fmt: skip
+    served = {
+        path: (m.request.DESCRIPTOR.full_name, m.response.DESCRIPTOR.full_name)
+        for path, m in METHODS.items()
+        if "v1alpha" not in path
+    }
+    assert described == served
+
+
+def test_the_numbers_are_tritons() -> None:
+    """Every field of ours that NVIDIA's proto has, has its number, type and label there."""
+    theirs = triton.service_pb2.DESCRIPTOR.message_types_by_name
+    compared = 0
+    for name, message in pb.DESCRIPTOR.message_types_by_name.items():
+        for ours, other in [(message, theirs[name])] + [
+            (nested, theirs[name].nested_types_by_name[nested.name])
+            for nested in message.nested_types
+            if nested.name != "PropertiesEntry"
+        ]:
+            for field in ours.fields:
+                if field.name == "properties":
+                    continue  # the standard's own
+                same = other.fields_by_name[field.name]
+                assert (field.number, field.type) == (same.number, same.type), field.full_name
+                assert field.is_repeated == same.is_repeated
+                compared += 1
+    assert compared > 80
 
 
 def test_a_method_outside_the_table_is_not_served(platform: Platform) -> None:
     """Deny by default."""
     with grpc.insecure_channel(platform.worker.grpc) as channel:
-        call = channel.unary_unary("/inference.GRPCInferenceService/RepositoryIndex")
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelConfig")
         with pytest.raises(grpc.RpcError) as caught:
             call(b"", metadata=auth(platform.key))
         assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
@@ -158,6 +211,34 @@ def test_half_floats_are_raw(platform: Platform, stub: Any) -> None:
     assert refused(stub, given, platform.key)[2] == "inputs[0].datatype"
 
 
+def test_strings_are_bytes(platform: Platform, stub: Any) -> None:
+    """BYTES, typed and raw: answers come as the request did."""
+    words = [b"", b"a", "né".encode()]
+    given = request("texts", "BYTES", (3,), bytes_contents=words)
+    got = stub.ModelInfer(given, metadata=auth(platform.key))
+    assert list(got.outputs[0].contents.bytes_contents) == words
+    data = b"".join(len(word).to_bytes(4, "little") + word for word in words)
+    got = stub.ModelInfer(
+        raw(data, model="texts", datatype="BYTES", shape=(3,)), metadata=auth(platform.key)
+    )
+    assert (got.outputs[0].datatype, got.raw_output_contents[0]) == ("BYTES", data)
+    given = request("texts", "BYTES", (1,), bytes_contents=[b"\xff"])
+    assert refused(stub, given, platform.key) == ("INVALID_ARGUMENT", "invalid_input", "inputs")
+
+
+@pytest.mark.parametrize(
+    ("data", "shape"),
+    [(b"", (1,)), (b"\1\0\0", (1,)), (b"\2\0\0\0a", (1,)), (b"\xff\xff\xff\xffabcd", (2,)),
+     (b"\0\0\0\0", (2**40,)), (b"\1\0\0\0ab", (1,)), (b"x", (0,))],
+)  # fmt: skip
+def test_strings_that_do_not_fit(
+    platform: Platform, stub: Any, data: bytes, shape: tuple[int, ...]
+) -> None:
+    """Raw BYTES cut short, with bytes left over, or of a shape that they cannot have."""
+    given = raw(data, model="texts", datatype="BYTES", shape=shape)
+    assert refused(stub, given, platform.key)[1:] == ("invalid_input", "raw_input_contents[0]")
+
+
 @pytest.mark.parametrize(
     ("given", "field"),
     [
@@ -193,6 +274,15 @@ def test_bad_names(platform: Platform, stub: Any) -> None:
     given = request(**ok)
     given.outputs.add(name="q")
     assert refused(stub, given, platform.key)[2] == "outputs[0].name"
+    given = request(**ok)
+    given.outputs.add(name="y"), given.outputs.add(name="y")
+    assert refused(stub, given, platform.key)[2] == "outputs[1].name"
+    given = request(**ok)
+    given.inputs[0].parameters["shared_memory_region"].string_param = "r"
+    assert refused(stub, given, platform.key)[2] == "inputs[0].parameters.shared_memory_region"
+    given = raw(b"12345678")
+    given.inputs[0].contents.fp32_contents.append(1)
+    assert refused(stub, given, platform.key)[2] == "inputs[0].contents"
     assert refused(stub, request("", **ok), platform.key)[1:] == ("invalid_field", "model")
 
 

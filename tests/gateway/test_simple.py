@@ -126,7 +126,7 @@ def test_no_model_lists_what_may_be_called(platform: Platform) -> None:
     answer = platform.http.post("/predict", json={"input_data": [[1, 2]]})
     hint = refused(answer, 400, "invalid_field", "model")["hint"]
     assert hint.startswith("One of: bools, cubes, digits, ")
-    assert hint.endswith(", table, blue/shared.")
+    assert hint.endswith(", table, texts, blue/shared.")
     assert "private" not in hint
     with platform.as_(platform.green) as client:
         answer = client.post("/predict", json={"input_data": [[1, 2]]})

@@ -8,6 +8,7 @@ import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
 FLOAT, INT64, BOOL = TensorProto.FLOAT, TensorProto.INT64, TensorProto.BOOL
+STRING = TensorProto.STRING
 
 WEIGHTS = np.random.default_rng(7).normal(size=(64, 10)).astype(np.float32)
 

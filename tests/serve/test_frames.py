@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import math
 import struct
 import zlib
 from typing import Any
@@ -14,16 +15,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meuse.serve import frames
+from meuse.serve import frames, strings
 from meuse.serve.frames import DTYPES, Decoder, Failure, FrameError, Hello, Request, Response, Spec
 
+shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 arrays = st.builds(
     lambda dtype, shape, seed: (
         np.random.default_rng(seed).integers(0, 2, shape).astype(DTYPES[dtype])
     ),
-    st.sampled_from(sorted(DTYPES)),
-    st.lists(st.integers(0, 4), max_size=4).map(tuple),
+    st.sampled_from(sorted(DTYPES.keys() - {"BYTES"})),
+    shapes,
     st.integers(0, 99),
+) | st.builds(
+    lambda shape, words: strings.array_of(
+        itertools.islice(itertools.cycle(words), math.prod(shape)), shape
+    ),
+    shapes,
+    st.lists(st.binary(max_size=9), min_size=1, max_size=5),
 )
 tensor_lists = st.lists(st.tuples(st.text(max_size=8), arrays), max_size=4)
 numbers = st.integers(0, 2**63 - 1)
@@ -110,7 +118,9 @@ def test_a_flipped_byte_outside_the_payload_is_noticed(sent: Any, data: st.DataO
     try:
         got = Decoder().feed(bytes(stream))
     except FrameError:
-        assert at < header_end
+        # Within a payload of BYTES there are lengths, which are checked.
+        texts = any(a.dtype == strings.OBJECT for a in sent[1])
+        assert at < header_end or texts
         return
     if at < header_end:
         # Only a larger total passes unnoticed, until the bytes it announces have come.
@@ -153,6 +163,8 @@ def test_other_headers_are_refused(value: Any) -> None:
         ("FP32", (2**61, 0, 2**61)),
         ("FP32", (3,)),
         ("BYTES", (4,)),
+        ("BYTES", (2**61,)),
+        ("BF16", (4,)),
         ("object", (4,)),
     ],
 )
@@ -174,3 +186,22 @@ def test_sizes_are_limited_before_they_are_held() -> None:
     huge = np.lib.stride_tricks.as_strided(one, (frames.MAX_FRAME,), (0,))
     with pytest.raises(FrameError):
         frames.encode(Response(1, (), 1, 1, 0), [huge])
+
+
+@pytest.mark.parametrize("item", [None, "text", 3, b"a".join, np.zeros(2), bytearray(b"a")])
+def test_only_bytes_are_sent_as_bytes(item: Any) -> None:
+    """An array of other objects is no tensor: the frame is refused as a whole."""
+    array = np.empty(2, object)
+    array[:] = [b"a", b"b"]
+    array[1] = item
+    with pytest.raises(FrameError):
+        frames.encode(Response(1, (), 1, 1, 0), [array])
+
+
+@given(st.lists(st.binary(max_size=40), max_size=20))
+def test_sizes_are_those_of_the_frame(words: list[bytes]) -> None:
+    """`size_of` is the length of `payload`, where `nbytes` counts pointers."""
+    array = strings.array_of(words, (len(words),))
+    assert frames.size_of(array) == len(frames.payload(array)) == sum(4 + len(w) for w in words)
+    numbers = np.zeros((3, 5), np.float32)
+    assert frames.size_of(numbers) == len(frames.payload(numbers)) == 60

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -11,7 +14,7 @@ from onnx import TensorProto
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import TensorSpec
-from meuse.serve import engines
+from meuse.serve import engines, strings
 from serve import models
 
 
@@ -48,10 +51,22 @@ def test_junk_is_refused(junk: bytes) -> None:
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
 
 
-def test_strings_are_refused() -> None:
+def test_strings_are_text() -> None:
+    """BYTES go in and out as UTF-8; other bytes are the caller's fault."""
+    engine = engines.load("onnx", models.identity(TensorProto.STRING, ["n", 1]))
+    assert engine.signature.inputs == (TensorSpec("x", "BYTES", (-1, 1)),)
+    words = strings.array_of([b"", "né".encode()], (2, 1))
+    got = engine.run({"x": words})["y"]
+    assert (got.dtype, got.tolist()) == (strings.OBJECT, words.tolist())
+    with pytest.raises(MeuseError) as caught:
+        engine.run({"x": strings.array_of([b"\xff"], (1, 1))})
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_INPUT, "inputs")
+
+
+def test_other_types_are_refused() -> None:
     """A datatype that is not served is named with its tensor."""
     with pytest.raises(MeuseError) as caught:
-        engines.load("onnx", models.identity(TensorProto.STRING, ["n"]))
+        engines.load("onnx", models.identity(TensorProto.BFLOAT16, ["n"]))
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "x")
 
 
@@ -73,3 +88,24 @@ def test_external_data_is_refused(
         engines.load("onnx", outside.SerializeToString())
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
     assert "external" in str(caught.value)
+
+
+def test_a_run_can_be_cancelled() -> None:
+    """Also inside a loop: the run fails early, a cancel of nothing hits no later run."""
+    engine: Any = engines.load("onnx", models.slow())
+    engine.cancel()
+    threading.Timer(0.2, engine.cancel).start()
+    started = time.monotonic()
+    with pytest.raises(Exception, match="terminat"):
+        engine.run({"x": np.full((1, 1), 100_000, np.float32)})
+    assert time.monotonic() - started < 30  # it would have taken more than a minute
+    assert engine.run({"x": np.ones((1, 1), np.float32)})["y"].tolist() == [[1.0]]
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_an_engine_runs_its_formats_alone(engine: str) -> None:
+    """The name of an engine does not make it load what it does not know."""
+    format = "onnx" if engine == "torch" else "safetensors"
+    with pytest.raises(MeuseError) as caught:
+        engines.load(format, b"", engine=engine)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "engine")

@@ -17,7 +17,7 @@ from meuse.access.tenancy import Tenancy
 from meuse.api.ledger import LedgerClient
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.ids import new_id
-from meuse.core.nouns import Column, Limit, Principal, Scope, Spent
+from meuse.core.nouns import Column, Limit, Principal, Scope, Signature, Spent
 from meuse.core.ports import (
     Blobs,
     DatasetStore,
@@ -35,6 +35,9 @@ Inspect = Callable[[Path, str], tuple[int, tuple[Column, ...]]]
 
 Spending = Callable[[Iterable[Limit]], dict[str, Spent]]
 """Budgets → what their present periods hold, by id, as this host's workers have counted."""
+
+InspectModel = Callable[[Path, str], Signature]
+"""(file, format) → its signature, loaded and tried in a child process. Raises `invalid_data`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +57,10 @@ class Control:
     reconciler: Reconciler
     ledger: LedgerClient
     inspect: Inspect
+    inspect_model: InspectModel
     uploads: Path
     max_upload_bytes: int
+    max_model_bytes: int
     max_replicas: int
     http_url: str
     grpc_url: str

@@ -14,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import UploadFile
 
 from meuse.api.context import Control, Number, Parts, requires
+from meuse.api.uploads import content_type, save
 from meuse.core.clock import now_ms, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.ids import check_name
@@ -61,20 +62,20 @@ async def upload(
     """
     check_name(name)
     parts.uploads.mkdir(parents=True, exist_ok=True)
-    content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    kind_of_body, limit = content_type(request.headers.get("content-type")), parts.max_upload_bytes
     with tempfile.NamedTemporaryFile(dir=parts.uploads, prefix="upload-") as file:
         path = Path(file.name)
-        if content_type == "multipart/form-data":
+        if kind_of_body == "multipart/form-data":
             async with request.form(max_files=1, max_fields=8) as form:
                 sent = next((v for v in form.values() if isinstance(v, UploadFile)), None)
                 if sent is None:
                     raise invalid("file", "the form has no file")
-                content_type = (sent.content_type or "").lower()
+                kind_of_body = (sent.content_type or "").lower()
                 format = format or Path(sent.filename or "").suffix.lstrip(".").lower() or None
-                await _save(_pieces(sent), path, parts.max_upload_bytes)
+                await save(_pieces(sent), path, limit, "max_upload_bytes")
         else:
-            await _save(request.stream(), path, parts.max_upload_bytes)
-        kind = _format(format, content_type, path)
+            await save(request.stream(), path, limit, "max_upload_bytes")
+        kind = _format(format, kind_of_body, path)
         version, new = await run_in_threadpool(_keep, parts, caller, name, kind, path)
     return JSONResponse(describe(version), 201 if new else 200)
 
@@ -102,21 +103,6 @@ def one(parts: Parts, caller: Caller, name: str, version: Number) -> dict[str, A
 async def _pieces(file: UploadFile) -> AsyncIterator[bytes]:
     while piece := await file.read(1 << 20):
         yield piece
-
-
-async def _save(pieces: AsyncIterator[bytes], path: Path, limit: int) -> None:
-    size = 0
-    with path.open("wb") as file:
-        async for piece in pieces:
-            size += len(piece)
-            if size > limit:
-                raise MeuseError(
-                    Code.TOO_LARGE,
-                    f"the upload is larger than {limit} bytes",
-                    field="body",
-                    hint="The operator can raise max_upload_bytes.",
-                )
-            file.write(piece)
 
 
 def _format(given: str | None, content_type: str, path: Path) -> str:

@@ -44,6 +44,7 @@ def describe(parts: Control, deployment: Deployment) -> dict[str, Any]:
         "shadow": deployment.shadow and asdict(deployment.shadow),
         "canary": deployment.canary and asdict(deployment.canary),
         "cache": deployment.cache and asdict(deployment.cache),
+        "engine": asdict(deployment.engine),
         "error": state.error,
         "endpoints": [
             f"{parts.http_url}/predictions/{name}",
@@ -63,13 +64,14 @@ def put(
     if_match: Annotated[str | None, Header()] = None,
 ) -> JSONResponse:
     """Ask for {model | targets, scale?, access?, timeout_ms?, objective_ms?, batching?, sticky?,
-    shadow?, canary?, cache?}. A new spec supersedes one that is still on its way.
+    shadow?, canary?, cache?, engine?}. A new spec supersedes one that is still on its way.
     `If-Match: <generation>` answers 412 when somebody was faster."""
     wanted = specs.parse(caller.scope, name, body)
     pinned = []
     for i, target in enumerate(wanted.targets):
         field = "model" if "model" in body else f"targets[{i}].model"
         version = references.resolve(parts.registry, caller.scope, target.model, field)
+        specs.artifact_for(version, wanted.engine)
         # An alias is followed; a bare name means the latest version now, not every later one.
         pinned.append(target if "@" in target.model else replace(target, model=version.ref))
     wanted = replace(wanted, targets=tuple(pinned))

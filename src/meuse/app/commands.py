@@ -11,10 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from meuse.core.nouns import Deployment, ModelVersion
+from meuse.core.nouns import ENGINES, Deployment, ModelVersion
+from meuse.deploy.spec import artifact_for
 from meuse.settings import Settings
-
-SPARE_ENGINES = ("onnx",)
 
 
 def _python(role: str, home: Path) -> list[str]:
@@ -49,11 +48,14 @@ def replica(
     settings: Settings, name: str, deployment: Deployment, version: ModelVersion
 ) -> list[str]:
     batching = deployment.batching
-    artifact = version.artifacts[0]
+    artifact = artifact_for(version, deployment.engine)
+    engine = engine_of(deployment, version)
+    cores = deployment.engine.cores or settings.replica_threads
     return [
         *_python("replica", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
         *("--tenant", deployment.scope.tenant, "--version", version.ref),
+        *("--engine", engine, "--cores", str(cores)),
         *("--format", artifact.format, "--digest", artifact.digest),
         *("--max-rows", str(batching.max_rows), "--max-queue", str(batching.max_queue)),
         *("--objective-ms", str(deployment.objective_ms or 0)),
@@ -64,14 +66,21 @@ def spare(settings: Settings, name: str, engine: str) -> list[str]:
     return [
         *_python("spare", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
-        *("--engine", engine),
+        *("--engine", engine, "--cores", str(settings.replica_threads)),
     ]
 
 
-def spare_for(deployment: Deployment, version: ModelVersion) -> str | None:
-    """The kind of spare process that can become its replica; None when none can."""
-    format = version.artifacts[0].format
-    return format if format in SPARE_ENGINES else None
+def spare_for(settings: Settings, deployment: Deployment, version: ModelVersion) -> str | None:
+    """The kind of spare process that can become its replica. Pools of threads are made when
+    an engine is imported: with other cores than the settings' none can, and that is None."""
+    cores = deployment.engine.cores or settings.replica_threads
+    return engine_of(deployment, version) if cores == settings.replica_threads else None
+
+
+def engine_of(deployment: Deployment, version: ModelVersion) -> str:
+    """The engine that it names, else the first that runs its artifact."""
+    format = artifact_for(version, deployment.engine).format
+    return deployment.engine.name or next(n for n in ENGINES if format in ENGINES[n])
 
 
 def job(settings: Settings, folder: Path, events: int, lifeline: int) -> list[str]:

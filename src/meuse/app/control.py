@@ -7,21 +7,22 @@ import logging
 import os
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 
 from meuse.access.tenancy import Tenancy
 from meuse.api.application import make_app
-from meuse.api.context import Control, Inspect
+from meuse.api.context import Control
 from meuse.api.ledger import LedgerClient
 from meuse.app import commands
 from meuse.app.kinds import JobKinds
 from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Column
+from meuse.core.nouns import Column, Signature
 from meuse.deploy.elastic import Elastic
 from meuse.deploy.footprint import Footprints, machine_budget, resident
 from meuse.deploy.publisher import Publisher
@@ -103,7 +104,7 @@ def main(argv: Sequence[str]) -> int:
         ),
         publisher=publisher,
         command=lambda name, spec, version: commands.replica(settings, name, spec, version),
-        spare_for=commands.spare_for,
+        spare_for=lambda spec, version: commands.spare_for(settings, spec, version),
         wake=wake,
     )
     kinds = JobKinds(datasets, registry, deployments, reconciler.wake).by_name()
@@ -117,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
     )
     queue.launch()
     threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
+    inspect = inspector(settings)
     app = make_app(
         Control(
             tenancy=tenancy,
@@ -131,9 +133,13 @@ def main(argv: Sequence[str]) -> int:
             spent=lambda budgets: spent(settings.limits, budgets, now_ms()),
             reconciler=reconciler,
             ledger=LedgerClient(sockets / "ledger.sock"),
-            inspect=inspector(settings),
+            inspect=lambda path, format: _table(inspect(path, format)),
+            inspect_model=lambda path, format: Signature.from_dict(
+                inspect(path, format)["signature"]
+            ),
             uploads=uploads,
             max_upload_bytes=settings.max_upload_bytes,
+            max_model_bytes=settings.max_model_bytes,
             max_replicas=settings.max_replicas,
             http_url=f"http://{_netloc(options.host)}:{options.http_port}",
             grpc_url=f"grpc://{_netloc(options.host)}:{options.grpc_port}",
@@ -156,12 +162,12 @@ def main(argv: Sequence[str]) -> int:
     os._exit(0)
 
 
-def inspector(settings: Settings) -> Inspect:
-    """Parse uploads in a child: a hostile file costs a child process, not control."""
+def inspector(settings: Settings) -> Callable[[Path, str], dict[str, Any]]:
+    """Read uploads in a child: a hostile file costs a child process, not control."""
 
     places = threading.Semaphore(INSPECTORS)
 
-    def inspect(path: Path, format: str) -> tuple[int, tuple[Column, ...]]:
+    def inspect(path: Path, format: str) -> dict[str, Any]:
         if not places.acquire(timeout=INSPECT_WAIT_S):
             raise MeuseError(
                 Code.OVERLOADED, "too many uploads are being read", hint="Try again later."
@@ -171,7 +177,7 @@ def inspector(settings: Settings) -> Inspect:
         finally:
             places.release()
 
-    def read(path: Path, format: str) -> tuple[int, tuple[Column, ...]]:
+    def read(path: Path, format: str) -> dict[str, Any]:
         life_read, life_write = os.pipe()
         try:
             done = subprocess.run(
@@ -182,7 +188,7 @@ def inspector(settings: Settings) -> Inspect:
                 timeout=INSPECT_TIMEOUT_S,
                 check=False,
             )
-            answer = json.loads(done.stdout)
+            answer: dict[str, Any] = json.loads(done.stdout)
         except (subprocess.TimeoutExpired, ValueError):
             log.warning("inspection of an upload failed")
             raise MeuseError(
@@ -196,9 +202,13 @@ def inspector(settings: Settings) -> Inspect:
             os.close(life_write)
         if "error" in answer:
             raise MeuseError.from_dict(answer["error"])
-        return answer["rows"], tuple(Column(**column) for column in answer["columns"])
+        return answer
 
     return inspect
+
+
+def _table(answer: dict[str, Any]) -> tuple[int, tuple[Column, ...]]:
+    return answer["rows"], tuple(Column(**column) for column in answer["columns"])
 
 
 def _netloc(host: str) -> str:

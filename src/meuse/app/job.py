@@ -49,9 +49,8 @@ def train(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, A
         blobs, context, job["inputs"], target=spec.target, task=spec.task, seed=spec.seed
     )
     done = fit(context, splits, spec, for_task(splits.task))
-    return _result(
-        blobs, job, splits, done.model_path, done.signature, done.metrics, done.code_digest
-    )
+    files = {done.model_path: "onnx", done.weights_path: "safetensors"}
+    return _result(blobs, job, splits, files, done.signature, done.metrics, done.code_digest)
 
 
 def compress(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
@@ -80,7 +79,8 @@ def compress(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str
         splits.task,
         lambda data: engines.load("onnx", data, threads=1),
     )
-    result = _result(blobs, job, splits, done.model_path, signature, done.metrics, done.code_digest)
+    files = {done.model_path: "onnx"}
+    result = _result(blobs, job, splits, files, signature, done.metrics, done.code_digest)
     return {**result, "report": done.report}
 
 
@@ -123,18 +123,21 @@ def _result(
     blobs: Blobs,
     job: dict[str, Any],
     splits: Splits,
-    model: Path,
+    files: dict[Path, str],
     signature: Signature,
     metrics: dict[str, float],
     code_digest: str,
 ) -> dict[str, Any]:
-    """What control needs to register the version; the artifact is in the blobs by now."""
-    with model.open("rb") as file:
-        digest, size = blobs.put(job["inputs"]["tenant"], file)
+    """What control needs to register the version; its files are in the blobs by now."""
+    artifacts = []
+    for path, format in files.items():
+        with path.open("rb") as file:
+            digest, size = blobs.put(job["inputs"]["tenant"], file)
+        artifacts.append(asdict(Artifact(path.name, format, digest, size)))
     return {
         "task": splits.task,
         "target": splits.target,
-        "artifacts": [asdict(Artifact(model.name, "onnx", digest, size))],
+        "artifacts": artifacts,
         "signature": signature.to_dict(),
         "metrics": metrics,
         "code_digest": code_digest,

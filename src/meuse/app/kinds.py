@@ -13,6 +13,7 @@ from typing import Any
 from meuse.compress.spec import CompressSpec
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import (
+    CUSTOM,
     Artifact,
     DatasetVersion,
     Job,
@@ -95,6 +96,12 @@ class JobKinds:
     def _check_compress(self, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
         asked = CompressSpec.from_dict(spec)
         parent = references.resolve(self.registry, scope, asked.model)
+        if parent.task == CUSTOM:
+            raise invalid(
+                "model",
+                f"{parent.ref} was uploaded: what it predicts is not known here",
+                "Models that were trained here can be compressed.",
+            )
         data = self._find_data(scope, asked.data or parent.lineage.dataset)
         return replace(asked, model=parent.ref, data=data.ref).to_dict()
 

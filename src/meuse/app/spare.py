@@ -15,7 +15,6 @@ from typing import Any
 
 from meuse.app import commands, replica
 from meuse.runtime import lifeline
-from meuse.serve import engines
 
 log = logging.getLogger(__name__)
 
@@ -23,10 +22,10 @@ SENT_WITHIN_S = 1.0
 
 
 def main(argv: Sequence[str]) -> int:
-    options = commands.parse("spare", argv, "sockets id engine", "lifeline")
+    options = commands.parse("spare", argv, "sockets id engine", "lifeline cores")
     commands.log_to_stderr(options.id)
     lifeline.watch(options.lifeline, lifeline.end_now)
-    engines.prepare(options.engine)
+    prepare(options.engine, options.cores)
     path = Path(options.sockets) / f"{options.id}.spare"
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener:
@@ -40,6 +39,15 @@ def main(argv: Sequence[str]) -> int:
     return replica.run(
         [part.format(**filled) if part.startswith("{") else part for part in command]
     )
+
+
+def prepare(engine: str, cores: int) -> None:
+    """Import what a replica of this engine needs. Raises ImportError."""
+    replica.set_pools(cores)
+    import meuse.serve.replica  # noqa: F401
+    from meuse.serve import engines
+
+    engines.prepare(engine)
 
 
 def wait(listener: socket.socket) -> list[str]:

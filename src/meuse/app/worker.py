@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> int:
             pepper=settings.pepper.read_bytes(),
             max_body_bytes=settings.max_body_bytes,
             max_upload_bytes=settings.max_upload_bytes,
+            max_model_bytes=settings.max_model_bytes,
             lifeline_fd=options.lifeline,
             workers=options.workers,
         )

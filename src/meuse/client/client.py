@@ -158,6 +158,22 @@ class Client:
         path = f"/api/models/{quote(name)}/versions/{version}/artifacts/{quote(artifact)}"
         return self._send("GET", path).content
 
+    def upload_model(self, name: str, path: Path, classes: Sequence[str] = ()) -> JSON:
+        """Upload an ONNX file, or a zip of an OpenVINO IR; the model version.
+
+        `classes`: labels by class index, when the first output holds indices.
+        """
+        kind = "application/zip" if path.suffix == ".zip" else "application/onnx"
+        with path.open("rb") as file:
+            answer: JSON = self.call(
+                "POST",
+                f"/api/models/{quote(name)}/versions",
+                params={"classes": list(classes)},
+                content=file,
+                headers={"content-type": kind},
+            )
+        return answer
+
     def set_alias(self, name: str, alias: str, version: int) -> JSON:
         path = f"/api/models/{quote(name)}/aliases/{quote(alias)}"
         answer: JSON = self.call("PUT", path, json={"version": version})

@@ -150,6 +150,25 @@ class Artifact:
     bytes: int
 
 
+ENGINES = {
+    "onnx": ("onnx",),
+    "openvino": ("openvino", "onnx"),
+    "torch": ("safetensors",),
+}
+"""The formats of artifacts that each engine runs. Nothing of another format is loaded."""
+
+CUSTOM = "custom"
+"""The task of a version that was uploaded: what it predicts is its owner's business."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How replicas run a version; None leaves it to the artifact and to the settings."""
+
+    name: str | None = None
+    cores: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Lineage:
     """Where a version came from; enough to make it again."""
@@ -312,6 +331,7 @@ class Deployment:
     shadow: Shadow | None = None
     canary: Canary | None = None
     cache: Cache | None = None
+    engine: EngineOptions = EngineOptions()
 
     @property
     def full_name(self) -> str:
@@ -322,6 +342,13 @@ class Deployment:
     def key(self) -> str:
         """What it is known by inside: the same name in another project is another one."""
         return f"{self.scope.tenant}/{self.scope.project}/{self.name}"
+
+    @property
+    def revision(self) -> str:
+        """Names how its replicas are started: they are replaced when it is another."""
+        bounds = (self.batching.max_rows, self.batching.max_queue, self.objective_ms)
+        parts: tuple[object, ...] = (self.engine.name, self.engine.cores, *bounds)
+        return "/".join("" if part is None else str(part) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,7 +6,7 @@ Adapters live in `store`, `runtime` and `jobs`. Each port states its whole size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol
 
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 Metric = Callable[["NDArray[Any]", "NDArray[Any]"], dict[str, float]]
 """(outputs, targets) → figures by name. Outputs are logits [n, k] or values [n]."""
+
+BuildModel = Callable[[Mapping[str, Any]], tuple[Any, Signature]]
+"""(what a weights file says of itself) → (torch module without weights, its signature)."""
 
 
 class Blobs(Protocol):
@@ -193,7 +196,11 @@ class JobContext(Protocol):
 
 
 class Engine(Protocol):
-    """Runs one version. Not safe for two threads at once."""
+    """Runs one version. Not safe for two threads at once.
+
+    An engine may have `cancel()`: it makes a running `run` end early with an error and does
+    nothing when none runs. It alone may be called from another thread.
+    """
 
     @property
     def signature(self) -> Signature: ...

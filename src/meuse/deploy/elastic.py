@@ -155,13 +155,11 @@ class Elastic:
         for key in self._scalers.keys() - specs.keys():
             del self._scalers[key]
         self.look()
-        targets = {(want.name, t.version) for want in wanted for t in want.targets}
-        leaving = sum((r.deployment, r.version) not in targets for r in running)
-        replaced = Counter(
-            r.deployment for r in running if r.ready and (r.deployment, r.version) not in targets
-        )
+        targets = {(w.name, t.version, w.revision) for w in wanted for t in w.targets}
+        going = [r for r in running if (r.deployment, r.version, r.revision) not in targets]
+        replaced = Counter(r.deployment for r in going if r.ready)
         asks = [self._ask(specs[want.name], want, replaced[want.name]) for want in wanted]
-        given = autoscale.share(asks, self._most - leaving)
+        given = autoscale.share(asks, self._most - len(going))
         for ask in asks:  # what made room stays at rest until it is asked for again
             if ask.idle and ask.least == 0 and given[ask.name] == 0 < ask.desired:
                 self.unload(ask.name)
@@ -262,7 +260,11 @@ class Elastic:
 
 
 def _ready(want: Wanted, running: Sequence[Replica]) -> int:
-    mine = [r.version for r in running if r.deployment == want.name and r.ready]
+    mine = [
+        r.version
+        for r in running
+        if r.ready and (r.deployment, r.revision) == (want.name, want.revision)
+    ]
     return min((mine.count(t.version) for t in want.targets), default=0)
 
 

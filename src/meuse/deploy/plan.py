@@ -29,6 +29,7 @@ class Wanted:
     targets: tuple[WantedTarget, ...]
     replicas: int  # of each target
     error: str | None = None
+    revision: str = ""  # how replicas are run; those of another are replaced
     enough: int | None = None  # what counts as ready while more are on their way; None: all
     rests: bool = False  # it may have no replicas: requests wait for one, from the start
 
@@ -39,6 +40,7 @@ class Replica:
     deployment: str
     version: str
     ready: bool
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ Routes = Mapping[str, tuple[Route, ...]]
 class Start:
     deployment: str
     version: str
+    revision: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +86,8 @@ def plan(
         if want.error is None:
             start += [s for s in _missing(want, mine) if s not in blocked]
         if want.error is None and settled(want, mine):
-            kept = {t.version: _ready(mine, t.version)[: want.replicas] for t in want.targets}
+            current = [r for r in mine if r.revision == want.revision]
+            kept = {t.version: _ready(current, t.version)[: want.replicas] for t in want.targets}
             routes[want.name] = tuple(
                 Route(t.version, t.weight, kept[t.version]) for t in want.targets
             )
@@ -97,7 +101,8 @@ def plan(
 
 def settled(want: Wanted, mine: Sequence[Replica]) -> bool:
     """Every target has all its replicas ready."""
-    return all(len(_ready(mine, t.version)) >= want.replicas for t in want.targets)
+    current = [r for r in mine if r.revision == want.revision]
+    return all(len(_ready(current, t.version)) >= want.replicas for t in want.targets)
 
 
 def status(
@@ -115,12 +120,14 @@ def status(
         return DeploymentStatus.FAILED if broken else DeploymentStatus.PENDING
     if want.error is not None or failures >= FAILED_AFTER:
         return DeploymentStatus.DEGRADED
+    same = same and all(r.revision == want.revision for r in mine)
     return DeploymentStatus.DEGRADED if same else DeploymentStatus.ROLLING
 
 
 def _enough(want: Wanted, mine: Sequence[Replica]) -> bool:
     enough = want.replicas if want.enough is None else min(want.enough, want.replicas)
-    return all(len(_ready(mine, t.version)) >= max(enough, 1) for t in want.targets)
+    current = [r for r in mine if r.revision == want.revision]
+    return all(len(_ready(current, t.version)) >= max(enough, 1) for t in want.targets)
 
 
 def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:
@@ -130,8 +137,9 @@ def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:
 def _missing(want: Wanted, mine: Sequence[Replica]) -> list[Start]:
     starts = []
     for target in want.targets:
-        have = sum(r.version == target.version for r in mine)
-        starts += [Start(want.name, target.version)] * max(0, want.replicas - have)
+        start = Start(want.name, target.version, want.revision)
+        have = sum((r.version, r.revision) == (start.version, start.revision) for r in mine)
+        starts += [start] * max(0, want.replicas - have)
     return starts
 
 

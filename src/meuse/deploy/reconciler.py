@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Deployment, ModelVersion, Scope
+from meuse.core.nouns import Artifact, Deployment, ModelVersion, Scope
 from meuse.core.ports import (
     AccessStore,
     DeploymentStore,
@@ -32,6 +32,7 @@ from meuse.deploy.footprint import Footprints
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import Replicas
+from meuse.deploy.spec import artifact_for
 from meuse.registry import references
 from meuse.serve.snapshot import Snapshot
 
@@ -168,7 +169,9 @@ class Reconciler:
         with self._turning:
             specs = {d.key: d for d in self._deployments.list(None)}
             wanted = [self._resolve(spec) for spec in specs.values()]
-            self._replicas.forget({Start(w.name, t.version) for w in wanted for t in w.targets})
+            self._replicas.forget(
+                {Start(w.name, t.version, w.revision) for w in wanted for t in w.targets}
+            )
             running = self._replicas.look()
             wanted = self._counted(specs, wanted, running)
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
@@ -195,12 +198,15 @@ class Reconciler:
         for target in spec.targets:
             try:
                 version = references.resolve(self._registry, spec.scope, target.model)
+                artifact_for(version, spec.engine)
             except MeuseError as missing:
                 error = str(missing)
             else:
                 self._versions[spec.scope, version.ref] = version
                 targets.append(WantedTarget(version.ref, target.weight))
-        return Wanted(spec.key, spec.generation, tuple(targets), spec.scale.min, error)
+        return Wanted(
+            spec.key, spec.generation, tuple(targets), spec.scale.min, error, spec.revision
+        )
 
     def _counted(
         self, specs: dict[str, Deployment], wanted: list[Wanted], running: list[Replica]
@@ -219,7 +225,7 @@ class Reconciler:
         """(what may start within the budget of memory, the bytes that others lack). Idle
         deployments are unloaded for them, by the next turn."""
         artifacts = {
-            r.id: self._version(specs[r.deployment], r.version).artifacts[0]
+            r.id: self._artifact(specs[r.deployment], r.version)
             for r in running
             if r.deployment in specs
         }
@@ -228,9 +234,13 @@ class Reconciler:
             self._footprints.budget,
             self._footprints.held(running, artifacts, self._elastic.is_idle, self._elastic.used_at),
             [
-                (s.deployment, self._footprints.expected(version.artifacts[0]))
-                for s in starts
-                for version in (self._version(specs[s.deployment], s.version),)
+                (
+                    start.deployment,
+                    self._footprints.expected(
+                        self._artifact(specs[start.deployment], start.version)
+                    ),
+                )
+                for start in starts
             ],
         )
         for name in verdict.unload:
@@ -280,6 +290,14 @@ class Reconciler:
             ),
             limits=picture.limits(self._limits),
         )
+
+    def _artifact(self, spec: Deployment, ref: str) -> Artifact:
+        """What a replica of a version loads, or may have loaded under an earlier spec."""
+        version = self._version(spec, ref)
+        try:
+            return artifact_for(version, spec.engine)
+        except MeuseError:
+            return version.artifacts[0]
 
     def _version(self, spec: Deployment, ref: str) -> ModelVersion:
         known = self._versions.get((spec.scope, ref))

@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from meuse.core.ids import new_id
@@ -63,7 +63,7 @@ class Replicas:
         self, what: Start, command: Callable[[str], list[str]], spare: str | None = None
     ) -> str:
         """Start `command(id)`, in a spare process of this kind if there is one; the id."""
-        label = {"deployment": what.deployment, "version": what.version}
+        label = asdict(what)
         replica = None
         if self._spares is not None and spare is not None:
             replica = self._spares.assign(spare, command, label)
@@ -106,7 +106,13 @@ class Replicas:
         self._judge_starts(running, now)
         self._sweep(now)
         return [
-            Replica(name, label["deployment"], label["version"], name in self._ready)
+            Replica(
+                name,
+                label["deployment"],
+                label["version"],
+                name in self._ready,
+                label.get("revision", ""),
+            )
             for name, label in running.items()
         ]
 

@@ -9,14 +9,18 @@ from dataclasses import MISSING, fields
 from typing import Any, TypeVar
 
 from meuse.core.errors import invalid
-from meuse.core.fields import integer, known, real
+from meuse.core.fields import choice, integer, known, real
 from meuse.core.ids import check_name
 from meuse.core.nouns import (
+    ENGINES,
+    Artifact,
     Batching,
     Cache,
     Canary,
     Deployment,
     DeploymentTarget,
+    EngineOptions,
+    ModelVersion,
     Scale,
     Scope,
     Shadow,
@@ -25,6 +29,7 @@ from meuse.core.nouns import (
 DEFAULT_TIMEOUT_MS = 30_000
 MAX_TIMEOUT_MS = 600_000
 MAX_REPLICAS = 64
+MAX_CORES = 256
 _MIB = 1024 * 1024
 _HEADER = re.compile(r"header:[a-z0-9-]{1,64}")
 
@@ -35,7 +40,7 @@ Read = Callable[[str, Any], Any]
 FIELDS = frozenset(
     {
         "model", "targets", "scale", "access", "timeout_ms", "objective_ms",
-        "batching", "sticky", "shadow", "canary", "cache",
+        "batching", "sticky", "shadow", "canary", "cache", "engine",
     }
 )  # fmt: skip
 
@@ -68,9 +73,28 @@ def parse(scope: Scope, name: str, body: Mapping[str, Any]) -> Deployment:
         shadow=_optional("shadow", body.get("shadow"), Shadow, _SHADOW),
         canary=_canary(body.get("canary")),
         cache=_optional("cache", body.get("cache"), Cache, _CACHE),
+        engine=_part("engine", body.get("engine") or {}, EngineOptions, _ENGINE),
     )
     _check_together(deployment)
     return deployment
+
+
+def artifact_for(version: ModelVersion, engine: EngineOptions) -> Artifact:
+    """What a replica loads of a version: its first artifact that the engine runs.
+
+    Without a name any engine will do. Raises `invalid_field`.
+    """
+    names = [engine.name] if engine.name else list(ENGINES)
+    for artifact in version.artifacts:
+        if any(artifact.format in ENGINES[name] for name in names):
+            return artifact
+    have = {artifact.format for artifact in version.artifacts}
+    able = [name for name, formats in ENGINES.items() if have.intersection(formats)]
+    raise invalid(
+        "engine.name",
+        f"{version.ref} has no artifact that the engine {engine.name!r} runs",
+        f"Engines that run it: {', '.join(able) or 'none'}.",
+    )
 
 
 def _whole(low: int, high: int) -> Read:
@@ -131,6 +155,10 @@ _CANARY: dict[str, Read] = {
 _CACHE: dict[str, Read] = {
     "ttl_s": _number(0.1, 7 * 24 * 3600),
     "max_bytes": _whole(1024, 1024 * _MIB),
+}
+_ENGINE: dict[str, Read] = {
+    "name": _or_none(lambda field, value: choice(field, value, ENGINES)),
+    "cores": _or_none(_whole(1, MAX_CORES)),
 }
 
 

@@ -31,7 +31,7 @@ class ClientGoneError(Exception):
     """Nobody is there to be answered."""
 
 
-def decode(decoder: msgspec.json.Decoder[T], body: bytes) -> T:
+def decode(decoder: msgspec.json.Decoder[T], body: bytes | memoryview) -> T:
     """Raises `invalid_json` for what is no JSON, `invalid_field` for what has another shape."""
     try:
         return decoder.decode(body)

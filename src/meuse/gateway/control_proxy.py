@@ -39,8 +39,9 @@ _TIMEOUT = {"connect": 2.0, "read": None, "write": None, "pool": None}
 class ControlProxy:
     """One per worker; connections to control are kept."""
 
-    def __init__(self, socket: Path, max_upload_bytes: int) -> None:
+    def __init__(self, socket: Path, max_upload_bytes: int, max_model_bytes: int) -> None:
         self._max_upload = max_upload_bytes
+        self._max_model = max_model_bytes
         limits = httpx.Limits(
             max_connections=None, max_keepalive_connections=16, keepalive_expiry=KEEPALIVE_S
         )
@@ -82,8 +83,11 @@ class ControlProxy:
         if not any(name == b"x-request-id" for name, _ in headers):
             headers.append((b"x-request-id", request_id.encode()))
         sizes = [value for name, value in headers if name == b"content-length"]
-        if any(value.isdigit() and int(value) > self._max_upload for value in sizes):
-            raise too_large(self._max_upload, "The operator can raise max_upload_bytes.")
+        limit, hint = self._max_upload, "The operator can raise max_upload_bytes."
+        if scope["raw_path"].startswith(b"/api/models/"):
+            limit, hint = self._max_model, "The operator can raise max_model_bytes."
+        if any(value.isdigit() and int(value) > limit for value in sizes):
+            raise too_large(limit, hint)
         chunked = any(name == b"transfer-encoding" for name, _ in scope["headers"])
         has_body = chunked or any(value != b"0" for value in sizes)
         query = scope["query_string"]
@@ -101,21 +105,22 @@ class ControlProxy:
             scope["method"],
             url,
             headers=headers,
-            content=self._body(receive) if has_body else None,
+            content=_body(receive, limit, hint) if has_body else None,
             extensions={"timeout": _TIMEOUT},
         )
 
-    async def _body(self, receive: Receive) -> AsyncIterator[bytes]:
-        size, more = 0, True
-        while more:
-            message = await receive()
-            if message["type"] != "http.request":
-                raise ClientGoneError
-            size += len(message["body"])
-            if size > self._max_upload:
-                raise too_large(self._max_upload, "The operator can raise max_upload_bytes.")
-            more = message["more_body"]
-            yield message["body"]
+
+async def _body(receive: Receive, limit: int, hint: str) -> AsyncIterator[bytes]:
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] != "http.request":
+            raise ClientGoneError
+        size += len(message["body"])
+        if size > limit:
+            raise too_large(limit, hint)
+        more = message["more_body"]
+        yield message["body"]
 
 
 def _end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

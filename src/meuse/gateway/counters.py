@@ -14,7 +14,7 @@ from pathlib import Path
 from meuse.core.errors import Code
 from meuse.gateway.link import Answer, FailedError
 from meuse.serve import stats
-from meuse.serve.stats import RouteStats, TargetStats
+from meuse.serve.stats import RouteStats, TargetStats, WorkerStats
 
 logger = logging.getLogger(__name__)
 
@@ -89,11 +89,16 @@ class Counters:
             target.rows += rows
         else:
             target.failed[code] = target.failed.get(code, 0) + 1
+            target.failed_ms += took
         if work is not None:
             target.queue.add(work.queue_us / 1000.0)
             target.compute.add(work.compute_us / 1000.0)
-            if work.batch_rows:
+            if work.batch_rows and code is None:
                 target.batch.add(work.batch_rows, stats.BATCH_ROWS)
+
+    def slots(self) -> list[WorkerStats]:
+        """These, live, and the last written ones of the other workers."""
+        return [self.stats, *stats.read_all(self._folder, but=self.stats.slot)]
 
     def write(self) -> None:
         """Bring them to the file."""

@@ -24,10 +24,11 @@ from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError
 from meuse.gateway.routes import Caller, Route, Routes, Target
+from meuse.gateway.statistics import Statistics, of_target
 from meuse.meter.cells import BusyError
 from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, UsageRecord
-from meuse.serve.frames import DATATYPES, HIGH, NORMAL
+from meuse.serve.frames import DATATYPES, HIGH, NORMAL, size_of
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
 
 logger = logging.getLogger(__name__)
@@ -140,6 +141,21 @@ class DataPlane:
         """The target that metadata and readiness are about."""
         return self._routes.find(caller, model).main(version)
 
+    def route(self, caller: Caller, model: str) -> Route:
+        """The deployment that a name means to this caller. Raises `not_found`."""
+        return self._routes.find(caller, model)
+
+    def visible(self, caller: Caller) -> dict[str, Route]:
+        """Every deployment that the caller may call, by the name that it would use."""
+        return self._routes.visible(caller)
+
+    def statistics(self, route: Route) -> list[tuple[str, Statistics]]:
+        """What the targets of a deployment have done, by label, in their order."""
+        slots = self.counters.slots()
+        return [
+            (t.label, of_target(slots, route.full_name, t.entry.version)) for t in route.targets
+        ]
+
     async def infer(self, call: Call) -> Result:
         """Answer one call. Raises `MeuseError`."""
         ready = asyncio.get_running_loop().create_future()
@@ -197,7 +213,7 @@ class DataPlane:
                 work.id,
                 now_ms() + timeout_ms,
                 inputs,
-                sum([array.nbytes for _, array in inputs]),
+                sum([size_of(array) for _, array in inputs]),
                 functools.partial(self._answered, work),
                 _priority(call, caller, target),
                 caller.tenant,

@@ -18,9 +18,10 @@ import msgspec
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
 from meuse.gateway import oip, predict
-from meuse.gateway.body import BodyReader, ClientGoneError, Receive, Scope, Send, drain
+from meuse.gateway.body import BodyReader, ClientGoneError, Receive, Scope, Send, decode, drain
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.dataplane import DataPlane
+from meuse.gateway.repository import Repository, check_parameters
 from meuse.gateway.routes import Caller
 
 logger = logging.getLogger(__name__)
@@ -45,8 +46,14 @@ ROUTES = (
     HttpRoute("POST", _V2 + "/infer", "infer", "infer"),
     HttpRoute("GET", _V2 + "/versions/{version}/ready", "infer", "model_ready"),
     HttpRoute("GET", _V2 + "/ready", "infer", "model_ready"),
+    HttpRoute("GET", "/v2/models/stats", "infer", "statistics"),
+    HttpRoute("GET", _V2 + "/versions/{version}/stats", "infer", "model_statistics"),
+    HttpRoute("GET", _V2 + "/stats", "infer", "model_statistics"),
     HttpRoute("GET", _V2 + "/versions/{version}", "infer", "model_metadata"),
     HttpRoute("GET", _V2, "infer", "model_metadata"),
+    HttpRoute("POST", "/v2/repository/index", "infer", "repository_index"),
+    HttpRoute("POST", "/v2/repository/models/{model}/load", "deploy", "load"),
+    HttpRoute("POST", "/v2/repository/models/{model}/unload", "deploy", "unload"),
     HttpRoute("GET", "/v2", "public", "server_metadata"),
     HttpRoute("GET", "/v2/health/live", "public", "live"),
     HttpRoute("GET", "/v2/health/ready", "public", "ready"),
@@ -58,6 +65,8 @@ _OURS = (b"/v2/", b"/predictions/")
 _MAX_PATH = 1024
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _JSON = (b"content-type", b"application/json")
+_BINARY = (b"content-type", b"application/octet-stream")
+_HEADER_LENGTH = oip.HEADER_LENGTH.lower().encode()
 _encode = msgspec.json.Encoder().encode
 
 
@@ -101,6 +110,7 @@ class Request:
     match: Match
     body: bytes
     caller: Caller | None
+    header_length: bytes | None = None
 
     @property
     def known(self) -> Caller:
@@ -109,7 +119,20 @@ class Request:
         return self.caller
 
 
-Answer = tuple[int, bytes]
+class _IndexRequest(msgspec.Struct):
+    ready: bool = False
+
+
+class _LoadRequest(msgspec.Struct):
+    parameters: dict[str, msgspec.Raw] = {}
+
+
+_index_request = msgspec.json.Decoder(_IndexRequest)
+_load_request = msgspec.json.Decoder(_LoadRequest)
+
+Header = tuple[bytes, bytes]
+Answer = tuple[int, bytes] | tuple[int, bytes, list[Header]]
+"""Status, body, and headers where they are not those of JSON."""
 
 
 class App:
@@ -118,6 +141,7 @@ class App:
     def __init__(self, plane: DataPlane, proxy: ControlProxy, max_body_bytes: int) -> None:
         self._plane = plane
         self._proxy = proxy
+        self._repository = Repository(plane)
         self._bodies = BodyReader(max_body_bytes)
         self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             route.handler: getattr(self, "_" + route.handler) for route in ROUTES
@@ -132,7 +156,7 @@ class App:
                     raise MeuseError(Code.NOT_FOUND, "there is nothing here", field="path")
                 await self._proxy(scope, receive, send, request_id(scope))
                 return
-            status, body = await self._answer(scope, receive, found)
+            status, body, *more = await self._answer(scope, receive, found)
         except ClientGoneError:
             return
         except MeuseError as error:
@@ -143,8 +167,8 @@ class App:
             ours = MeuseError(Code.INTERNAL, "something went wrong on our side")
             await self._refuse(scope, receive, send, ours)
             return
-        length = str(len(body)).encode()
-        headers = [_JSON, (b"content-length", length)]
+        length = (b"content-length", str(len(body)).encode())
+        headers = [*more[0], length] if more else [_JSON, length]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
@@ -159,28 +183,25 @@ class App:
                 hint=f"Use {allowed}.",
             )
         authorization: bytes | None = None
-        length, binary = 0, False
+        length, header_length, encoding = 0, None, None
         for name, value in scope["headers"]:
             if name == b"authorization":
                 authorization = value
             elif name == b"content-length" and value.isdigit():
                 length = int(value)
-            elif name == b"inference-header-content-length":
-                binary = True
+            elif name == _HEADER_LENGTH:
+                header_length = value if header_length is None else b"several"
+            elif name == b"content-encoding":
+                encoding = value
         caller = None
         if route.scope != "public":
             caller = self._plane.authenticate(authorization, route.scope)
-        if binary:
-            raise MeuseError(
-                Code.UNSUPPORTED_MEDIA_TYPE,
-                "binary tensors are not served over REST",
-                field="Inference-Header-Content-Length",
-                hint="Send JSON data (binary_data=False in tritonclient), or use gRPC.",
-            )
+        if encoding is not None:
+            check_encoding(encoding)
         body = b""
         if route.method == "POST":
             body = await self._bodies.read(receive, length)
-        return await self._handlers[route.handler](Request(found, body, caller))
+        return await self._handlers[route.handler](Request(found, body, caller, header_length))
 
     # Handlers, by the names in ROUTES.
 
@@ -194,8 +215,13 @@ class App:
 
     async def _infer(self, request: Request) -> Answer:
         wanted = request.match
-        asked = oip.InferRequest(request.body, request.known, wanted.model, wanted.version)
-        return 200, asked.write(await self._plane.infer(asked.call))
+        asked = oip.InferRequest(
+            request.body, request.known, wanted.model, wanted.version, request.header_length
+        )
+        body, header = asked.write(await self._plane.infer(asked.call))
+        if header is None:
+            return 200, body
+        return 200, body, [_BINARY, (_HEADER_LENGTH, str(header).encode())]
 
     async def _model_ready(self, request: Request) -> Answer:
         wanted = request.match
@@ -207,6 +233,28 @@ class App:
         wanted = request.match
         target = self._plane.describe(request.known, wanted.model, wanted.version)
         return 200, _encode(oip.model_metadata(wanted.model, target))
+
+    async def _model_statistics(self, request: Request) -> Answer:
+        wanted = request.match
+        given = oip.statistics(self._plane, request.known, wanted.model, wanted.version)
+        return 200, _encode({"model_stats": given})
+
+    async def _statistics(self, request: Request) -> Answer:
+        return 200, _encode({"model_stats": oip.statistics(self._plane, request.known)})
+
+    async def _repository_index(self, request: Request) -> Answer:
+        asked = decode(_index_request, request.body or b"{}")
+        return 200, _encode(self._repository.index(request.known, ready_only=asked.ready))
+
+    async def _load(self, request: Request) -> Answer:
+        check_parameters(list(decode(_load_request, request.body or b"{}").parameters))
+        await self._repository.load(request.known, request.match.model)
+        return 200, b"{}"
+
+    async def _unload(self, request: Request) -> Answer:
+        # `unload_dependents` is about ensembles, which there are none of.
+        await self._repository.unload(request.known, request.match.model)
+        return 200, b"{}"
 
     async def _server_metadata(self, request: Request) -> Answer:
         return 200, _encode(oip.server_metadata())
@@ -249,6 +297,17 @@ class App:
             # never read the answer: take some of the rest, throw it away, then close.
             await drain(receive)
             await send({"type": "http.response.body", "body": b""})
+
+
+def check_encoding(value: bytes) -> None:
+    """Raises `unsupported_media_type`: bodies are read as they are."""
+    if value.strip().lower() not in (b"", b"identity"):
+        raise MeuseError(
+            Code.UNSUPPORTED_MEDIA_TYPE,
+            f"a body encoded as {value[:40].decode('latin-1')!r} cannot be read",
+            field="Content-Encoding",
+            hint="Send the body as it is.",
+        )
 
 
 def request_id(scope: Scope) -> str:

@@ -63,7 +63,7 @@ def _call(data: msgspec.Raw, caller: Caller, model: str | None) -> Call:
 def write(result: Result) -> bytes:
     """The first output; indices become labels where the version has labels. NaN is null."""
     array, classes = result.outputs[0][1], result.target.classes
-    output = array.tolist()
+    output = jsontensor.written(array, result.outputs[0][0]).tolist()
     if classes is not None and array.dtype.kind in "iu":
         count = len(classes)
         output = [classes[i] if 0 <= i < count else i for i in array.ravel().tolist()]

@@ -16,6 +16,7 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway.counters import Counters
 from meuse.gateway.links import Pool
+from meuse.gateway.rawtensor import JSON_NEVER
 from meuse.meter.limits import Plan
 from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntry
 from meuse.serve.stats import TargetStats
@@ -26,7 +27,9 @@ _CACHE = 10_000
 class Target:
     """One version that takes traffic, with the pool of its replicas."""
 
-    __slots__ = ("classes", "entry", "input_at", "label", "outputs", "pool", "route", "stats")
+    __slots__ = (
+        "classes", "entry", "input_at", "label", "outputs", "pool", "raw_only", "route", "stats",
+    )  # fmt: skip
 
     def __init__(
         self, route: Route, entry: TargetEntry, label: str, pool: Pool, stats: TargetStats
@@ -38,6 +41,7 @@ class Target:
         self.pool = pool
         self.input_at = {spec.name: spec for spec in entry.inputs}
         self.outputs = {spec.name: spec for spec in entry.outputs}
+        self.raw_only = {spec.name for spec in entry.outputs if spec.datatype in JSON_NEVER}
         self.classes = entry.classes
 
 
@@ -183,6 +187,16 @@ class Routes:
             route = self._only(caller) if model is None else self._named(caller, model)
             caller.found[model] = route  # bounded: only names that exist are kept
         return route
+
+    def visible(self, caller: Caller) -> dict[str, Route]:
+        """Every deployment that the caller may call, by name: its own, then `owner/name`."""
+        mine, tenant = f"{caller.tenant}/", caller.tenant
+        names = sorted(self._by_name, key=lambda name: (not name.startswith(mine), name))
+        return {
+            name.removeprefix(mine): self._by_name[name]
+            for name in names
+            if self._by_name[name].deployment.allows(tenant)
+        }
 
     def _named(self, caller: Caller, model: str) -> Route:
         own = self._by_name.get(f"{caller.tenant}/{model}")

@@ -1,38 +1,98 @@
-"""Open Inference Protocol v2 over gRPC, on the worker's loop.
+"""gRPC on the worker's loop: which methods are served, who may call them, how errors look.
 
 `METHODS` names every method that is served with the scope that it needs; a method that is not
-in it is not served. One channel stays with one worker until its connection is renewed.
+in it is not served. One channel stays with one worker until its connection is renewed, and so
+does a stream: it lasts at most `MAX_AGE_MS` and the grace. What the methods do is not known
+here (`rpcservice`, `rpchealth`, `rpcreflection`).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import grpc.aio
-import numpy as np
 from google.protobuf.message import Message
 
 from meuse.core.errors import Code, MeuseError
-from meuse.gateway import oip, rpctensor
-from meuse.gateway.dataplane import Call, DataPlane, Inputs, Result
-from meuse.gateway.routes import Caller, Target
+from meuse.gateway.dataplane import DataPlane
+from meuse.gateway.repository import Repository
+from meuse.gateway.routes import Caller
+from meuse.gateway.rpchealth import Health
+from meuse.gateway.rpcreflection import Reflection
+from meuse.gateway.rpcservice import SERVICE, Service
+from meuse.gateway.rpcstream import Readiness
+from meuse.gateway.wire import health_pb2, reflection_pb2
 from meuse.gateway.wire import inference_pb2 as pb
 
 logger = logging.getLogger(__name__)
 
-SERVICE = "inference.GRPCInferenceService"
-METHODS: dict[str, str] = {
-    "ServerLive": "public",
-    "ServerReady": "public",
-    "ServerMetadata": "public",
-    "ModelReady": "infer",
-    "ModelMetadata": "infer",
-    "ModelInfer": "infer",
+
+class Kind(Enum):
+    """How many messages go which way."""
+
+    UNARY = auto()  # one, one back
+    WATCH = auto()  # one, many back
+    STREAM = auto()  # many, many back
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """`scope`: "public", or what the key must have."""
+
+    scope: str
+    request: type[Message]
+    response: type[Message]
+    kind: Kind = Kind.UNARY
+
+
+METHODS: dict[str, Method] = {
+    f"/{SERVICE}/ServerLive": Method("public", pb.ServerLiveRequest, pb.ServerLiveResponse),
+    f"/{SERVICE}/ServerReady": Method("public", pb.ServerReadyRequest, pb.ServerReadyResponse),
+    f"/{SERVICE}/ServerMetadata": Method(
+        "public", pb.ServerMetadataRequest, pb.ServerMetadataResponse
+    ),
+    f"/{SERVICE}/ModelReady": Method("infer", pb.ModelReadyRequest, pb.ModelReadyResponse),
+    f"/{SERVICE}/ModelMetadata": Method("infer", pb.ModelMetadataRequest, pb.ModelMetadataResponse),
+    f"/{SERVICE}/ModelInfer": Method("infer", pb.ModelInferRequest, pb.ModelInferResponse),
+    f"/{SERVICE}/ModelStreamInfer": Method(
+        "infer", pb.ModelInferRequest, pb.ModelStreamInferResponse, Kind.STREAM
+    ),
+    f"/{SERVICE}/ModelStatistics": Method(
+        "infer", pb.ModelStatisticsRequest, pb.ModelStatisticsResponse
+    ),
+    f"/{SERVICE}/RepositoryIndex": Method(
+        "infer", pb.RepositoryIndexRequest, pb.RepositoryIndexResponse
+    ),
+    f"/{SERVICE}/RepositoryModelLoad": Method(
+        "deploy", pb.RepositoryModelLoadRequest, pb.RepositoryModelLoadResponse
+    ),
+    f"/{SERVICE}/RepositoryModelUnload": Method(
+        "deploy", pb.RepositoryModelUnloadRequest, pb.RepositoryModelUnloadResponse
+    ),
+    # Probes have no key, and learn no more than a connection that is refused would tell.
+    "/grpc.health.v1.Health/Check": Method(
+        "public", health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse
+    ),
+    "/grpc.health.v1.Health/Watch": Method(
+        "public", health_pb2.HealthCheckRequest, health_pb2.HealthCheckResponse, Kind.WATCH
+    ),
+    # The messages of both versions are the same on the wire.
+    **{
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo": Method(
+            "infer",
+            reflection_pb2.ServerReflectionRequest,
+            reflection_pb2.ServerReflectionResponse,
+            Kind.STREAM,
+        )
+        for version in ("v1", "v1alpha")
+    },
 }
-"""Method → "public", or the scope that the key must have."""
+"""Path → what it takes, gives and needs."""
 
 MAX_AGE_MS = 5 * 60 * 1000
 _GRACE_MS = 60 * 1000
@@ -40,7 +100,8 @@ _MAX_RPCS = 4096
 """Calls at once, each with one message; beyond it they are refused by gRPC itself."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Method = Callable[[Any, "Caller | None"], Awaitable[Message]]
+if TYPE_CHECKING:
+    Handler = grpc.RpcMethodHandler[Any, Any]  # a class that can be subscripted in stubs only
 
 
 def make_server(plane: DataPlane, address: str, max_message_bytes: int) -> grpc.aio.Server:
@@ -56,7 +117,7 @@ def make_server(plane: DataPlane, address: str, max_message_bytes: int) -> grpc.
         ],
         maximum_concurrent_rpcs=_MAX_RPCS,
     )
-    server.add_generic_rpc_handlers((_Guard(plane),))
+    server.add_generic_rpc_handlers((_Guard(plane, max_message_bytes),))
     server.add_insecure_port(address)
     return server
 
@@ -68,58 +129,81 @@ class _Guard(grpc.GenericRpcHandler):
     good key is given a streaming method that never asks for a message.
     """
 
-    def __init__(self, plane: DataPlane) -> None:
+    def __init__(self, plane: DataPlane, max_message_bytes: int) -> None:
         self._plane = plane
-        service = Service(plane)
-        self._methods = {
-            f"/{SERVICE}/{name}": (
-                scope,
-                getattr(service, name),
-                getattr(pb, f"{name}Request").FromString,
-                getattr(pb, f"{name}Response").SerializeToString,
-            )
-            for name, scope in METHODS.items()
+        readiness = Readiness(plane)
+        parts: dict[str, Any] = {
+            SERVICE: Service(plane, Repository(plane), readiness, max_message_bytes),
+            "grpc.health.v1.Health": Health(readiness),
+            "grpc.reflection.v1.ServerReflection": Reflection(),
         }
+        parts["grpc.reflection.v1alpha.ServerReflection"] = parts[
+            "grpc.reflection.v1.ServerReflection"
+        ]
+        self._methods = {}
+        for path, method in METHODS.items():
+            _, service, name = path.split("/")
+            self._methods[path] = (method, getattr(parts[service], name))
 
-    def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler[Any, Any] | None:
+    def service(self, details: grpc.HandlerCallDetails) -> Handler | None:
         """How to handle a call; None for a method that is not served."""
         found = self._methods.get(details.method)
         if found is None:
             return None
-        scope, method, read, write = found
+        method, function = found
         caller = None
-        if scope != "public":
+        if method.scope != "public":
             try:
-                caller = self._plane.authenticate(_authorization(details), scope)
+                caller = self._plane.authenticate(_authorization(details), method.scope)
             except MeuseError as error:
                 return _denied(error)
-        return grpc.unary_unary_rpc_method_handler(_called(method, caller), read, write)
+        codec = (method.request.FromString, method.response.SerializeToString)
+        if method.kind is Kind.UNARY:
+            return grpc.unary_unary_rpc_method_handler(_called(function, caller), *codec)
+        if method.kind is Kind.WATCH:
+            return grpc.unary_stream_rpc_method_handler(_streamed(function, caller), *codec)
+        return grpc.stream_stream_rpc_method_handler(_streamed(function, caller), *codec)
 
 
-def _denied(error: MeuseError) -> grpc.RpcMethodHandler[Any, Any]:
+def _denied(error: MeuseError) -> Handler:
     async def deny(messages: Any, context: Context) -> None:
         await _abort(context, error)
 
     return grpc.stream_unary_rpc_method_handler(deny)
 
 
-def _called(
-    method: Method, caller: Caller | None
-) -> Callable[[Any, Context], Awaitable[Message | None]]:
+def _called(method: Callable[..., Any], caller: Caller | None) -> Callable[..., Any]:
     """A method for one call of one caller, with its errors as statuses."""
 
     async def call(request: Any, context: Context) -> Message | None:
         try:
-            return await method(request, caller)
-        except MeuseError as error:
-            failure = error
-        except Exception:
-            logger.exception("a gRPC call failed")
-            failure = MeuseError(Code.INTERNAL, "something went wrong on our side")
-        await _abort(context, failure)
-        return None
+            answer: Message = await method(request, caller)
+            return answer
+        except Exception as error:
+            await _abort(context, _known(error))
+            return None
 
     return call
+
+
+def _streamed(method: Callable[..., Any], caller: Caller | None) -> Callable[..., Any]:
+    """The same for a method that gives messages one after the other."""
+
+    async def call(request: Any, context: Context) -> AsyncIterator[Message]:
+        try:
+            async for message in method(request, caller):
+                yield message
+        except Exception as error:
+            await _abort(context, _known(error))
+
+    return call
+
+
+def _known(error: Exception) -> MeuseError:
+    if isinstance(error, MeuseError):
+        return error
+    logger.error("a gRPC call failed", exc_info=error)
+    return MeuseError(Code.INTERNAL, "something went wrong on our side")
 
 
 def _authorization(details: grpc.HandlerCallDetails) -> bytes | None:
@@ -138,61 +222,3 @@ async def _abort(context: Context, error: MeuseError) -> None:
         trailer.append(("retry-after", str(error.retry_after_s)))
     status = grpc.StatusCode[error.grpc_status]
     await context.abort(status, str(error), trailing_metadata=tuple(trailer))
-
-
-class Service:
-    """The methods of `METHODS`. Each is given the caller, None where it is public."""
-
-    def __init__(self, plane: DataPlane) -> None:
-        self._plane = plane
-
-    async def ServerLive(self, request: Any, caller: Caller | None) -> Message:  # noqa: N802
-        return pb.ServerLiveResponse(live=True)
-
-    async def ServerReady(self, request: Any, caller: Caller | None) -> Message:  # noqa: N802
-        return pb.ServerReadyResponse(ready=self._plane.is_ready)
-
-    async def ServerMetadata(self, request: Any, caller: Caller | None) -> Message:  # noqa: N802
-        return pb.ServerMetadataResponse(**oip.server_metadata())
-
-    async def ModelReady(self, request: Any, caller: Caller | None) -> Message:  # noqa: N802
-        target = self._plane.describe(_known(caller), request.name, request.version or None)
-        return pb.ModelReadyResponse(ready=self._plane.is_ready and target.pool.is_ready)
-
-    async def ModelMetadata(self, request: Any, caller: Caller | None) -> Message:  # noqa: N802
-        target = self._plane.describe(_known(caller), request.name, request.version or None)
-        return pb.ModelMetadataResponse(**oip.model_metadata(request.name, target))
-
-    async def ModelInfer(self, request: Any, caller: Caller | None) -> Message:  # noqa: N802
-        def read(target: Target) -> Inputs:
-            for i, output in enumerate(request.outputs):
-                if output.name not in target.outputs:
-                    raise oip.no_output(i, output.name, target)
-            return rpctensor.read(request)
-
-        # An empty name is no name: then the only deployment is meant.
-        model, version = request.model_name or None, request.model_version or None
-        call = Call(_known(caller), model, version, "oip-grpc", read)
-        return _response(request, await self._plane.infer(call))
-
-
-def _known(caller: Caller | None) -> Caller:
-    if caller is None:
-        raise MeuseError(Code.INTERNAL, "a public method asked for its caller")
-    return caller
-
-
-def _response(request: Any, result: Result) -> Message:
-    response = pb.ModelInferResponse(
-        model_name=request.model_name or result.target.route.deployment.name,
-        model_version=result.target.label,
-        id=request.id,
-    )
-    outputs = result.outputs
-    if request.outputs:
-        by_name = dict(outputs)
-        outputs = [(output.name, by_name[output.name]) for output in request.outputs]
-    # Answered as asked; half floats have no typed field.
-    raw = bool(request.raw_input_contents) or any(a.dtype == np.float16 for _, a in outputs)
-    rpctensor.write(response, outputs, raw=raw)
-    return response

@@ -58,6 +58,7 @@ class WorkerConfig:
     pepper: bytes
     max_body_bytes: int
     max_upload_bytes: int
+    max_model_bytes: int
     lifeline_fd: int | None = None
     workers: int = 1
     """How many of them there are."""
@@ -109,7 +110,9 @@ async def _run(config: WorkerConfig) -> bool:
         snapshots.load()
     except (OSError, msgspec.MsgspecError) as error:
         logger.error("the snapshot cannot be read: %s; waiting for control", error)
-    proxy = ControlProxy(config.sockets / "control.sock", config.max_upload_bytes)
+    proxy = ControlProxy(
+        config.sockets / "control.sock", config.max_upload_bytes, config.max_model_bytes
+    )
     http = _http_server(App(plane, proxy, config.max_body_bytes))
     grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
     await grpc.start()

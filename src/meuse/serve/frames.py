@@ -3,9 +3,10 @@
     u32 total | u16 header length | u32 CRC-32 of the header | msgpack header | tensor bytes
 
 `total` counts what follows it; integers and tensors are little-endian, tensors row-major, in
-the order of the header's specs. The CRC means that nothing but payload values can ever be
-read wrongly. Decoding is strict: anything unexpected raises `FrameError` and the connection
-is closed, never the process. Knows msgspec and numpy; knows no socket.
+the order of the header's specs; those of BYTES as `strings` has them. The CRC means that
+nothing but payload values can ever be read wrongly. Decoding is strict: anything unexpected
+raises `FrameError` and the connection is closed, never the process. Knows msgspec and numpy;
+knows no socket.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from meuse.serve import strings
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,8 +48,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "FP16": np.dtype("<f2"),
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
+    "BYTES": strings.OBJECT,
 }
-"""Open Inference datatypes that are served. BYTES is not among them yet."""
+"""Open Inference datatypes that are served; elements of BYTES are `bytes` objects."""
 DATATYPES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
 
 _PREFIX = struct.Struct("<IHI")
@@ -141,6 +145,23 @@ def spec_of(name: str, array: NDArray[Any]) -> Spec:
     return Spec(name, DATATYPES[array.dtype], array.shape)
 
 
+def size_of(array: NDArray[Any]) -> int:
+    """How many bytes of a frame an array takes. Raises TypeError for objects without bytes."""
+    return array.nbytes if array.dtype is not strings.OBJECT else strings.size(array)
+
+
+def payload(array: NDArray[Any]) -> bytes | memoryview:
+    """The bytes of an array in a frame: a view of a large one, a copy of a small one.
+
+    Raises TypeError for objects that are not `bytes`.
+    """
+    if array.dtype is strings.OBJECT:
+        return strings.pack(array)
+    if array.nbytes > 65536:
+        return np.ascontiguousarray(array).data.cast("B")
+    return array.tobytes()  # cheaper than a view
+
+
 def encode(header: Header, tensors: Sequence[NDArray[Any]] = ()) -> list[Any]:
     """Buffers to write in this order; C-contiguous tensors are not copied.
 
@@ -148,20 +169,14 @@ def encode(header: Header, tensors: Sequence[NDArray[Any]] = ()) -> list[Any]:
     """
     body = _encode(header)
     size = len(body)
-    total = _AFTER_TOTAL + size + sum([tensor.nbytes for tensor in tensors])
-    if size > MAX_HEADER or total > MAX_FRAME:
-        raise FrameError(f"a frame of {total} bytes (header {size}) is too large")
-    head = _PREFIX.pack(total, size, zlib.crc32(body)) + body
-    # A view of a large array, a copy of a small one: the copy is then cheaper.
-    return [
-        head,
-        *[
-            np.ascontiguousarray(tensor).data.cast("B")
-            if tensor.nbytes > 65536
-            else tensor.tobytes()
-            for tensor in tensors
-        ],
-    ]
+    try:
+        total = _AFTER_TOTAL + size + sum([size_of(tensor) for tensor in tensors])
+        if size > MAX_HEADER or total > MAX_FRAME:
+            raise FrameError(f"a frame of {total} bytes (header {size}) is too large")
+        head = _PREFIX.pack(total, size, zlib.crc32(body)) + body
+        return [head, *[payload(tensor) for tensor in tensors]]
+    except TypeError as error:
+        raise FrameError(f"a BYTES tensor holds something else: {error}") from None
 
 
 def write(transport: asyncio.Transport, buffers: Sequence[Any]) -> None:
@@ -232,24 +247,31 @@ def _read(data: bytes, start: int, end: int) -> tuple[Header, Tensors]:
             raise FrameError("a usage id has 16 bytes")
     tensors: Tensors = []
     for spec in specs:
-        array = _tensor(data, offset, end, spec)
+        array, offset = _tensor(data, offset, end, spec)
         tensors.append(array)
-        offset += array.nbytes
     if offset != end:
         raise FrameError(f"{end - offset} bytes follow the last tensor")
     return header, tensors
 
 
-def _tensor(data: bytes, offset: int, end: int, spec: Spec) -> NDArray[Any]:
+def _tensor(data: bytes, offset: int, end: int, spec: Spec) -> tuple[NDArray[Any], int]:
+    """One tensor, and where its bytes end."""
     dtype, shape = DTYPES.get(spec.datatype), spec.shape
     if dtype is None or len(shape) > MAX_RANK or any(not 0 <= n < 2**62 for n in shape):
         raise FrameError(f"tensor {spec.name!r}: {spec.datatype} of shape {shape}")
     count = prod(shape)
-    if count * dtype.itemsize > end - offset:
-        raise FrameError(f"tensor {spec.name!r} is cut short")
     if count == 0:  # numpy refuses an offset at the very end, and some shapes such as (0, 2**61)
         try:
-            return np.empty(shape, dtype)
+            return np.empty(shape, dtype), offset
         except ValueError:
             raise FrameError(f"tensor {spec.name!r}: shape {shape}") from None
-    return np.frombuffer(data, dtype, count, offset).reshape(shape)
+    if dtype is strings.OBJECT:
+        try:
+            array, offset = strings.unpack(data, offset, end, count)
+        except ValueError as error:
+            raise FrameError(f"tensor {spec.name!r}: {error}") from None
+        return array.reshape(shape), offset
+    size = count * dtype.itemsize
+    if size > end - offset:
+        raise FrameError(f"tensor {spec.name!r} is cut short")
+    return np.frombuffer(data, dtype, count, offset).reshape(shape), offset + size

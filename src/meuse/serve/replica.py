@@ -85,8 +85,9 @@ def warm_up(engine: Engine, max_rows: int, cost: CostModel) -> None:
     open_shape = any(-1 in spec.shape[1:] for spec in specs)
     for rows in (1, max_rows) if batchable(engine.signature) else (1,):
         zeros = {
-            spec.name: np.zeros(
+            spec.name: np.full(
                 [rows if i == 0 and n == -1 else max(n, 1) for i, n in enumerate(spec.shape)],
+                b"" if spec.datatype == "BYTES" else 0,
                 DTYPES[spec.datatype],
             )
             for spec in specs

@@ -66,6 +66,7 @@ class TargetStats(msgspec.Struct, array_like=True):
     batch: Histogram = msgspec.field(default_factory=batch_sizes)
     agreed: int = 0  # of a shadow: answers that were equal to those given
     differed: int = 0
+    failed_ms: float = 0.0  # the part of `request` that came to nothing
 
 
 class RouteStats(msgspec.Struct, array_like=True):
@@ -133,9 +134,11 @@ def read(path: Path) -> WorkerStats | None:
         return None
 
 
-def read_all(folder: Path) -> list[WorkerStats]:
-    """Every slot's last written counters; a file that is being replaced is passed over."""
-    found = [read(path) for path in sorted(folder.glob("worker-*.stats"))]
+def read_all(folder: Path, but: int | None = None) -> list[WorkerStats]:
+    """Every slot's last written counters, without slot `but`; a file that cannot be read is
+    passed over."""
+    skipped = None if but is None else path_of(folder, but)
+    found = [read(path) for path in sorted(folder.glob("worker-*.stats")) if path != skipped]
     return [worker for worker in found if worker is not None]
 
 

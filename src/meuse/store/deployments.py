@@ -16,6 +16,7 @@ from meuse.core.nouns import (
     Canary,
     Deployment,
     DeploymentTarget,
+    EngineOptions,
     Scale,
     Scope,
     Shadow,
@@ -52,6 +53,7 @@ def _load(row: sa.Row[Any]) -> Deployment:
         shadow=_optional(Shadow, body.get("shadow")),
         canary=_canary(body.get("canary")),
         cache=_optional(Cache, body.get("cache")),
+        engine=EngineOptions(**body.get("engine", {})),
     )
 
 
@@ -92,6 +94,7 @@ class SqlDeployments:
                 "shadow": new.shadow and asdict(new.shadow),
                 "canary": new.canary and asdict(new.canary),
                 "cache": new.cache and asdict(new.cache),
+                "engine": asdict(new.engine),
             }
             upsert(
                 connection,

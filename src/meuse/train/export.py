@@ -18,22 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Signature, TensorSpec
-from meuse.train.recipes import Standardised
+from meuse.core.nouns import Signature
+from meuse.train.recipes import Standardised, served, signature_of
 
 TOLERANCE = 1e-4
-
-
-class _Classifier(nn.Module):
-    """Rows → (class index, probabilities)."""
-
-    def __init__(self, model: Standardised) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self.model(rows)
-        return logits.argmax(dim=1), logits.softmax(dim=1)
 
 
 def export(
@@ -46,24 +34,17 @@ def export(
     real rows for the parity check. Raises `internal` when ONNX Runtime and torch differ by
     more than 1e-4 (of the larger of 1 and the value).
     """
-    served: nn.Module = model if model.regression else _Classifier(model)
-    served.eval()
-    names = ["value"] if model.regression else ["label", "probabilities"]
+    network = served(model).eval()
     features = int(model.mean.shape[0])
-    proto = _strip(_convert(served, features, names))
+    signature = signature_of(features, classes)
+    names = [output.name for output in signature.outputs]
+    proto = _strip(_convert(network, features, names))
     path.write_bytes(proto.SerializeToString())
-    _check_parity(served, rows, path, names)
-    taken = (TensorSpec("input", "FP32", (-1, features)),)
-    if classes is None:
-        return path, Signature(taken, (TensorSpec("value", "FP32", (-1,)),))
-    given = (
-        TensorSpec("label", "INT64", (-1,)),
-        TensorSpec("probabilities", "FP32", (-1, len(classes))),
-    )
-    return path, Signature(taken, given, classes)
+    _check_parity(network, rows, path, names)
+    return path, signature
 
 
-def _convert(served: nn.Module, features: int, outputs: list[str]) -> onnx.ModelProto:
+def _convert(network: nn.Module, features: int, outputs: list[str]) -> onnx.ModelProto:
     """The graph by torch.export, with a dynamic batch.
 
     The example has two rows: a dimension of 0 or 1 would be taken for a constant.
@@ -76,7 +57,7 @@ def _convert(served: nn.Module, features: int, outputs: list[str]) -> onnx.Model
             # torch 2.13 calls its own deprecated pytree check while it copies the graph.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             program = torch.onnx.export(
-                served,
+                network,
                 (torch.zeros(2, features),),
                 dynamo=True,
                 external_data=False,
@@ -105,7 +86,7 @@ def _strip(proto: onnx.ModelProto) -> onnx.ModelProto:
     return proto
 
 
-def _check_parity(served: nn.Module, rows: Tensor, path: Path, names: list[str]) -> None:
+def _check_parity(network: nn.Module, rows: Tensor, path: Path, names: list[str]) -> None:
     """Compare ONNX Runtime with torch at batch 1 and batch 3."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -115,7 +96,7 @@ def _check_parity(served: nn.Module, rows: Tensor, path: Path, names: list[str])
     for batch in (1, 3):
         part = rows[:batch]
         with torch.no_grad():
-            wanted = served(part)
+            wanted = network(part)
         found = session.run([names[-1]], {"input": part.numpy()})[0]
         reference = (wanted[-1] if isinstance(wanted, tuple) else wanted).numpy()
         scale = np.maximum(1, np.abs(reference))

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Examples, Signature, Splits
 from meuse.core.ports import JobContext, Metric
-from meuse.train import checkpoint
+from meuse.train import checkpoint, weights
 from meuse.train.digest import source_digest
 from meuse.train.export import export
 from meuse.train.recipes import RECIPES, Standardised
@@ -35,13 +35,14 @@ _SELECTS = {"classification": "accuracy", "regression": "r2"}
 
 @dataclass(frozen=True, slots=True)
 class TrainResult:
-    """What a run leaves: `model_path` lies in the job's folder.
+    """What a run leaves: `model_path` (ONNX) and `weights_path` lie in the job's folder.
 
     `metrics` are those of the best epoch's network, named `validation_*` and `test_*`;
     `code_digest` is SHA-256 over the sources of `meuse.train` and the package version.
     """
 
     model_path: Path
+    weights_path: Path
     signature: Signature
     metrics: dict[str, float]
     code_digest: str
@@ -81,11 +82,12 @@ def fit(job: JobContext, splits: Splits, spec: TrainSpec, metric: Metric) -> Tra
     figures |= _prefixed("test", _test(run, splits.test))
     job.log(f"kept epoch {run.progress.best_epoch} of {spec.epochs}; exporting to ONNX")
     model_path, signature = export(run.model, splits.classes, run.x[:3], job.folder / "model.onnx")
+    weights_path = job.folder / "model.safetensors"
+    weights.save(run.model, spec.recipe, spec.config, splits.classes, weights_path)
     job.metrics(figures)
     job.progress(1.0)
-    return TrainResult(
-        model_path, signature, figures, source_digest(Path(__file__).parent), splits.task
-    )
+    code = source_digest(Path(__file__).parent)
+    return TrainResult(model_path, weights_path, signature, figures, code, splits.task)
 
 
 def build(splits: Splits, spec: TrainSpec) -> Standardised:

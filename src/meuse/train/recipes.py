@@ -1,7 +1,7 @@
 """Recipes: plain functions from the number of features and outputs to a network.
 
-Knows torch modules; knows no data, no loop and no job. A network takes standardised rows
-[n, features] and gives scores [n, outputs].
+Knows torch modules; knows no data, no loop, no job and no file. A network takes standardised
+rows [n, features] and gives scores [n, outputs]; `served` is what is made of it for callers.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypedDict
 
 from torch import Tensor, nn
+
+from meuse.core.nouns import Signature, TensorSpec
 
 
 class MlpConfig(TypedDict):
@@ -76,3 +78,32 @@ class Standardised(nn.Module):
         if self.regression:
             return scores.squeeze(1) * self.target_std + self.target_mean
         return scores
+
+
+class _Classifier(nn.Module):
+    """Rows → (class index, probabilities)."""
+
+    def __init__(self, model: Standardised) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self.model(rows)
+        return logits.argmax(dim=1), logits.softmax(dim=1)
+
+
+def served(model: Standardised) -> nn.Module:
+    """What answers requests: rows → (class index, probabilities), or → values."""
+    return model if model.regression else _Classifier(model)
+
+
+def signature_of(features: int, classes: tuple[str | int, ...] | None) -> Signature:
+    """What `served` takes and gives; no classes: a regressor."""
+    taken = (TensorSpec("input", "FP32", (-1, features)),)
+    if classes is None:
+        return Signature(taken, (TensorSpec("value", "FP32", (-1,)),))
+    given = (
+        TensorSpec("label", "INT64", (-1,)),
+        TensorSpec("probabilities", "FP32", (-1, len(classes))),
+    )
+    return Signature(taken, given, classes)

@@ -1,1 +1,1 @@
-"""Generated from inference.proto by tools/generate_wire.py."""
+"""Generated from *.proto by tools/generate_wire.py."""

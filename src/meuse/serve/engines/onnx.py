@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Signature, TensorSpec
+from meuse.serve import strings
 
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -23,6 +24,7 @@ _DATATYPES = {
     "tensor(float16)": "FP16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
 }
 
 
@@ -45,6 +47,13 @@ class OnnxEngine:
             self._session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's errors share no base class
             raise _refusal(str(error)) from None
+        self._has_text = any(
+            node.type == "tensor(string)"
+            for node in (*self._session.get_inputs(), *self._session.get_outputs())
+        )
+        # Kept by the session for a retry that never comes; as large as the model.
+        self._session._model_bytes = None
+        self._running: Any = None
         self._outputs = [node.name for node in self._session.get_outputs()]
         self._signature = Signature(
             tuple(_spec(node) for node in self._session.get_inputs()),
@@ -57,7 +66,40 @@ class OnnxEngine:
 
     def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One batch. Raises whatever the runtime raises."""
-        return dict(zip(self._outputs, self._session.run(self._outputs, inputs), strict=True))
+        if self._has_text:
+            inputs = {name: _text(name, value) for name, value in inputs.items()}
+        options = self._running = ort.RunOptions()  # of this run alone: a late cancel hits no other
+        try:
+            results = self._session.run(self._outputs, inputs, options)
+        finally:
+            self._running = None
+        outputs = dict(zip(self._outputs, results, strict=True))
+        if self._has_text:
+            for name, value in outputs.items():
+                if value.dtype is strings.OBJECT:
+                    outputs[name] = strings.encoded(value)
+        return outputs
+
+    def cancel(self) -> None:
+        """End a running `run` with an error before its next node, from another thread."""
+        running = self._running
+        if running is not None:
+            running.terminate = True
+
+
+def _text(name: str, value: NDArray[Any]) -> NDArray[Any]:
+    """Strings in ONNX are text: given bytes, the runtime would take their `repr`."""
+    if value.dtype is not strings.OBJECT:
+        return value
+    try:
+        return strings.decoded(value)
+    except UnicodeDecodeError as error:
+        raise MeuseError(
+            Code.INVALID_INPUT,
+            f"an element of {name!r} is not UTF-8 text: {error.reason}",
+            field="inputs",
+            hint="The model takes text; encode it as UTF-8.",
+        ) from None
 
 
 def _spec(node: Any) -> TensorSpec:
@@ -67,7 +109,7 @@ def _spec(node: Any) -> TensorSpec:
             Code.INVALID_DATA,
             f"{node.name!r} is {node.type}, which cannot be served",
             field=node.name,
-            hint="Inputs and outputs must be tensors of numbers or booleans.",
+            hint="Inputs and outputs must be tensors of numbers, booleans or strings.",
         )
     return TensorSpec(
         node.name, datatype, tuple(n if isinstance(n, int) else -1 for n in node.shape)
