@@ -78,7 +78,7 @@ def test_labels_tell_what_a_replica_is(world: World) -> None:
     replica = world.start()
     world.launched.start("r0", [], {"deployment": WHAT.deployment, "version": WHAT.version})
     found = {r.id: Start(r.deployment, r.version, r.revision) for r in world.replicas.look()}
-    assert found == {"r1": WHAT, "r0": Start(WHAT.deployment, WHAT.version, "")}
+    assert found == {replica: WHAT, "r0": Start(WHAT.deployment, WHAT.version, "")}
 
 
 def test_a_start_that_fails_is_told_and_waits(world: World) -> None:

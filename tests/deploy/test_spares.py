@@ -80,10 +80,10 @@ class World:
             time.sleep(0.02)
         return value
 
-    def ready(self) -> str:
+    def ready(self, engine: str = "onnx") -> str:
         """The spare that waits, once it does."""
         self.spares.look(self.processes.running())
-        self.spares.keep(["onnx"])
+        self.spares.keep([engine])
         (name,) = self.processes.running()
         self.until((self.folder / f"{name}.spare").exists)
         self.spares.look(self.processes.running())
@@ -120,6 +120,16 @@ def test_a_spare_becomes_the_replica(world: World) -> None:
     assert world.processes.live[name].wait(10) == 1
     assert not (world.folder / f"{name}.spare").exists()
     assert world.spares.assign("onnx", replica, LABEL) is None
+
+
+@pytest.mark.parametrize("engine", ["openvino", "torch"])
+def test_every_engine_has_spares(world: World, engine: str) -> None:
+    """What its replicas import can be imported without a model."""
+    pytest.importorskip(engine, reason=f"{engine} is not installed")
+    assert world.spares.assign("onnx", replica, LABEL) is None
+    assert world.spares.assign(engine, replica, LABEL) is None
+    name = world.ready(engine)
+    assert world.spares.assign(engine, replica, LABEL) == name
 
 
 def test_one_is_kept_of_each_engine_in_use(world: World) -> None:
