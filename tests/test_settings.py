@@ -39,7 +39,9 @@ def test_databases_are_files_or_one_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [("environment", "staging-1"), ("environment", "Prod"), ("job_concurrency", "0"),
-     ("max_body_bytes", "10"), ("replica_threads", "0"), ("http_port", "99999")],
+     ("max_body_bytes", "10"), ("replica_threads", "0"), ("http_port", "99999"),
+     ("trace_ratio", "1.5"), ("trace_ratio", "nan"), ("trace_ratio", "half"),
+     ("otlp_endpoint", "collector:4318")],
 )  # fmt: skip
 def test_values_that_cannot_work_are_refused_at_once(tmp_path: Path, name: str, value: str) -> None:
     """A setting that would break something later, such as unreadable keys, is named now."""

@@ -1,7 +1,8 @@
 """The command line: one short function per verb. Prints what the API answers.
 
-`up` and `doctor` work on this machine; every other verb is a client of a platform, found
-by MEUSE_URL and MEUSE_KEY or, without them, by the home of a platform that runs here.
+`up`, `drain`, `restart` and `doctor` work on this machine; every other verb is a client of a
+platform, found by MEUSE_URL and MEUSE_KEY or, without them, by the home of a platform that
+runs here.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from meuse.core.errors import Code, MeuseError, invalid
-from meuse.settings import default_home, load
+from meuse.settings import Settings, default_home, load
 
 if TYPE_CHECKING:
     from meuse.client import Client
@@ -64,6 +65,32 @@ def up(
         options.append("--insecure")
     # Becomes another process: the supervisor loads the standard library alone.
     os.execv(sys.executable, [sys.executable, "-m", "meuse.app", "up", *options])  # noqa: S606
+
+
+@app.command()
+def drain(json_: Json = False) -> None:
+    """Stop the platform of this home: answer what it has accepted, then end."""
+    from meuse.app import operate
+
+    done = operate.drain(Settings(home=default_home()), _progress)
+    _say(f"{len(done['stopped'])} processes have ended in {done['seconds']} s", done, json_)
+
+
+@app.command()
+def restart(
+    workers: Annotated[bool, typer.Option("--workers", help="Only the gateway workers.")] = False,
+    json_: Json = False,
+) -> None:
+    """Replace the platform of this home by the code that is installed now.
+
+    No request is lost: each process is replaced while others serve. Code that cannot start is
+    refused before anything is touched. Settings are read again; the ports stay.
+    """
+    from meuse.app import operate
+
+    done = operate.restart(Settings(home=default_home()), _progress, workers)
+    names = ", ".join(done["restarted"])
+    _say(f"{done['build']} runs after {done['seconds']} s; restarted: {names}", done, json_)
 
 
 @app.command()
@@ -413,6 +440,10 @@ def _follow(client: Client, job: dict[str, Any], wait: bool, json_: bool) -> Non
     result = done["result"]
     figures = "".join(f"\n  {name:22} {value:.4f}" for name, value in result["metrics"].items())
     _say(f"{result['model']}{figures}", done, json_)
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _say(text: str, body: Any, as_json: bool) -> None:

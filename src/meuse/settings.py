@@ -54,6 +54,13 @@ class Settings:
     replica_memory_bytes: int = 0
     """Most memory of all replicas together; 0: three quarters of the machine's."""
 
+    log_requests: bool = False
+    """One JSON line per inference request in the worker's log."""
+    otlp_endpoint: str = ""
+    """Base URL of an OpenTelemetry collector (OTLP over HTTP); empty: no traces."""
+    trace_ratio: float = 1.0
+    """The share of requests traced among those that come without a trace of their own."""
+
     @property
     def worker_count(self) -> int:
         return self.workers or os.cpu_count() or 1
@@ -114,6 +121,7 @@ _BOUNDS = (
     ("max_replicas", 1, 4096),
     ("spare_replicas", 0, 16),
     ("replica_memory_bytes", 0, 1 << 50),
+    ("trace_ratio", 0.0, 1.0),
 )
 
 
@@ -156,6 +164,14 @@ def _check(settings: Settings) -> None:
         raise invalid(
             "environment", f"{settings.environment!r} cannot stand in a key", "Use a to z, 1 to 16."
         )
+    if (
+        settings.otlp_endpoint
+        and re.fullmatch(r"https?://[^\s/]+\S*", settings.otlp_endpoint) is None
+    ):
+        raise invalid(
+            "otlp_endpoint", f"{settings.otlp_endpoint!r} is not a URL",
+            "For example http://127.0.0.1:4318.",
+        )  # fmt: skip
     for name, low, high in _BOUNDS:
         if not low <= getattr(settings, name) <= high:
             raise invalid(name, f"{getattr(settings, name)} is not from {low} to {high}")
@@ -165,7 +181,7 @@ def _typed(key: str, value: Any, wanted: type) -> Any:
     try:
         if wanted is bool:
             return {"1": True, "true": True, "0": False, "false": False}[str(value).lower()]
-        if wanted is int and isinstance(value, bool):
+        if wanted in (int, float) and isinstance(value, bool):
             raise ValueError
         return wanted(value)
     except (ValueError, KeyError):

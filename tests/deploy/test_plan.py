@@ -82,6 +82,60 @@ def test_a_failing_start_waits_for_its_back_off() -> None:
     assert step.start == ()
 
 
+def outdated(number: int, version: str) -> Replica:
+    return Replica(f"r{number}", NAME, version, True, outdated=True)
+
+
+def test_replicas_of_older_code_are_replaced_one_by_one() -> None:
+    """One successor is started; until it is ready everything old serves; then one old one goes."""
+    old = [outdated(1, "d:1"), outdated(2, "d:1")]
+    before = {NAME: (Route("d:1", 100, ("r1", "r2")),)}
+    step = plan([want("d:1", replicas=2)], old, before)
+    assert ((Start(NAME, "d:1"),), (), before) == (step.start, step.stop, step.routes)
+
+    step = plan([want("d:1", replicas=2)], [*old, replica(3, "d:1", ready=False)], before)
+    assert ((), (), before) == (step.start, step.stop, step.routes)
+
+    step = plan([want("d:1", replicas=2)], [*old, replica(3, "d:1")], before)
+    assert (step.start, step.stop) == ((), ("r1",))
+    assert {NAME: (Route("d:1", 100, ("r2", "r3")),)} == step.routes
+
+    step = plan([want("d:1", replicas=2)], [old[1], replica(3, "d:1")], step.routes)
+    assert (step.start, step.stop) == ((Start(NAME, "d:1"),), ())
+
+
+def test_code_is_replaced_in_one_deployment_at_a_time() -> None:
+    """Many deployments do not start their successors all at once; nobody's status changes."""
+    both = [Wanted(name, 1, (WantedTarget("d:1", 100),), 1) for name in ("acme/a", "acme/b")]
+    old = [Replica(w.name[-1], w.name, "d:1", True, outdated=True) for w in both]
+    step = plan(both, old, {})
+    assert (step.start, step.stop) == ((Start("acme/a", "d:1"),), ())
+    routes = step.routes["acme/a"]
+    assert status(both[0], old[:1], routes, 0) == DeploymentStatus.READY
+    # A successor that is on its way is waited for, whatever else could begin.
+    coming = Replica("c", "acme/b", "d:1", False)
+    step = plan(both, [*old, coming], {})
+    assert (step.start, step.stop) == ((), ())
+
+
+def test_a_model_that_the_new_code_cannot_start_stays_on_the_old() -> None:
+    """It serves on, its start waits for the back-off, and the others are replaced meanwhile."""
+    both = [Wanted(name, 1, (WantedTarget("d:1", 100),), 1) for name in ("acme/a", "acme/b")]
+    old = [Replica(w.name[-1], w.name, "d:1", True, outdated=True) for w in both]
+    step = plan(both, old, {}, blocked={Start("acme/a", "d:1")})
+    assert (step.start, step.stop) == ((Start("acme/b", "d:1"),), ())
+    assert step.routes["acme/a"] == (Route("d:1", 100, ("a",)),)
+
+
+def test_older_code_that_nobody_needs_holds_up_nobody() -> None:
+    """Only replicas that are wanted are replaced: others leave, or stay, by the other rules."""
+    gone = Replica("a", "acme/gone", "d:1", True, outdated=True)
+    broken = Replica("b", "acme/broken", "d:1", True, outdated=True)
+    wanted = [Wanted("acme/broken", 1, (), 1, "there is no d@x"), want("d:1")]
+    step = plan(wanted, [gone, broken, outdated(1, "d:1")], {})
+    assert (step.start, step.stop) == ((Start(NAME, "d:1"),), ("a",))
+
+
 def test_status_tells_the_whole_story() -> None:
     """pending → ready → rolling → degraded → failed, each from what can be seen."""
     one, two = want("d:1"), want("d:2")
@@ -182,6 +236,24 @@ class World:
                 self.replicas[name] = replace(was, ready=True)
             elif chance < 0.5:
                 del self.replicas[name]
+
+
+@given(st.integers(0, 2**32), st.integers(1, 4))
+def test_new_code_reaches_every_replica(seed: int, count: int) -> None:
+    """Under random deaths, with new code every few turns: always served, and all new in the end."""
+    world = World(seed)
+    wanted = [want("d:1", replicas=count)]
+    for turn in range(12):
+        world.turn(wanted)
+        world.live()
+        if turn in (4, 7):
+            world.replicas = {n: replace(r, outdated=True) for n, r in world.replicas.items()}
+    for _ in range(4 * count + 4):  # no more deaths: it settles
+        world.turn(wanted)
+        assert len(world.replicas) <= count + 1  # never more than one beyond what is wanted
+        world.replicas = {n: replace(r, ready=True) for n, r in world.replicas.items()}
+    assert len(world.replicas) == count
+    assert not any(r.outdated for r in world.replicas.values())
 
 
 SPECS = st.tuples(st.sampled_from(["d:1", "d:2", "d:3"]), st.sampled_from("ab"))

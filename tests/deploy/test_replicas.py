@@ -130,3 +130,13 @@ def test_files_of_dead_replicas_go_after_a_while(world: World) -> None:
     world.now += KEEP_FILES_S + 1
     world.replicas.look()
     assert list(world.folder.iterdir()) == []
+
+
+def test_replicas_of_another_build_are_outdated(tmp_path: Path) -> None:
+    """Their label tells the code that started them; without one it is older still."""
+    launched = Launched()
+    old = Replicas(launched, tmp_path, build="1").start(WHAT, lambda replica: [])
+    new = Replicas(launched, tmp_path, build="2").start(WHAT, lambda replica: [])
+    launched.live["r0"] = {"deployment": WHAT.deployment, "version": WHAT.version}
+    seen = Replicas(launched, tmp_path, build="2").look()
+    assert {r.id: r.outdated for r in seen} == {"r0": True, old: True, new: False}

@@ -87,6 +87,7 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "MEUSE_MAX_MODEL_BYTES": str(MAX_MODEL),
         "MEUSE_JOB_CONCURRENCY": "2",
         "MEUSE_WORKERS": "2",
+        "MEUSE_LOG_REQUESTS": "1",
     }
     options = ["--home", str(home), "--http-port", "0", "--grpc-port", "0"]
     with log.open("wb") as output:

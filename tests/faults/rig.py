@@ -100,6 +100,24 @@ class Platform:
         self.terminate()
         return self.supervisor.wait(seconds)
 
+    def meuse(self, *arguments: str, seconds: float = 200.0) -> subprocess.CompletedProcess[str]:
+        """The command line, as a user of this home types it."""
+        return subprocess.run(
+            [sys.executable, "-m", "meuse", *arguments],
+            env={**os.environ, "MEUSE_HOME": str(self.home)},
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
+        )
+
+    def restart(self, *options: str) -> dict[str, Any]:
+        """`meuse restart`; what it says."""
+        done = self.meuse("restart", "--json", *options)
+        assert done.returncode == 0, done.stderr + self.log.read_text()[-2000:]
+        answer: dict[str, Any] = json.loads(done.stdout)
+        return answer
+
     def kill_supervisor(self) -> None:
         self.supervisor.kill()
         self.supervisor.wait()

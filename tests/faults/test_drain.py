@@ -12,7 +12,7 @@ from faults.rig import Platform, until
 
 
 def test_drain(platform: Platform) -> None:
-    """SIGTERM under load cuts no answer and fails no request, and usage equals the answers."""
+    """`meuse drain` cuts no answer and fails no request, and usage equals the answers."""
     client = platform.client()
     client.deploy("points", "reference:1")
     keys = [client.make_key(f"client-{i}", ["infer"]) for i in range(12)]
@@ -21,8 +21,11 @@ def test_drain(platform: Platform) -> None:
         platform.port, [k["key"] for k in keys], "points", most_rows=19, until_refused=True
     ) as load:
         until(lambda: load.answered() > 500)
-        platform.terminate()
-        assert platform.supervisor.wait(20.0) == 0
+        done = platform.meuse("drain", "--json")
+        assert platform.supervisor.wait(1.0) == 0
+    assert done.returncode == 0, done.stderr
+    assert {"control", "ledger", "worker-0", "worker-1"} <= {*json.loads(done.stdout)["stopped"]}
+    assert "drains" in done.stderr
     counts = load.counts()
     # broken: the connection was closed between two requests, the second was never accepted.
     assert counts.keys() <= {(FULL, 200), (BROKEN, 0), (REFUSED, 0)}, counts

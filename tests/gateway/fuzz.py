@@ -1,8 +1,8 @@
 """Every parser of what strangers send, one function each: bytes in; a result or a refusal out.
 
-Used by `test_fuzz` (hypothesis) and by `tests/fuzz/run_atheris.py`. Each returns quietly for
-what is valid and for what is refused (`MeuseError`, `FrameError`); anything else that is raised
-is a fault of ours.
+Used by `test_fuzz` (hypothesis) and by `tests/fuzz/run_atheris.py`. Each returns for what
+is valid and for what is refused (`MeuseError`, `FrameError`); anything else that is raised is a
+fault of ours.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ TARGETS: list[Any] = [FuzzTarget(datatype) for datatype in SIGNATURES]
 REFUSALS = (MeuseError, FrameError)
 
 
-def _answered(read: Any, write: Any) -> None:
+def _answered(read: Any, write: Any) -> int:
+    """How many targets could answer."""
+    answered = 0
     for target in TARGETS:
         with contextlib.suppress(*REFUSALS):
             inputs = read(target)
@@ -64,13 +66,17 @@ def _answered(read: Any, write: Any) -> None:
             for _, array in inputs:
                 assert frames.size_of(array) == len(frames.payload(array))
             write(Result(target, [("y", inputs[0][1])], rows))
+            answered += 1
+    return answered
 
 
-def rest(body: bytes, header: bytes | None = None) -> None:
+def rest(body: bytes, header: bytes | None = None) -> int:
     """`POST …/infer`; `header` is Inference-Header-Content-Length."""
-    with contextlib.suppress(*REFUSALS):
+    try:
         asked = oip.InferRequest(body, CALLER, "m", None, header)
-        _answered(asked.call.read, asked.write)
+    except REFUSALS:
+        return 0
+    return _answered(asked.call.read, asked.write)
 
 
 def simple(body: bytes) -> None:
@@ -80,21 +86,22 @@ def simple(body: bytes) -> None:
             _answered(make(body, CALLER).read, predict.write)
 
 
-def rpc(message: bytes) -> None:
+def rpc(message: bytes) -> int:
     """`ModelInfer`: what gRPC itself refuses never reaches us."""
     try:
         request = pb.ModelInferRequest.FromString(message)
-    except DecodeError:
-        return
-    with contextlib.suppress(*REFUSALS):
         _check(request)
-        for raw in (True, False):
+    except (DecodeError, *REFUSALS):
+        return 0
+    answered = 0
+    for raw in (True, False):
 
-            def write(result: Any, raw: bool = raw) -> None:
-                if raw or result.target.inputs[0].datatype != "FP16":
-                    rpctensor.write(pb.ModelInferResponse(), result.outputs, raw=raw)
+        def write(result: Any, raw: bool = raw) -> None:
+            raw = raw or result.target.inputs[0].datatype == "FP16"
+            rpctensor.write(pb.ModelInferResponse(), result.outputs, raw=raw)
 
-            _answered(lambda target: rpctensor.read(request), write)
+        answered += _answered(lambda target: rpctensor.read(request), write)
+    return answered
 
 
 def reflection(message: bytes) -> None:

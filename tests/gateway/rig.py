@@ -152,7 +152,7 @@ class Rig:
         }
         process = self._start(TESTS / "serve" / "run_replica.py", given, [])
         if ready:
-            until(lambda: _listens(self.sockets / f"{replica}.sock"))
+            until(lambda: _listens(self.sockets / f"{replica}.sock"), 60)
         return process
 
     def worker(self, **more: Any) -> Worker:
@@ -178,12 +178,11 @@ class Rig:
             "lifeline_fd": self.life_read,
             **more,
         }
-        process = self._start(
-            TESTS / "gateway" / "run_worker.py", given, [self.life_read, http.fileno()]
-        )
+        fds = [self.life_read, http.fileno(), *filter(None, [more.get("ready_fd")])]
+        process = self._start(TESTS / "gateway" / "run_worker.py", given, fds)
         worker = Worker(process, http, grpc)
         self.workers.append(worker)
-        until(lambda: worker.status("/health/live") == 200)
+        until(lambda: worker.status("/health/live") == 200, 60)
         return worker
 
     def _start(self, script: Path, given: dict[str, Any], fds: list[int]) -> Any:

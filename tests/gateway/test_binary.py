@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -284,3 +285,17 @@ def test_bytes_that_json_cannot_carry() -> None:
         jsontensor.written(strings.array_of([b"\xff"], (1,)), "y")
     assert "output 'y'" in str(caught.value)
     assert "binary" in str(caught.value)
+
+
+def test_strings_of_several_callers_are_not_mixed_up(platform: Platform) -> None:
+    """Batched in the replica or not, each gets its own strings back."""
+
+    def ask(i: int) -> bool:
+        words = [f"{i}-{j}" * (j + 1) for j in range(i % 5 + 1)]
+        tensor = {"name": "x", "datatype": "BYTES", "shape": [len(words)], "data": words}
+        body = {"inputs": [tensor]}
+        answer = platform.http.post("/v2/models/texts/infer", json=body).json()
+        return bool(answer["outputs"][0]["data"] == words)
+
+    with ThreadPoolExecutor(16) as pool:
+        assert all(pool.map(ask, range(200)))

@@ -151,3 +151,31 @@ def test_connections_are_bounded(hasty: Worker) -> None:
     for connection in held:
         connection.close()
     until(lambda: hasty.status("/health/live") == 200)
+
+
+BODY = b"POST /v2/models/m/infer HTTP/1.1\r\nhost: x\r\ncontent-length: 1000000\r\n"
+
+
+def test_a_slow_body_is_cut_off(rig: Rig) -> None:
+    """A body that hardly comes is answered 408 and its place is free again; a fair one goes on."""
+    key = rig.key("acme")
+    rig.publish()
+    worker = rig.worker(body_s=2.0)
+    head = BODY + f"authorization: Bearer {key}\r\n\r\n".encode()
+    with connect(worker) as silent, connect(worker) as slow, connect(worker) as fair:
+        for one in (silent, slow, fair):
+            one.sendall(head)
+        for _ in range(25):
+            time.sleep(0.1)
+            with contextlib.suppress(ConnectionError):
+                slow.sendall(b"[" * 10)
+            fair.sendall(b"[" * 40_000)
+        assert fair.recv(1 << 16).startswith(b"HTTP/1.1 400 ")
+        for one in (silent, slow):
+            answer = read(one)
+            assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+            assert answer.endswith(b"the body arrives too slowly")
+    with connect(worker) as refused:
+        # Answered before the body came: it may not stay away for ever either.
+        refused.sendall(BODY + b"\r\n")
+        assert read(refused).startswith(b"HTTP/1.1 401 ")

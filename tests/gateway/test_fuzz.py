@@ -6,17 +6,21 @@ What is generated starts from valid requests and breaks them: noise alone would 
 from __future__ import annotations
 
 import json
+import math
 import tracemalloc
 from typing import Any
 
 import msgspec
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from gateway import fuzz
+from meuse.gateway import jsontensor, rpctensor
 from meuse.gateway.wire import inference_pb2 as pb
-from meuse.serve import frames
+from meuse.serve import frames, strings
 from meuse.serve.frames import DTYPES, Request, Spec
 
 datatypes = st.sampled_from([*DTYPES, "BF16", "fp32", ""])
@@ -85,25 +89,87 @@ def test_rest_binary(head: bytes, tail: bytes, off: int, said: bytes, honest: bo
 
 
 @st.composite
-def fitting(draw: Any) -> tuple[bytes, bytes]:
-    """A request whose sizes agree with what follows, for any datatype and shape."""
+def tensors(draw: Any) -> tuple[str, list[int], NDArray[Any]]:
+    """Datatype, shape and values that fit one of the targets."""
     datatype = draw(st.sampled_from(sorted(fuzz.SIGNATURES)))
-    rank, tail = len(fuzz.SIGNATURES[datatype]), draw(raw_data)
-    shape = draw(st.lists(st.integers(0, 4), min_size=rank, max_size=rank))
-    given: Any = {"name": "x", "datatype": datatype, "shape": shape}
-    given["parameters"] = {"binary_data_size": len(tail)}
-    binary = draw(st.booleans())
-    return json.dumps(
-        {"inputs": [given], "parameters": {"binary_data_output": binary}}
-    ).encode(), tail
+    shape = [draw(st.integers(1, 3)) if n == -1 else n for n in fuzz.SIGNATURES[datatype]]
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        words = draw(st.lists(st.text(max_size=4), min_size=count, max_size=count))
+        return datatype, shape, strings.array_of([w.encode() for w in words], tuple(shape))
+    seed = draw(st.integers(0, 9))
+    array = np.random.default_rng(seed).integers(0, 2, shape).astype(DTYPES[datatype])
+    return datatype, shape, array
+
+
+def input_of(datatype: str, shape: list[int], **more: Any) -> Any:
+    return {"name": "x", "datatype": datatype, "shape": shape, **more}
+
+
+def typed_json(tensor: Any) -> bytes:
+    datatype, shape, array = tensor
+    values = jsontensor.written(array, "x").ravel().tolist()
+    return json.dumps({"inputs": [input_of(datatype, shape, data=values)]}).encode()
+
+
+def raw_body(tensor: Any) -> tuple[bytes, bytes]:
+    datatype, shape, array = tensor
+    content = bytes(frames.payload(array))
+    given = input_of(datatype, shape, parameters={"binary_data_size": len(content)})
+    head = {"inputs": [given], "parameters": {"binary_data_output": True}}
+    return json.dumps(head).encode(), content
+
+
+def raw_message(tensor: Any) -> bytes:
+    datatype, shape, array = tensor
+    given = pb.ModelInferRequest.InferInputTensor(name="x", datatype=datatype, shape=shape)
+    return pb.ModelInferRequest(
+        inputs=[given], raw_input_contents=[bytes(frames.payload(array))]
+    ).SerializeToString()
+
+
+def typed_message(tensor: Any) -> bytes:
+    datatype, shape, array = tensor
+    request = pb.ModelInferRequest()
+    given = request.inputs.add(name="x", datatype=datatype, shape=shape)
+    if datatype != "FP16":
+        getattr(given.contents, rpctensor._CONTENTS[datatype]).extend(array.ravel().tolist())
+    return request.SerializeToString()
+
+
+@given(tensors())
+def test_what_fits_is_read(tensor: Any) -> None:
+    """The generators below start from requests that are valid in every form."""
+    head, content = raw_body(tensor)
+    assert fuzz.rest(head + content, str(len(head)).encode()) == 1
+    assert fuzz.rpc(raw_message(tensor)) == 2
+    if tensor[0] != "FP16":
+        assert fuzz.rest(typed_json(tensor)) == 1
+        assert fuzz.rpc(typed_message(tensor)) == 2
 
 
 @settings(max_examples=400)
-@given(fitting())
-def test_rest_binary_that_may_fit(request: tuple[bytes, bytes]) -> None:
-    """Sizes that agree with the body, and now and then with the shape."""
-    head, tail = request
-    fuzz.rest(head + tail, str(len(head)).encode())
+@given(damaged(tensors().map(typed_json)))
+def test_damaged_rest_json(body: bytes) -> None:
+    """Valid JSON tensors with a few bytes changed."""
+    fuzz.rest(body)
+
+
+@settings(max_examples=400)
+@given(tensors().map(raw_body).flatmap(
+    lambda parts: st.tuples(damaged(st.just(parts[0] + parts[1])), st.just(len(parts[0])))
+))  # fmt: skip
+def test_damaged_rest_binary(request: tuple[bytes, int]) -> None:
+    """Valid raw tensors with a few bytes of header or data changed, or cut."""
+    body, length = request
+    fuzz.rest(body, str(length).encode())
+
+
+@settings(max_examples=400)
+@given(damaged(tensors().map(raw_message) | tensors().map(typed_message)))
+def test_damaged_grpc(message: bytes) -> None:
+    """Valid messages with a few bytes changed."""
+    fuzz.rpc(message)
 
 
 @settings(max_examples=300)

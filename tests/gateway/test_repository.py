@@ -132,11 +132,11 @@ def test_loading_what_is_up(platform: Platform) -> None:
 def test_loading_waits_for_a_replica(rig: Rig) -> None:
     """It is answered once the replica is there, and with 503 when none comes in time."""
     key = rig.key("acme", scopes=("infer", "deploy"))
-    entry = target("double:1", models.doubled(), ["r"])
-    rig.deploy("acme/double", entry, timeout_ms=30_000)
+    rig.deploy("acme/double", timeout_ms=30_000)
     rig.deploy("acme/never", target("double:1", models.doubled(), ["x"]), timeout_ms=200)
     rig.publish()
     worker = rig.worker()
+    rig.listen()
     headers = {"authorization": f"Bearer {key}"}
     with httpx.Client(base_url=worker.url, headers=headers, timeout=60) as client:
         answer = client.post("/v2/repository/models/never/load")
@@ -150,8 +150,12 @@ def test_loading_waits_for_a_replica(rig: Rig) -> None:
 
         waiting = threading.Thread(target=load)
         waiting.start()
-        assert seen == []
         rig.replica("r", "double:1", models.doubled())
+        assert seen == []
+        # The routes have changed since it began to wait.
+        entry = target("double:1", models.doubled(), ["r"])
+        rig.deploy("acme/double", entry, timeout_ms=30_000)
+        rig.publish()
         until(lambda: seen == [200])
         waiting.join()
         states = {m["name"]: m["state"] for m in client.post("/v2/repository/index").json()}

@@ -51,7 +51,8 @@ def test_every_route_is_guarded(platform: Platform, route: HttpRoute) -> None:
             assert [status(None), status("wrong"), status(platform.no_infer)] == [401, 401, 403]
             # Lists have only what is one's own.
             is_list = route.handler in ("statistics", "repository_index")
-            assert status(platform.blue) == (200 if is_list else 404)
+            expected = 200 if is_list else 404
+            assert status(platform.blue) == (403 if route.scope == "usage" else expected)
 
 
 def test_only_health_and_server_metadata_are_public() -> None:

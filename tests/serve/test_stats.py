@@ -32,6 +32,16 @@ def test_every_slot_is_read_and_damage_is_passed_over(tmp_path: Path) -> None:
     assert stats.begin(tmp_path, 2, 8) == WorkerStats(2, 8)
 
 
+def test_counters_of_a_release_with_other_buckets_are_not_mixed_in(tmp_path: Path) -> None:
+    """They begin anew, rather than break every sum."""
+    route = RouteStats(targets={"m:1": TargetStats(ok=5)})
+    route.targets["m:1"].queue.counts = [0, 1]
+    stats.write(tmp_path, WorkerStats(0, 1, routes={"a/m": route}))
+    stats.write(tmp_path, WorkerStats(1, 1))
+    assert [worker.slot for worker in stats.read_all(tmp_path)] == [1]
+    assert stats.begin(tmp_path, 0, 2) == WorkerStats(0, 2)
+
+
 def test_the_area_is_the_integral_of_ongoing_requests() -> None:
     """Two requests of 4 and 6 ms that overlap: 10 request-milliseconds, at any later time."""
     route = RouteStats()

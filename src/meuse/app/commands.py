@@ -21,27 +21,40 @@ def _python(role: str, home: Path) -> list[str]:
 
 
 def roles(settings: Settings) -> dict[str, list[str]]:
-    """What the supervisor keeps running."""
-    common = ["--sockets", "{sockets}", "--lifeline", "{lifeline}"]
-    control = [
-        *_python("control", settings.home),
-        *common,
-        *("--pipe", "{control}", "--host", settings.host),
-        *("--http-port", "{http_port}", "--grpc-port", "{grpc_port}"),
-    ]
-    worker = [
+    """What the supervisor keeps running, beside the workers."""
+    common = ["--sockets", "{sockets}", "--lifeline", "{lifeline}", "--ready", "{ready}"]
+    return {
+        "control": [
+            *_python("control", settings.home),
+            *common,
+            *("--pipe", "{control}", "--build", "{build}", "--host", settings.host),
+            *("--http-port", "{http_port}", "--grpc-port", "{grpc_port}"),
+        ],
+        "ledger": [*_python("ledger", settings.home), *common],
+    }
+
+
+def worker(settings: Settings) -> list[str]:
+    return [
         *_python("worker", settings.home),
-        *common,
+        *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--ready", "{ready}"),
         *("--slot", "{slot}", "--epoch", "{epoch}", "--http-fd", "{http}"),
         *("--host", settings.host, "--grpc-port", "{grpc_port}"),
         *("--workers", str(settings.worker_count)),
     ]
-    workers = {f"worker-{slot}": worker for slot in range(settings.worker_count)}
-    return {
-        "control": control,
-        "ledger": [*_python("ledger", settings.home), *common],
-        **workers,
-    }
+
+
+def up(argv: Sequence[str]) -> list[str]:
+    """`meuse up` with these options, once more, in the place of the process that runs."""
+    return [sys.executable, "-m", "meuse.app", "up", *argv, "--state", "{state}"]
+
+
+def check(argv: Sequence[str], state_format: int) -> list[str]:
+    """Whether that would start; ends with 0 when it would."""
+    return [
+        *(sys.executable, "-m", "meuse.app", "check", *argv),
+        *("--lifeline", "{lifeline}", "--state-format", str(state_format)),
+    ]
 
 
 def replica(

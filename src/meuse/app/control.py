@@ -52,7 +52,9 @@ INSPECTORS = 2  # each may take 4 GiB and a thread that other calls need
 
 
 def main(argv: Sequence[str]) -> int:
-    options = commands.parse("control", argv, "sockets host", "lifeline pipe http-port grpc-port")
+    options = commands.parse(
+        "control", argv, "sockets host build", "lifeline ready pipe http-port grpc-port"
+    )
     commands.log_to_stderr("control")
     lifeline.watch(options.lifeline, lifeline.end_now)
     settings = load(options.home)
@@ -90,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
         sockets,
         settings.spare_replicas,
         lambda name, engine: commands.spare(settings, name, engine),
+        build=options.build,
     )
     reconciler = Reconciler(
         deployments=deployments,
@@ -97,7 +100,7 @@ def main(argv: Sequence[str]) -> int:
         access=access,
         plans=plans,
         limits=limits,
-        replicas=Replicas(processes, sockets, spares=spares),
+        replicas=Replicas(processes, sockets, build=options.build, spares=spares),
         elastic=elastic,
         footprints=Footprints(
             settings.replica_memory_bytes or machine_budget(), processes.pids, resident
@@ -147,7 +150,7 @@ def main(argv: Sequence[str]) -> int:
     )
     socket = sockets / "control.sock"
     socket.unlink(missing_ok=True)
-    uvicorn.Server(
+    _Server(
         uvicorn.Config(
             app,
             uds=str(socket),
@@ -156,10 +159,23 @@ def main(argv: Sequence[str]) -> int:
             lifespan="off",
             timeout_graceful_shutdown=3,
             timeout_keep_alive=75,  # longer than the workers keep an idle connection
-        )
+        ),
+        options.ready,
     ).run()
     # Jobs go on after a restart: their children see the end of file and keep a checkpoint.
     os._exit(0)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn that tells the supervisor when it answers."""
+
+    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+        super().__init__(config)
+        self._ready = ready
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await super().startup(sockets)
+        lifeline.tell_ready(self._ready)
 
 
 def inspector(settings: Settings) -> Callable[[Path, str], dict[str, Any]]:

@@ -20,7 +20,7 @@ from meuse.store.money import MoneyStore
 
 
 def main(argv: Sequence[str]) -> int:
-    options = commands.parse("ledger", argv, "sockets", "lifeline")
+    options = commands.parse("ledger", argv, "sockets", "lifeline ready")
     commands.log_to_stderr("ledger")
     lifeline.watch(options.lifeline, lifeline.end_now)
     settings = load(options.home)
@@ -33,5 +33,11 @@ def main(argv: Sequence[str]) -> int:
     app = make_app(store, ingester, SqlPlans(meuse), SqlAccess(meuse), now_ms)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    run(app, ingester, Path(options.sockets) / "ledger.sock", stop=stop)
+    run(
+        app,
+        ingester,
+        Path(options.sockets) / "ledger.sock",
+        stop=stop,
+        started=lambda: lifeline.tell_ready(options.ready),
+    )
     return 0

@@ -6,6 +6,7 @@ Standard library only: this process runs for years and must not fail.
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import ipaddress
 import os
 import resource
@@ -17,28 +18,46 @@ from typing import Any
 
 from meuse.app import commands
 from meuse.core.errors import Code, MeuseError, invalid
-from meuse.runtime.supervisor import AlreadyRunningError, Plan, PortError, Supervisor
+from meuse.core.version import __version__
+from meuse.runtime import takeover
+from meuse.runtime.home import AlreadyRunningError
+from meuse.runtime.listening import PortError
+from meuse.runtime.plan import Plan
+from meuse.runtime.supervisor import Supervisor
 from meuse.settings import Settings, load
 
 
 def main(argv: Sequence[str]) -> int:
+    parser = options_of_up()
+    parser.add_argument("--state", type=int)
+    options = vars(parser.parse_args(argv))
+    memory = options.pop("state")
+    os.umask(0o077)  # databases, logs and blobs are the owner's alone
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # every connection is one
+    try:
+        settings = load(**options)
+        up(settings, _without_state(argv), lambda what: greet(settings, what), memory)
+    except MeuseError as error:
+        sys.stderr.write(f"meuse: {error}\n")
+        return 1
+    return 0
+
+
+def options_of_up() -> argparse.ArgumentParser:
+    """The options that a user gives; a `None` was not given."""
     parser = argparse.ArgumentParser(prog="meuse up")
     parser.add_argument("--home", type=Path)
     parser.add_argument("--host")
     for number in ("http-port", "grpc-port", "workers"):
         parser.add_argument(f"--{number}", type=int)
     parser.add_argument("--insecure", action="store_true", default=None)
-    options = vars(parser.parse_args(argv))
-    os.umask(0o077)  # databases, logs and blobs are the owner's alone
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # every connection is one
-    try:
-        settings = load(**options)
-        up(settings, lambda what: greet(settings, what))
-    except MeuseError as error:
-        sys.stderr.write(f"meuse: {error}\n")
-        return 1
-    return 0
+    return parser
+
+
+def _without_state(argv: Sequence[str]) -> list[str]:
+    """What to execute the next image with; ours was told its state last."""
+    return list(argv[: argv.index("--state")] if "--state" in argv else argv)
 
 
 def greet(settings: Settings, what: dict[str, Any]) -> None:
@@ -53,13 +72,22 @@ def greet(settings: Settings, what: dict[str, Any]) -> None:
     sys.stdout.flush()
 
 
-def up(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
+def up(
+    settings: Settings,
+    argv: Sequence[str],
+    ready: Callable[[dict[str, Any]], None],
+    memory: int | None = None,
+) -> None:
     """Run until SIGTERM or SIGINT. `ready` is told the ports once they are bound.
+
+    `argv` are the options that led to `settings`; `memory` is what an earlier image of this
+    process left.
 
     Raises `invalid_field` for a binding that would be open to the network in clear text,
     `conflict` when this home is running already.
     """
     check_binding(settings)
+    check_tracing(settings)
     prepare(settings)
     plan = Plan(
         home=settings.home,
@@ -67,11 +95,16 @@ def up(settings: Settings, ready: Callable[[dict[str, Any]], None]) -> None:
         http_port=settings.http_port,
         grpc_port=settings.grpc_port,
         roles=commands.roles(settings),
+        worker=commands.worker(settings),
+        workers=settings.worker_count,
+        again=commands.up(argv),
+        check=commands.check(argv, takeover.FORMAT),
+        version=__version__,
         run_file=settings.run_file,
         logs=settings.logs,
     )
     try:
-        Supervisor(plan, ready).run()
+        Supervisor(plan, ready, memory).run()
     except AlreadyRunningError:
         raise MeuseError(
             Code.CONFLICT,
@@ -94,6 +127,21 @@ def check_binding(settings: Settings) -> None:
             f"{settings.host} is not loopback and there is no TLS",
             "Put a TLS proxy in front of 127.0.0.1, or say --insecure.",
         )
+
+
+def check_tracing(settings: Settings) -> None:
+    """Traces need packages that the base installation has not."""
+    if not settings.otlp_endpoint:
+        return
+    for package in ("opentelemetry-sdk", "opentelemetry-exporter-otlp-proto-http"):
+        try:
+            importlib.metadata.distribution(package)
+        except importlib.metadata.PackageNotFoundError:
+            raise invalid(
+                "otlp_endpoint",
+                f"traces are exported by {package}, which is not installed",
+                "pip install 'meuse[otel]', or leave otlp_endpoint empty.",
+            ) from None
 
 
 def prepare(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket as sockets
 import threading
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -131,14 +132,29 @@ def make_app(
     )
 
 
+class _Server(uvicorn.Server):
+    """uvicorn that says when it answers."""
+
+    def __init__(self, config: uvicorn.Config, started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._started = started
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        await super().startup(sockets)
+        self._started()
+
+
 def run(
     app: ASGIApp,
     ingester: Ingester,
     socket: Path,
     interval_s: float = 0.1,
     stop: threading.Event | None = None,
+    started: Callable[[], None] = lambda: None,
 ) -> None:
     """Serve on a unix socket (0600) and ingest every `interval_s` until `stop` is set.
+
+    `started` is called once it answers.
 
     Call it in the main thread: uvicorn then ends on SIGTERM and SIGINT too, and raises them
     again for the caller's handlers afterwards. Raises OSError when the socket cannot be bound.
@@ -152,7 +168,7 @@ def run(
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=5,
     )
-    server = uvicorn.Server(config)
+    server = _Server(config, started)
     listener = _bind(socket)
 
     def ingest() -> None:

@@ -88,6 +88,8 @@ class MeuseError(Exception):
         self.message = message
         self.field = field
         self.hint = hint
+        self.is_counted = False
+        """Whether metrics have it: it is raised through several hands, and counts once."""
         self.retry_after_s = retry_after_s
 
     def __str__(self) -> str:

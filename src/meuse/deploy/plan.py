@@ -1,7 +1,8 @@
 """Decide: (wanted, what runs, what is routed) → replicas to start and stop, routes.
 
 Pure. Two rules above all: no weight on a target that is not ready, and nothing that takes
-traffic is stopped before what replaces it is ready and published.
+traffic is stopped before what replaces it is ready and published. Replicas that run older code
+serve like all others and are replaced one after the other.
 """
 
 from __future__ import annotations
@@ -41,6 +42,7 @@ class Replica:
     version: str
     ready: bool
     revision: str = ""
+    outdated: bool = False  # runs older code than it would when started now
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +83,14 @@ def plan(
     start: list[Start] = []
     stop: list[str] = []
     routes: dict[str, tuple[Route, ...]] = {}
+    leaving = _leaving(wanted, replicas, blocked)
     for want in wanted:
         mine = [r for r in replicas if r.deployment == want.name]
+        staying = [r for r in mine if r.id != leaving]
         if want.error is None:
-            start += [s for s in _missing(want, mine) if s not in blocked]
-        if want.error is None and settled(want, mine):
-            current = [r for r in mine if r.revision == want.revision]
+            start += [s for s in _missing(want, staying) if s not in blocked]
+        if want.error is None and settled(want, staying):
+            current = [r for r in staying if r.revision == want.revision]
             kept = {t.version: _ready(current, t.version)[: want.replicas] for t in want.targets}
             routes[want.name] = tuple(
                 Route(t.version, t.weight, kept[t.version]) for t in want.targets
@@ -128,6 +132,28 @@ def _enough(want: Wanted, mine: Sequence[Replica]) -> bool:
     enough = want.replicas if want.enough is None else min(want.enough, want.replicas)
     current = [r for r in mine if r.revision == want.revision]
     return all(len(_ready(current, t.version)) >= max(enough, 1) for t in want.targets)
+
+
+def _leaving(
+    wanted: Sequence[Wanted], replicas: Sequence[Replica], blocked: Collection[Start]
+) -> str | None:
+    """The outdated replica that is replaced now, if any: all at once would double the load.
+
+    One whose successor is on its way comes first, one whose successor cannot start waits.
+    """
+    sound = [w for w in wanted if w.error is None]
+    targets = {Start(w.name, t.version, w.revision) for w in sound for t in w.targets}
+
+    def start(r: Replica) -> Start:
+        return Start(r.deployment, r.version, r.revision)
+
+    coming = {start(r) for r in replicas if not (r.ready or r.outdated)}
+    candidates = [
+        (start(r) not in coming, r.id)
+        for r in replicas
+        if r.outdated and start(r) in targets - set(blocked)
+    ]
+    return min(candidates)[1] if candidates else None
 
 
 def _ready(mine: Sequence[Replica], version: str) -> tuple[str, ...]:

@@ -36,19 +36,24 @@ class Failures:
 
 
 class Replicas:
-    """Not for two threads at once. `clock` is monotonic seconds."""
+    """Not for two threads at once. `clock` is monotonic seconds.
+
+    `build` names the code that replicas are started with; those of another one are outdated.
+    """
 
     def __init__(
         self,
         launcher: Launcher,
         sockets: Path,
         clock: Callable[[], float] = time.monotonic,
+        build: str = "",
         spares: Spares | None = None,
     ) -> None:
         self._launcher = launcher
         self._spares = spares
         self._sockets = sockets
         self._clock = clock
+        self._build = build
         self._seen: dict[str, float] = {}  # running, since when we know
         self._ready: set[str] = set()
         self._gone: dict[str, float] = {}
@@ -63,7 +68,7 @@ class Replicas:
         self, what: Start, command: Callable[[str], list[str]], spare: str | None = None
     ) -> str:
         """Start `command(id)`, in a spare process of this kind if there is one; the id."""
-        label = asdict(what)
+        label = {**asdict(what), "build": self._build}
         replica = None
         if self._spares is not None and spare is not None:
             replica = self._spares.assign(spare, command, label)
@@ -112,6 +117,7 @@ class Replicas:
                 label["version"],
                 name in self._ready,
                 label.get("revision", ""),
+                outdated=label.get("build", "") != self._build,
             )
             for name, label in running.items()
         ]

@@ -5,7 +5,10 @@ calls, two packets and two wake-ups of the client for every small answer. Measur
 tenth of a worker's time. Here writes of one turn of the loop leave together.
 
 Neither uvicorn nor its parser bounds what a client without a key may send as headers, nor how
-long it may take: here both are bounded.
+long it may take for them and for a body: here all are bounded.
+
+uvicorn ends by cutting every idle connection, while a request may be on its way on it. Here a
+connection that drains says so with its next answer.
 """
 
 from __future__ import annotations
@@ -14,16 +17,21 @@ import asyncio
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's line and headers, counted as RFC 9113 (6.5.2) counts: 32 more each."""
 HEAD_S = 10.0
 """How long a new connection, or a head that has begun, may take to become a whole head."""
+BODY_S = 20.0
+MIN_BODY = 16 * 1024
+"""Bytes of a body that must come within each `BODY_S`, while we take them: 0.8 KB/s."""
 _PER_HEADER = 32  # many empty headers cost us more than their bytes
 _SURELY_SMALL = 4096  # too few bytes for so many headers
 _LINGER_S = 2.0
 _TOO_LARGE = b"the request line and headers are larger than %d bytes" % MAX_HEAD
 _TOO_SLOW = b"the headers did not arrive within %d s" % HEAD_S
+_BODY_TOO_SLOW = b"the body arrives too slowly"
 
 
 class CorkedTransport:
@@ -56,6 +64,12 @@ class CorkedTransport:
             self._transport.write(b"".join(out))
 
 
+class DrainState(ServerState):
+    """uvicorn's state of a server, and whether new connections are to end at once."""
+
+    draining = False
+
+
 class _HeadTooLargeError(Exception):
     """Ends the parser's work; uvicorn takes it for bad input."""
 
@@ -70,15 +84,21 @@ class CorkedHttpProtocol(HttpToolsProtocol):
     _in_body = False
     _too_large = False
     _refused = False
+    _draining = False
     _timer: asyncio.TimerHandle | None = None
+    _body_timer: asyncio.TimerHandle | None = None
+    _body_bytes = 0
+    _body_before = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         corked = CorkedTransport(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", corked))
+        self._draining = isinstance(self.server_state, DrainState) and self.server_state.draining
         self._timer = self.loop.call_later(HEAD_S, self._too_slow)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_body_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -86,6 +106,8 @@ class CorkedHttpProtocol(HttpToolsProtocol):
             return
         self._unread += len(data)
         super().data_received(data)
+        if self._in_body and self._body_timer is None and not self._refused:
+            self._watch_body()
         if self._refused or not (self._unread or self._in_head):
             return
         # No head yet, or trailers without an end: also a line that only the parser keeps.
@@ -109,15 +131,36 @@ class CorkedHttpProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._stop_timer()
         super().on_headers_complete()
+        if self._draining:
+            self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._unread = 0
         self._in_body = False
+        if self._body_timer is not None:
+            self._stop_body_timer()
         super().on_message_complete()
+
+    def drain(self) -> None:
+        """Let the next answer be the last: `connection: close` tells the client in time.
+
+        An answer that has begun cannot say it any more; then the one after it does.
+        """
+        self._draining = True
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_started:
+            cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close when nothing is on its way; a head that has begun is still answered."""
+        self.drain()
+        if not (self._unread or self._in_head):
+            super().shutdown()
 
     def send_400_response(self, msg: str) -> None:
         if self._too_large:
@@ -135,6 +178,31 @@ class CorkedHttpProtocol(HttpToolsProtocol):
             self._refuse(408, _TOO_SLOW)
         else:
             self.transport.close()
+
+    def _watch_body(self) -> None:
+        """A body that is whole within one read, as most are, needs no timer."""
+        self._body_before = self._body_bytes
+        self._body_timer = self.loop.call_later(BODY_S, self._check_body)
+
+    def _check_body(self) -> None:
+        self._body_timer = None
+        if self.flow.read_paused or self._body_bytes - self._body_before >= MIN_BODY:
+            self._watch_body()
+            return
+        cycle = self.cycle
+        if cycle is None or cycle.response_started:
+            self.transport.close()
+            return
+        # The application sees that its client has gone; what is said to the client is ours.
+        cycle.disconnected = True
+        cycle.message_event.set()
+        self.cycle = None  # type: ignore[assignment]
+        self._refuse(408, _BODY_TOO_SLOW)
+
+    def _stop_body_timer(self) -> None:
+        if self._body_timer is not None:
+            self._body_timer.cancel()
+            self._body_timer = None
 
     def _refuse(self, status: int, message: bytes) -> None:
         """Answer and close. Closing on a client that still sends would reset the connection,

@@ -2,6 +2,10 @@
 
 Plain numbers that only the worker's loop touches; `Counters.write` brings them to the slot's
 file now and then (see `serve.stats`). Knows no protocol and no price.
+
+Deployments and versions that left the snapshot are dropped from the file, but long after
+`gateway.metrics` has ceased to show them: workers let go at slightly different times, and no sum
+is to be seen falling.
 """
 
 from __future__ import annotations
@@ -9,16 +13,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from pathlib import Path
 
-from meuse.core.errors import Code
+from meuse.core.errors import Code, MeuseError
 from meuse.gateway.link import Answer, FailedError
 from meuse.serve import stats
-from meuse.serve.stats import RouteStats, TargetStats, WorkerStats
+from meuse.serve.snapshot import DeploymentEntry, Snapshot
+from meuse.serve.stats import HEARTBEAT_S, RouteStats, TargetStats, Vitals, WorkerStats
 
 logger = logging.getLogger(__name__)
 
 WRITE_S = 0.2
+KEPT_S = 1200.0
+"""How long a deployment or version stays in the file after it left the snapshot."""
 
 
 def clock_ms() -> float:
@@ -30,9 +38,13 @@ class Counters:
     """The counters of one worker slot."""
 
     def __init__(self, folder: Path, slot: int, epoch: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self.stats = stats.begin(folder, slot, epoch)
+        # What the first snapshot lacks left in the time of an earlier worker, or after it.
+        self._left_ms = self.stats.at_ms
         self.changes = 0
+        self.look: Callable[[Vitals], None] | None = None
+        """Brings the vitals up to date before they are written."""
 
     def route(self, name: str) -> RouteStats:
         """Of a deployment, by "owner/name"."""
@@ -48,10 +60,20 @@ class Counters:
             target = route.targets[version] = TargetStats()
         return target
 
-    def refused(self, code: str) -> None:
-        """A call that no deployment was found for, or whose key was not good."""
+    def refused(self, error: MeuseError, route: RouteStats | None = None) -> None:
+        """A call that was not admitted: by its deployment, or before one was known. Whoever
+        handles the error further up need not ask whether it was counted."""
+        if not error.is_counted:
+            error.is_counted = True
+            self.changes += 1
+            counts = self.stats.refused if route is None else route.refused
+            counts[error.code] = counts.get(error.code, 0) + 1
+
+    def client_gone(self) -> None:
+        """A client left before its request was whole."""
         self.changes += 1
-        self.stats.refused[code] = self.stats.refused.get(code, 0) + 1
+        counts = self.stats.refused
+        counts[Code.CANCELLED] = counts.get(Code.CANCELLED, 0) + 1
 
     def begin(self, route: RouteStats) -> float:
         """A request is admitted; give what this returns to `end`."""
@@ -96,23 +118,67 @@ class Counters:
             if work.batch_rows and code is None:
                 target.batch.add(work.batch_rows, stats.BATCH_ROWS)
 
+    def synced(self, began: float, *, ok: bool) -> None:
+        """A sync of the journal that began then (`clock_ms`) is over."""
+        self.changes += 1
+        vitals = self.stats.vitals
+        vitals.journal_sync.add(max(clock_ms() - began, 0.0))
+        vitals.journal_failures += not ok
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """From now on these deployments and versions are served, and the others have left."""
+        now, self._left_ms = self._left_ms or clock_ms(), 0.0
+        self.changes += 1
+        for name, route in self.stats.routes.items():
+            deployment = snapshot.deployments.get(name)
+            route.left_ms = 0.0 if deployment else route.left_ms or now
+            served = _versions(deployment) if deployment else frozenset[str]()
+            for version, target in route.targets.items():
+                target.left_ms = 0.0 if version in served else target.left_ms or now
+
+    def forget(self) -> None:
+        """Drop what left long ago, so that neither file nor memory grows with every rollout."""
+        since = clock_ms() - KEPT_S * 1000
+        routes = self.stats.routes
+        for name, route in list(routes.items()):
+            if route.ongoing:
+                continue
+            if 0 < route.left_ms <= since:
+                del routes[name]
+            for version in [v for v, t in route.targets.items() if 0 < t.left_ms <= since]:
+                del route.targets[version]
+
     def slots(self) -> list[WorkerStats]:
         """These, live, and the last written ones of the other workers."""
-        return [self.stats, *stats.read_all(self._folder, but=self.stats.slot)]
+        return [self.stats, *stats.read_all(self.folder, but=self.stats.slot)]
 
     def write(self) -> None:
         """Bring them to the file."""
+        self.forget()
         self.stats.at_ms = clock_ms()
+        if self.look is not None:
+            self.look(self.stats.vitals)
         try:
-            stats.write(self._folder, self.stats)
+            stats.write(self.folder, self.stats)
         except OSError as error:
             logger.error("counters cannot be written: %s", error)
 
     async def keep(self) -> None:
-        """Write whenever something has changed, or is ongoing; until cancelled."""
+        """Write whenever something has changed, is ongoing or nothing was written for a while;
+        until cancelled."""
         written = -1
         while True:
-            if self.changes != written or any(r.ongoing for r in self.stats.routes.values()):
+            idle_ms = clock_ms() - self.stats.at_ms
+            if (
+                self.changes != written
+                or any(r.ongoing for r in self.stats.routes.values())
+                or not 0 <= idle_ms < HEARTBEAT_S * 1000
+            ):
                 written = self.changes
                 self.write()
             await asyncio.sleep(WRITE_S)
+
+
+def _versions(deployment: DeploymentEntry) -> frozenset[str]:
+    shadow = () if deployment.shadow is None else (deployment.shadow.target.version,)
+    return frozenset((*(target.version for target in deployment.targets), *shadow))

@@ -13,7 +13,7 @@ import functools
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from numpy.typing import NDArray
 
@@ -30,6 +30,9 @@ from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, UsageRecord
 from meuse.serve.frames import DATATYPES, HIGH, NORMAL, size_of
 from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
+
+if TYPE_CHECKING:
+    from meuse.gateway.observe import Observation, Observer
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +77,7 @@ class Work:
 
     __slots__ = (
         "began", "call", "caller", "done", "flight", "grant", "id", "outcome", "pauses", "rows",
-        "target",
+        "seen", "target",
     )  # fmt: skip
 
     caller: Caller
@@ -87,6 +90,7 @@ class Work:
         self.id = uuid7_bytes()
         self.rows = 0
         self.pauses = 0
+        self.seen: Observation | None = None
         self.grant: Grant | None = None
         self.flight: Flight | None = None
         self.outcome: Result | MeuseError | None = None
@@ -111,7 +115,7 @@ class DataPlane:
         self.counters = counters
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
-        self.is_draining = False
+        self.observer: Observer | None = None
         self.recorded = 0
         """How many records were appended: whether there is anything to sync."""
 
@@ -121,8 +125,11 @@ class DataPlane:
 
     @property
     def is_ready(self) -> bool:
-        """Whether this worker takes requests: it has a snapshot and is not about to end."""
-        return self._routes.snapshot.number > 0 and not self.is_draining
+        """Whether this worker takes requests: it has a snapshot.
+
+        A worker that drains still does: while it is replaced the platform is ready.
+        """
+        return self._routes.snapshot.number > 0
 
     def swap(self, snapshot: Snapshot) -> None:
         """From now on everything follows this snapshot; what is in flight goes on."""
@@ -130,6 +137,11 @@ class DataPlane:
         self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
         self._limits.load(snapshot.limits, snapshot.number)
         self._links.leave_old()
+        self.counters.follow(snapshot)
+
+    def connected(self) -> dict[tuple[str, str], int]:
+        """This worker's connected replicas by deployment and version."""
+        return self._links.connected()
 
     def authenticate(self, authorization: bytes | None, scope: str) -> Caller:
         """The caller. Raises `unauthenticated` or `forbidden`."""
@@ -178,6 +190,8 @@ class DataPlane:
         Raises `MeuseError` for what is not admitted; then `done` is not called.
         """
         work = Work(call, done)
+        if self.observer is not None:
+            work.seen = self.observer.current()
         try:
             self._admit(work)
         except BusyError:
@@ -226,7 +240,7 @@ class DataPlane:
                 raise
         except MeuseError as error:
             if not isinstance(error, BusyError) or work.pauses == len(_BUSY_S):
-                self._refused(route, error)
+                self._refused(work, route, error)
             raise
         work.flight = flight
         work.began = self.counters.begin(route.stats)
@@ -305,18 +319,21 @@ class DataPlane:
         rows = work.rows
         if isinstance(outcome, MeuseError):
             code, rows = outcome.code, 0
+            outcome.is_counted = True
             try:
                 self._record(work, "error", 0, paid.compute_us if paid is not None else 0)
             except MeuseError:
                 # The caller gets an error either way; the first one tells more.
                 logger.error("no usage record for a request that failed: %r", outcome)
         self.counters.end(target.route.stats, target.stats, work.began, rows, paid, code)
+        if work.seen is not None:
+            work.seen.ran(target.route.full_name, target.entry.version, rows, paid, code)
 
-    def _refused(self, route: Route, error: MeuseError) -> None:
+    def _refused(self, work: Work, route: Route, error: MeuseError) -> None:
         """Before admission: no record, but it is counted."""
-        code = str(error.code)
-        self.counters.changes += 1
-        route.stats.refused[code] = route.stats.refused.get(code, 0) + 1
+        self.counters.refused(error, route.stats)
+        if work.seen is not None:
+            work.seen.refused(route.full_name, error.code)
 
     def _record(self, work: Work, status: str, rows: int, compute_us: int) -> None:
         caller, target = work.caller, work.target

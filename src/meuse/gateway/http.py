@@ -17,7 +17,7 @@ import msgspec
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
-from meuse.gateway import oip, predict
+from meuse.gateway import metrics, oip, predict
 from meuse.gateway.body import BodyReader, ClientGoneError, Receive, Scope, Send, decode, drain
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.dataplane import DataPlane
@@ -54,6 +54,7 @@ ROUTES = (
     HttpRoute("POST", "/v2/repository/index", "infer", "repository_index"),
     HttpRoute("POST", "/v2/repository/models/{model}/load", "deploy", "load"),
     HttpRoute("POST", "/v2/repository/models/{model}/unload", "deploy", "unload"),
+    HttpRoute("GET", "/metrics", "usage", "metrics"),
     HttpRoute("GET", "/v2", "public", "server_metadata"),
     HttpRoute("GET", "/v2/health/live", "public", "live"),
     HttpRoute("GET", "/v2/health/ready", "public", "ready"),
@@ -110,6 +111,7 @@ class Request:
     match: Match
     body: bytes
     caller: Caller | None
+    headers: list[tuple[bytes, bytes]]
     header_length: bytes | None = None
 
     @property
@@ -142,6 +144,7 @@ class App:
         self._plane = plane
         self._proxy = proxy
         self._repository = Repository(plane)
+        self._exposition = metrics.Exposition(plane)
         self._bodies = BodyReader(max_body_bytes)
         self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             route.handler: getattr(self, "_" + route.handler) for route in ROUTES
@@ -158,6 +161,7 @@ class App:
                 return
             status, body, *more = await self._answer(scope, receive, found)
         except ClientGoneError:
+            self._plane.counters.client_gone()
             return
         except MeuseError as error:
             await self._refuse(scope, receive, send, error)
@@ -201,7 +205,8 @@ class App:
         body = b""
         if route.method == "POST":
             body = await self._bodies.read(receive, length)
-        return await self._handlers[route.handler](Request(found, body, caller, header_length))
+        request = Request(found, body, caller, scope["headers"], header_length)
+        return await self._handlers[route.handler](request)
 
     # Handlers, by the names in ROUTES.
 
@@ -256,6 +261,11 @@ class App:
         await self._repository.unload(request.known, request.match.model)
         return 200, b"{}"
 
+    async def _metrics(self, request: Request) -> Answer:
+        accept = b",".join(value for name, value in request.headers if name == b"accept")
+        body, kind = await self._exposition.answer(request.known, accept.decode("latin-1"))
+        return 200, body, [(b"content-type", kind)]
+
     async def _server_metadata(self, request: Request) -> Answer:
         return 200, _encode(oip.server_metadata())
 
@@ -267,6 +277,7 @@ class App:
         return 200 if ready else 503, _encode({"ready": ready})
 
     async def _refuse(self, scope: Scope, receive: Receive, send: Send, error: MeuseError) -> None:
+        self._plane.counters.refused(error)
         identity = request_id(scope)
         if scope["path"] == "/v2" or scope["path"].startswith("/v2/"):
             body = _encode({"error": str(error)})

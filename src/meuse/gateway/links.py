@@ -53,6 +53,11 @@ class Pool:
         return any(link.is_ready for link in self._links.values())
 
     @property
+    def connected(self) -> int:
+        """How many replicas are."""
+        return sum(link.is_ready for link in self._links.values())
+
+    @property
     def is_empty(self) -> bool:
         return not (self._links or self._leaving or self._waiting)
 
@@ -220,6 +225,10 @@ class Links:
 
     def pool(self, deployment: str, version: str) -> Pool:
         return self._pools[deployment, version]
+
+    def connected(self) -> dict[tuple[str, str], int]:
+        """Connected replicas by deployment ("owner/name") and version."""
+        return {key: pool.connected for key, pool in self._pools.items()}
 
     def close(self) -> None:
         for pool in (*self._pools.values(), *self._old):

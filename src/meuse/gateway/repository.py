@@ -84,6 +84,8 @@ class Repository:
         await self._scaler.release(self._own(caller, model).full_name)
 
     def _own(self, caller: Caller, model: str) -> Route:
+        # Again each time: a caller knows the routes of the snapshot that it was verified under.
+        caller = self._plane.authenticate(caller.authorization, "deploy")
         route = self._plane.route(caller, model)
         if route.deployment.tenant != caller.tenant:
             raise MeuseError(

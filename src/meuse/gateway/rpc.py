@@ -9,7 +9,7 @@ here (`rpcservice`, `rpchealth`, `rpcreflection`).
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ import grpc.aio
 from google.protobuf.message import Message
 
 from meuse.core.errors import Code, MeuseError
+from meuse.gateway.counters import Counters
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.repository import Repository
 from meuse.gateway.routes import Caller
@@ -104,9 +105,15 @@ if TYPE_CHECKING:
     Handler = grpc.RpcMethodHandler[Any, Any]  # a class that can be subscripted in stubs only
 
 
-def make_server(plane: DataPlane, address: str, max_message_bytes: int) -> grpc.aio.Server:
+def make_server(
+    plane: DataPlane,
+    address: str,
+    max_message_bytes: int,
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+) -> grpc.aio.Server:
     """A server bound to `address`, shared with the other workers. Raises RuntimeError."""
     server = grpc.aio.server(
+        interceptors=interceptors,
         options=[
             ("grpc.so_reuseport", 1),
             ("grpc.max_receive_message_length", max_message_bytes),
@@ -156,13 +163,16 @@ class _Guard(grpc.GenericRpcHandler):
             try:
                 caller = self._plane.authenticate(_authorization(details), method.scope)
             except MeuseError as error:
+                self._plane.counters.refused(error)
                 return _denied(error)
+        counters = self._plane.counters
         codec = (method.request.FromString, method.response.SerializeToString)
         if method.kind is Kind.UNARY:
-            return grpc.unary_unary_rpc_method_handler(_called(function, caller), *codec)
+            return grpc.unary_unary_rpc_method_handler(_called(function, caller, counters), *codec)
+        streamed = _streamed(function, caller, counters)
         if method.kind is Kind.WATCH:
-            return grpc.unary_stream_rpc_method_handler(_streamed(function, caller), *codec)
-        return grpc.stream_stream_rpc_method_handler(_streamed(function, caller), *codec)
+            return grpc.unary_stream_rpc_method_handler(streamed, *codec)
+        return grpc.stream_stream_rpc_method_handler(streamed, *codec)
 
 
 def _denied(error: MeuseError) -> Handler:
@@ -172,7 +182,9 @@ def _denied(error: MeuseError) -> Handler:
     return grpc.stream_unary_rpc_method_handler(deny)
 
 
-def _called(method: Callable[..., Any], caller: Caller | None) -> Callable[..., Any]:
+def _called(
+    method: Callable[..., Any], caller: Caller | None, counters: Counters
+) -> Callable[..., Any]:
     """A method for one call of one caller, with its errors as statuses."""
 
     async def call(request: Any, context: Context) -> Message | None:
@@ -180,13 +192,17 @@ def _called(method: Callable[..., Any], caller: Caller | None) -> Callable[..., 
             answer: Message = await method(request, caller)
             return answer
         except Exception as error:
-            await _abort(context, _known(error))
+            failure = _known(error)
+            counters.refused(failure)
+            await _abort(context, failure)
             return None
 
     return call
 
 
-def _streamed(method: Callable[..., Any], caller: Caller | None) -> Callable[..., Any]:
+def _streamed(
+    method: Callable[..., Any], caller: Caller | None, counters: Counters
+) -> Callable[..., Any]:
     """The same for a method that gives messages one after the other."""
 
     async def call(request: Any, context: Context) -> AsyncIterator[Message]:
@@ -194,7 +210,9 @@ def _streamed(method: Callable[..., Any], caller: Caller | None) -> Callable[...
             async for message in method(request, caller):
                 yield message
         except Exception as error:
-            await _abort(context, _known(error))
+            failure = _known(error)
+            counters.refused(failure)
+            await _abort(context, failure)
 
     return call
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -42,11 +43,18 @@ class SnapshotClient:
         self._slot = slot
         self._epoch = epoch
         self._loaded = 0
+        self.taken_ms = 0.0
+        """When the last snapshot was taken, Unix milliseconds."""
         self._writer: asyncio.StreamWriter | None = None
 
     def load(self) -> None:
         """Read the file and swap. Raises OSError or msgspec.MsgspecError; nothing changes then."""
         self._take(snapshot.read(self._file))
+
+    @property
+    def is_following(self) -> bool:
+        """Whether control is there."""
+        return self._writer is not None
 
     def wake(self, deployment: str) -> None:
         """Ask for a replica. Lost while control is away: its next look sees who waits."""
@@ -90,6 +98,7 @@ class SnapshotClient:
     def _take(self, fresh: Snapshot) -> None:
         self._swap(fresh)
         self._loaded = fresh.number
+        self.taken_ms = time.time() * 1000.0
 
 
 def _line(**fields: int | str) -> bytes:

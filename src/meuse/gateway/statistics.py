@@ -5,7 +5,7 @@ Pure: sums over what it is given (`Counters.slots`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,10 +21,11 @@ class Statistics:
 
     ok: int
     failed: int
-    failed_ms: float
     rows: int
     last_ms: int
     """When the last one was answered, Unix milliseconds; 0: never."""
+    failed_ms: float
+    """What of `request` belongs to those that failed."""
     request: Histogram
     queue: Histogram
     compute: Histogram
@@ -45,9 +46,9 @@ def of_target(slots: Iterable[WorkerStats], full_name: str, version: str | None)
     return Statistics(
         ok=sum(t.ok for t in targets),
         failed=sum(sum(t.failed.values()) for t in targets),
-        failed_ms=sum(t.failed_ms for t in targets),
         rows=sum(t.rows for t in targets),
         last_ms=max((t.last_ms for t in targets), default=0),
+        failed_ms=sum(t.failed_ms for t in targets),
         request=stats.total(t.request for t in targets),
         queue=stats.total(t.queue for t in targets),
         compute=stats.total(t.compute for t in targets),
@@ -57,34 +58,34 @@ def of_target(slots: Iterable[WorkerStats], full_name: str, version: str | None)
     )
 
 
-def described(model: str, versions: Iterable[tuple[str, Statistics]]) -> list[dict[str, Any]]:
-    """Triton's `model_stats` entries by label, the same in JSON and protobuf.
+def described(model: str, versions: Sequence[tuple[str, Statistics]]) -> list[dict[str, Any]]:
+    """Triton's `model_stats` entries by version label, the same in JSON and protobuf.
 
-    `queue` and `compute_infer` are counted per request that a replica answered. There is no
-    time of copying in and out: it is part of what is left of the whole.
+    Nothing is measured of what Triton calls compute_input and compute_output, nor per batch size;
+    cache hits are known per deployment only.
     """
+
+    def duration(count: int, ms: float) -> dict[str, int]:
+        return {"count": count, "ns": round(ms * 1e6)}
+
     return [
         {
             "name": model,
             "version": label,
-            "last_inference": one.last_ms,
-            "inference_count": one.rows,
-            "execution_count": one.batches.count,
+            "last_inference": of.last_ms,
+            "inference_count": of.rows,
+            "execution_count": of.batches.count,
             "inference_stats": {
-                "success": _duration(one.ok, one.request.sum - one.failed_ms),
-                "fail": _duration(one.failed, one.failed_ms),
-                "queue": _duration(one.queue.count, one.queue.sum),
-                "compute_input": _duration(0, 0),
-                "compute_infer": _duration(one.compute.count, one.compute.sum),
-                "compute_output": _duration(0, 0),
-                "cache_hit": _duration(0, 0),
-                "cache_miss": _duration(0, 0),
+                "success": duration(of.ok, of.request.sum - of.failed_ms),
+                "fail": duration(of.failed, of.failed_ms),
+                "queue": duration(of.queue.count, of.queue.sum),
+                "compute_input": duration(0, 0),
+                "compute_infer": duration(of.compute.count, of.compute.sum),
+                "compute_output": duration(0, 0),
+                "cache_hit": duration(0, 0),
+                "cache_miss": duration(0, 0),
             },
             "batch_stats": [],
         }
-        for label, one in versions
+        for label, of in versions
     ]
-
-
-def _duration(count: int, ms: float) -> dict[str, int]:
-    return {"count": count, "ns": round(max(ms, 0.0) * 1e6)}

@@ -13,18 +13,20 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, cast
 
+import grpc.aio
 import msgspec
 import uvicorn
 import uvloop
 
-from meuse.gateway import rpc
+from meuse.gateway import goaway, rpc, vitals
 from meuse.gateway.control_proxy import ControlProxy
-from meuse.gateway.cork import CorkedHttpProtocol
-from meuse.gateway.counters import Counters
+from meuse.gateway.cork import CorkedHttpProtocol, DrainState
+from meuse.gateway.counters import Counters, clock_ms
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.http import App
 from meuse.gateway.links import Links
@@ -33,11 +35,17 @@ from meuse.meter.journal import JournalWriter
 from meuse.meter.limits import Limits
 from meuse.runtime import lifeline
 
+if TYPE_CHECKING:
+    from meuse.gateway.observe import Application, Observer
+
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
+IDLE_S = 2.0
+"""How long a connection without a request stays open after SIGTERM: one may be on its way."""
 ORPHAN_S = 2.0
 _SYNC_S = 0.05
+_LOOK_S = 0.02
 _MAX_CONNECTIONS = 10_000  # beyond it HTTP requests are answered 503
 _BACKLOG = 2048
 
@@ -62,6 +70,11 @@ class WorkerConfig:
     lifeline_fd: int | None = None
     workers: int = 1
     """How many of them there are."""
+    log_requests: bool = False
+    otlp_endpoint: str = ""
+    trace_ratio: float = 1.0
+    ready_fd: int | None = None
+    """A pipe that is told once the worker takes connections."""
 
 
 def serve(config: WorkerConfig) -> None:
@@ -76,27 +89,51 @@ def serve(config: WorkerConfig) -> None:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn without its signal handlers: the worker decides when to end."""
+    """uvicorn with the worker's start and end: no signal handlers, no request lost."""
+
+    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+        super().__init__(config)
+        self.server_state = DrainState()
+        self._on_started = on_started
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_started()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept no more; answer what is in flight or arrives on an open connection.
+
+        Connections without a request are closed after `IDLE_S`, all others after `DRAIN_S`.
+        """
+        loop, state = asyncio.get_running_loop(), self.server_state
+        assert isinstance(state, DrainState)
+        state.draining = True
+        for part in (*self.servers, *(sockets or ())):
+            part.close()  # the queue of the listening socket is the other workers'
+        begun = loop.time()
+        for connection in list(state.connections):
+            cast("CorkedHttpProtocol", connection).drain()
+        while state.connections and loop.time() < begun + IDLE_S:  # noqa: ASYNC110  no event
+            await asyncio.sleep(_LOOK_S)
+        for connection in list(state.connections):
+            connection.shutdown()
+        while state.connections or state.tasks:
+            if loop.time() > begun + DRAIN_S:
+                break
+            await asyncio.sleep(_LOOK_S)
+        if state.tasks:
+            logger.error("%d requests are given up", len(state.tasks))
+            for task in state.tasks:
+                task.cancel()
+
 
 async def _run(config: WorkerConfig) -> bool:
     """Whether every part lasted until the worker was told to stop."""
-    loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
-    if config.lifeline_fd is not None:
-
-        def orphaned() -> None:
-            loop.call_soon_threadsafe(stopping.set)
-            time.sleep(ORPHAN_S)
-            lifeline.end_now()
-
-        lifeline.watch(config.lifeline_fd, orphaned)
-
+    stopping = _stopping(config.lifeline_fd)
     journal = JournalWriter(config.journal, config.host, config.slot, config.epoch)
     # `snapshots` is made below: it swaps what needs the links.
     links = Links(config.sockets, lambda name: snapshots.wake(name), config.workers)  # noqa: PLW0108
@@ -113,9 +150,23 @@ async def _run(config: WorkerConfig) -> bool:
     proxy = ControlProxy(
         config.sockets / "control.sock", config.max_upload_bytes, config.max_model_bytes
     )
-    http = _http_server(App(plane, proxy, config.max_body_bytes))
-    grpc = rpc.make_server(plane, config.grpc_address, config.max_body_bytes)
-    await grpc.start()
+    app: Application = App(plane, proxy, config.max_body_bytes)
+    interceptors = []
+    plane.observer = observer = _observer(config)
+    if observer is not None:
+        app = observer.http(app)
+        interceptors = [observer.rpc()]
+
+    def started() -> None:
+        if config.ready_fd is not None:
+            lifeline.tell_ready(config.ready_fd)
+
+    http = _http_server(app, started)
+    counters.look = vitals.watch(
+        counters.stats.vitals, plane, snapshots, journal, lambda: len(http.server_state.connections)
+    )
+    rpcs = rpc.make_server(plane, config.grpc_address, config.max_body_bytes, interceptors)
+    await rpcs.start()
     listening = asyncio.create_task(
         http.serve(sockets=[socket.socket(fileno=config.http_fd)]), name="http"
     )
@@ -133,20 +184,59 @@ async def _run(config: WorkerConfig) -> bool:
     failed = [task for task in (listening, *helpers) if task.done()]
     for part in failed:
         logger.error("a part of the worker ended: %s", part.get_name(), exc_info=part.exception())
-    plane.is_draining = True
     http.should_exit = True
-    await asyncio.gather(listening, grpc.stop(DRAIN_S), return_exceptions=bool(failed))
+    await asyncio.gather(
+        listening, _end_grpc(rpcs, config.grpc_address), return_exceptions=bool(failed)
+    )
     for task in (stop, *helpers):
         task.cancel()
     await asyncio.gather(stop, *helpers, return_exceptions=True)
     links.close()
     counters.write()
+    if observer is not None:
+        await observer.close()
     await proxy.close()
     journal.close()
     return not failed
 
 
-def _http_server(app: App) -> _Server:
+def _stopping(lifeline_fd: int | None) -> asyncio.Event:
+    """Set on SIGTERM, and when the parent has gone: then the end is near in any case."""
+    loop = asyncio.get_running_loop()
+    stopping = asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    if lifeline_fd is not None:
+
+        def orphaned() -> None:
+            loop.call_soon_threadsafe(stopping.set)
+            time.sleep(ORPHAN_S)
+            lifeline.end_now()
+
+        lifeline.watch(lifeline_fd, orphaned)
+    return stopping
+
+
+def _observer(config: WorkerConfig) -> Observer | None:
+    """None, and nothing loaded, unless requests are to be logged or traced."""
+    if not (config.log_requests or config.otlp_endpoint):
+        return None
+    from meuse.gateway.observe import Observer
+
+    spans = None
+    if config.otlp_endpoint:
+        from meuse.gateway.otlp import Spans
+
+        instance = f"{config.host}-{config.slot}-{config.epoch}"
+        spans = Spans(config.otlp_endpoint, config.trace_ratio, instance)
+    return Observer(config.slot, log=config.log_requests, spans=spans)
+
+
+async def _end_grpc(server: grpc.aio.Server, address: str) -> None:
+    await goaway.drain(int(address.rpartition(":")[2]), IDLE_S)
+    await server.stop(DRAIN_S - IDLE_S)
+
+
+def _http_server(app: Application, on_started: Callable[[], None]) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -162,9 +252,9 @@ def _http_server(app: App) -> _Server:
             proxy_headers=False,
             timeout_keep_alive=75,
             limit_concurrency=_MAX_CONNECTIONS,
-            timeout_graceful_shutdown=int(DRAIN_S),
             backlog=_BACKLOG,
-        )
+        ),
+        on_started,
     )
 
 
@@ -175,8 +265,10 @@ async def _sync(journal: JournalWriter, plane: DataPlane) -> None:
         recorded = plane.recorded
         if recorded == synced:
             continue
+        began, ok = clock_ms(), False
         try:
             await asyncio.to_thread(journal.sync)
-            synced = recorded
+            synced, ok = recorded, True
         except OSError as error:
             logger.error("the usage journal cannot be synced: %s", error)
+        plane.counters.synced(began, ok=ok)

@@ -50,6 +50,8 @@ class JournalWriter:
         self._new_name = True  # the folder's entry of the segment is not on disk yet
         self._retired: list[int] = []  # full segments that still wait for their last fsync
         self._closed = False
+        self.written = 0
+        """Bytes that this writer has appended."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._fd = self._create(0)
 
@@ -79,6 +81,7 @@ class JournalWriter:
                 self._take_back()
                 raise OSError(errno.ENOSPC, "only a part of a usage record could be written")
             self._size += written
+            self.written += written
             self._dirty = True
 
     def sync(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Mapping
@@ -10,23 +11,99 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+KILL_AFTER_S = 12.0
+_POLL_S = 0.02
+
+
+class Adopted:
+    """A child that an earlier image of this very process started: `Popen`, known by pid alone."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        if self.returncode is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = self.pid, 0  # somebody else has waited for it
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+        return self.returncode
+
+    def wait(self, timeout: float) -> int:
+        """Raises `subprocess.TimeoutExpired`."""
+        deadline = time.monotonic() + timeout
+        while (code := self.poll()) is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired([str(self.pid)], timeout)
+            time.sleep(_POLL_S)
+        return code
+
+    def terminate(self) -> None:
+        self._send(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(signal.SIGKILL)
+
+    def _send(self, number: int) -> None:
+        if self.poll() is None:  # not waited for: the pid is still this child's
+            os.kill(self.pid, number)
+
 
 @dataclass(slots=True)
 class Child:
-    """`lifeline` is the write end that the child waits on; `label` is control's."""
+    """`lifeline` is the write end that the child waits on; `label` is control's.
+
+    `ready` is the read end of a pipe on which the child says that it does its work, None when
+    it has said so or was not asked to. `kill_at`: it was told to end, and must have by then.
+    """
 
     name: str
-    process: subprocess.Popen[bytes]
+    process: subprocess.Popen[bytes] | Adopted
     lifeline: int
     started: float
     epoch: int
+    ready: int | None = None
+    is_ready: bool = True
     label: dict[str, Any] = field(default_factory=dict)
     kill_at: float | None = None
+    on_trial: bool = False  # not started again when it ends
 
     @property
     def status(self) -> str:
         code = self.process.returncode
         return f"signal {-code}" if code is not None and code < 0 else f"exit {code}"
+
+    def end(self, grace: float = KILL_AFTER_S) -> None:
+        """Ask it to end; who looks at `kill_at` kills it when it does not."""
+        if self.kill_at is None:
+            self.kill_at = time.monotonic() + grace
+            self.process.terminate()
+
+    def hear(self) -> None:
+        """Read `ready`: the word, or the end of a child that never said it."""
+        if self.ready is not None:
+            self.is_ready = os.read(self.ready, 1) != b""
+            os.close(self.ready)
+            self.ready = None
+
+    def close(self) -> None:
+        """Let go of the pipes: the process has ended."""
+        os.close(self.lifeline)
+        if self.ready is not None:
+            os.close(self.ready)
+            self.ready = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, for another image of this process. Descriptors by number."""
+        names = ("name", "lifeline", "started", "epoch", "ready", "is_ready", "label", "kill_at")
+        return {"pid": self.process.pid, **{name: getattr(self, name) for name in names}}
+
+    @classmethod
+    def from_dict(cls, what: dict[str, Any]) -> Child:
+        return cls(process=Adopted(what.pop("pid")), **what)
 
 
 def spawn(
@@ -39,14 +116,19 @@ def spawn(
 ) -> Child:
     """Start `command`, whose parts that begin with a brace are filled in from `values`.
 
-    Output goes to `<logs>/<kind of name>.log`. Raises OSError, and then leaves nothing open.
+    A command with `{ready}` is given a pipe to say that it is. Output goes to
+    `<logs>/<kind of name>.log`. Raises OSError, and then leaves nothing open.
     """
     logs.mkdir(parents=True, exist_ok=True)
-    read_end, write_end = os.pipe()
+    pipes: dict[str, tuple[int, int]] = {}  # (ours, theirs)
     try:
+        read_end, write_end = os.pipe()
+        pipes["lifeline"] = write_end, read_end
+        if "{ready}" in command:
+            pipes["ready"] = os.pipe()
+        theirs = {name: ends[1] for name, ends in pipes.items()}
         filled = [
-            part.format(lifeline=read_end, **values) if part.startswith("{") else part
-            for part in command
+            part.format(**theirs, **values) if part.startswith("{") else part for part in command
         ]
         with (logs / f"{name.partition('-')[0]}.log").open("ab") as log:
             process = subprocess.Popen(
@@ -54,12 +136,17 @@ def spawn(
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                pass_fds=(read_end, *fds),
+                pass_fds=(*theirs.values(), *fds),
                 start_new_session=True,  # Ctrl-C reaches the supervisor alone, which drains
             )
     except BaseException:
-        os.close(write_end)
+        for ours, _ in pipes.values():
+            os.close(ours)
         raise
     finally:
-        os.close(read_end)
-    return Child(name, process, write_end, time.monotonic(), epoch)
+        for _, their in pipes.values():
+            os.close(their)
+    ready = pipes["ready"][0] if "ready" in pipes else None
+    return Child(
+        name, process, pipes["lifeline"][0], time.monotonic(), epoch, ready, is_ready=ready is None
+    )

@@ -6,6 +6,7 @@ Nothing is ever written. A child that sees the end of file has no reason to live
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 from collections.abc import Callable
@@ -20,6 +21,13 @@ def watch(fd: int, on_eof: Callable[[], None]) -> None:
         on_eof()
 
     threading.Thread(target=wait, name="lifeline", daemon=True).start()
+
+
+def tell_ready(fd: int) -> None:
+    """Say once that this process does its work now; `fd` is a pipe to the supervisor."""
+    with contextlib.suppress(OSError):  # the lifeline tells of a dead parent
+        os.write(fd, b"1")
+    os.close(fd)
 
 
 def end_now() -> None:

@@ -5,6 +5,8 @@ the file of the one before. So sums over all files are right at any moment, for 
 the autoscaler and for the judge of a canary alike, and nobody has to be asked. Kill -9 costs
 what was counted since the last write. Times are milliseconds and floats, as counted.
 
+What left the snapshot is marked (`left_ms`) and dropped later: see `gateway.counters`.
+
 Histograms hold counts per bucket (not cumulative), the last one for all that is above.
 """
 
@@ -17,11 +19,15 @@ from pathlib import Path
 
 import msgspec
 
-LATENCY_MS = (
-    0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 25, 40, 60, 100, 150, 250, 400, 600, 1000, 1500, 2500,
-    4000, 6000, 10_000, 15_000, 30_000, 60_000,
+LATENCY_MS = tuple(
+    float(bound)  # one kind of number: comparing is then twice as fast
+    for bound in (
+        0.5, 1, 1.5, 2, 3, 5, 7.5, 10, 15, 25, 40, 60, 100, 150, 250, 400, 600, 1000, 1500,
+        2500, 4000, 6000, 10_000, 15_000, 30_000, 60_000,
+    )
 )  # fmt: skip
 """Upper bounds of the buckets of all durations."""
+HEARTBEAT_S = 5.0
 BATCH_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096)
 
 
@@ -66,7 +72,10 @@ class TargetStats(msgspec.Struct, array_like=True):
     batch: Histogram = msgspec.field(default_factory=batch_sizes)
     agreed: int = 0  # of a shadow: answers that were equal to those given
     differed: int = 0
-    failed_ms: float = 0.0  # the part of `request` that came to nothing
+    shadow_failed: dict[str, int] = {}  # of a shadow, by error code
+    shadow_dropped: int = 0  # not asked: not there, or too many were pending
+    failed_ms: float = 0.0  # of `request`, the share of those that failed
+    left_ms: float = 0.0  # when it left the snapshot; 0: it is there
 
 
 class RouteStats(msgspec.Struct, array_like=True):
@@ -83,19 +92,41 @@ class RouteStats(msgspec.Struct, array_like=True):
     cache_hits: int = 0
     cache_misses: int = 0
     targets: dict[str, TargetStats] = {}  # by "model:3"
+    left_ms: float = 0.0  # when it left the snapshot; 0: it is there
 
     def area(self, at_ms: float) -> float:
         return self.done_ms + self.ongoing * at_ms - self.started_ms
 
 
+class Vitals(msgspec.Struct, array_like=True):
+    """The process itself. What is summed goes on over restarts, the rest is of now."""
+
+    resident_bytes: int = 0
+    connections: int = 0  # HTTP
+    snapshot: int = 0
+    snapshot_ms: float = 0.0  # when it was taken
+    follows_control: bool = False
+    cpu_s: float = 0.0  # summed, as the four below
+    journal_records: int = 0
+    journal_bytes: int = 0
+    journal_sync: Histogram = msgspec.field(default_factory=durations)
+    journal_failures: int = 0  # syncs that the disk refused
+
+
 class WorkerStats(msgspec.Struct, array_like=True):
-    """One worker slot. `at_ms`: Unix milliseconds of the writing."""
+    """One worker slot. `at_ms`: Unix milliseconds of the writing; a worker that lives writes
+    at least every `HEARTBEAT_S`."""
 
     slot: int
     epoch: int
     at_ms: float = 0.0
     routes: dict[str, RouteStats] = {}  # by "owner/name"
     refused: dict[str, int] = {}  # before a deployment was known, by error code
+    vitals: Vitals = msgspec.field(default_factory=Vitals)
+
+    def is_live(self, now_ms: float) -> bool:
+        """Whether what is of the moment (ongoing requests, vitals) can still be true."""
+        return now_ms - self.at_ms < 3 * HEARTBEAT_S * 1000
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -116,9 +147,8 @@ def write(folder: Path, stats: WorkerStats) -> None:
 
 def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
     """The counters that a worker goes on with. Nothing of its predecessor is ongoing."""
-    try:
-        before = _decode(path_of(folder, slot).read_bytes())
-    except (OSError, msgspec.MsgspecError):
+    before = read(path_of(folder, slot))
+    if before is None:
         return WorkerStats(slot, epoch)
     before.epoch = epoch
     for route in before.routes.values():
@@ -127,19 +157,28 @@ def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
 
 
 def read(path: Path) -> WorkerStats | None:
-    """A slot's last written counters; None where there are none that can be read."""
+    """None for what is no such file, or one of a release with other buckets."""
     try:
-        return _decode(path.read_bytes())
+        found = _decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError):
         return None
+    durations, sizes = len(LATENCY_MS) + 1, len(BATCH_ROWS) + 1
+    fit = len(found.vitals.journal_sync.counts) == durations and all(
+        len(target.request.counts) == len(target.queue.counts) == durations
+        and len(target.compute.counts) == durations
+        and len(target.batch.counts) == sizes
+        for route in found.routes.values()
+        for target in route.targets.values()
+    )
+    return found if fit else None
 
 
 def read_all(folder: Path, but: int | None = None) -> list[WorkerStats]:
     """Every slot's last written counters, without slot `but`; a file that cannot be read is
     passed over."""
     skipped = None if but is None else path_of(folder, but)
-    found = [read(path) for path in sorted(folder.glob("worker-*.stats")) if path != skipped]
-    return [worker for worker in found if worker is not None]
+    paths = [path for path in sorted(folder.glob("worker-*.stats")) if path != skipped]
+    return [found for path in paths if (found := read(path)) is not None]
 
 
 def quantile(counts: Sequence[int], q: float, bounds: Sequence[float] = LATENCY_MS) -> float | None:
