@@ -3,13 +3,14 @@
 # make up      the platform on http://127.0.0.1:8080, until Ctrl-C
 # make test    the whole suite            make check   lint, types, layers, generated files
 # make bench   measure, and write dated reports under benchmarks/reports/
+# make bench-peers   the same beside Triton, MLServer, Ray Serve, … (installs them once, 2 GB)
 
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: setup demo up test test-all check bench format clean
+.PHONY: setup demo up test test-all check bench bench-peers format clean
 .DEFAULT_GOAL := setup
 
 setup: $(STAMP)
@@ -50,6 +51,9 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/serving.py
+
+bench-peers: setup
+	$(BIN)/python benchmarks/serving.py --peers all
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

@@ -1,18 +1,20 @@
 """A closed-loop HTTP load client: each connection sends, waits for the answer, sends again.
 
-Run as a process of its own (`python benchmarks/load.py '{"port": …}'`) so that it never
-shares an interpreter with what it measures. Prints one JSON line.
+Run as a process of its own (`python benchmarks/load.py < options.json`) so that it never shares
+an interpreter with what it measures. Prints one JSON line.
 """
 
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import sys
 import time
 from typing import Any
 
 import uvloop
+from openloop import status
 
 
 class Connection(asyncio.Protocol):
@@ -34,15 +36,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.buffer += data
-        head, separator, rest = self.buffer.partition(b"\r\n\r\n")
-        if not separator:
-            return
-        start = head.lower().index(b"content-length:") + 15
-        length = int(head[start : (head + b"\r\n").index(b"\r\n", start)])
-        if len(rest) < length:
+        code = status(self.buffer)
+        if code is None:
             return
         now = time.perf_counter()
-        if head.startswith(b"HTTP/1.1 200"):
+        if code == 200:
             self.latencies.append(now - self.sent)
         else:
             self.errors += 1
@@ -64,29 +62,32 @@ class Connection(asyncio.Protocol):
 
 
 async def run(options: dict[str, Any]) -> dict[str, Any]:
-    body = json.dumps(options["body"]).encode()
-    headers = {"host": "bench", "content-type": "application/json", **options["headers"]}
-    head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    first = f"POST {options['path']} HTTP/1.1\r\n{head}content-length: {len(body)}\r\n\r\n"
+    request = base64.b64decode(options["request"])
     loop = asyncio.get_running_loop()
     began = time.perf_counter()
     connections = []
     for _ in range(options["connections"]):
         done = loop.create_future()
-        made = Connection(first.encode() + body, began + options["seconds"], done)
+        made = Connection(request, began + options["seconds"], done)
         await loop.create_connection(lambda made=made: made, "127.0.0.1", options["port"])  # type: ignore[misc]
         connections.append(made)
     await asyncio.gather(*(c.done for c in connections))
     seconds = time.perf_counter() - began
     latencies = sorted(latency for c in connections for latency in c.latencies)
+
+    def percentile(percent: int) -> float | None:
+        return latencies[len(latencies) * percent // 100] * 1e6 if latencies else None
+
     return {
         "rate": len(latencies) / seconds,
-        "p50_us": latencies[len(latencies) // 2] * 1e6 if latencies else None,
-        "p99_us": latencies[len(latencies) * 99 // 100] * 1e6 if latencies else None,
+        "requests": len(latencies),
+        "p50_us": percentile(50),
+        "p95_us": percentile(95),
+        "p99_us": percentile(99),
         "errors": sum(c.errors for c in connections),
     }
 
 
 if __name__ == "__main__":
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        print(json.dumps(runner.run(run(json.loads(sys.argv[1])))))
+        print(json.dumps(runner.run(run(json.load(sys.stdin)))))

@@ -6,6 +6,7 @@ import json
 import os
 import platform
 import subprocess
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,16 @@ from typing import Any
 REPORTS = Path(__file__).parent / "reports"
 
 
-def write(name: str, figures: dict[str, Any]) -> Path:
-    """Write benchmarks/reports/<date>-<name>.json; the same day's report is replaced."""
+def write(
+    name: str,
+    figures: dict[str, Any],
+    page: Callable[[dict[str, Any]], str] | None = None,
+    folder: Path = REPORTS,
+) -> Path:
+    """Write <date>-<name>.json, and what `page` makes of it as .md beside it.
+
+    The same day's report is replaced.
+    """
     day = datetime.now(UTC).strftime("%Y-%m-%d")
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
@@ -30,9 +39,11 @@ def write(name: str, figures: dict[str, Any]) -> Path:
         },
         "figures": figures,
     }
-    REPORTS.mkdir(exist_ok=True)
-    path = REPORTS / f"{day}-{name}.json"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"{day}-{name}.json"
     path.write_text(json.dumps(body, indent=1) + "\n")
+    if page is not None:
+        path.with_suffix(".md").write_text(page(body))
     return path
 
 
