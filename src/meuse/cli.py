@@ -242,6 +242,10 @@ def deploy(
     engine: Annotated[str | None, typer.Option(help="onnx, openvino or torch.")] = None,
     cores: Annotated[int | None, typer.Option(help="Cores of each process.")] = None,
     replicas: Annotated[int, typer.Option(help="Processes that serve it.")] = 1,
+    min_: Annotated[
+        int | None, typer.Option("--min", help="Fewest replicas; 0 lets it rest.")
+    ] = None,
+    max_: Annotated[int | None, typer.Option("--max", help="Most replicas under load.")] = None,
     delete: Annotated[bool, typer.Option(help="Take it down.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until it is ready.")] = True,
     json_: Json = False,
@@ -257,8 +261,10 @@ def deploy(
             print(json.dumps(client.deployment(name), indent=1))
         else:
             access = {"tenants": "*" if allow == ["*"] else allow or []}
+            scale = {"min": replicas if min_ is None else min_}
+            scale |= {} if max_ is None else {"max": max_}
             how = {"name": engine, "cores": cores}
-            client.deploy(name, model, access=access, scale={"min": replicas}, engine=how)
+            client.deploy(name, model, access=access, scale=scale, engine=how)
             state = client.wait_ready(name) if wait else client.deployment(name)
             urls = "".join(f"\n  {url}" for url in state["endpoints"])
             _say(f"{name} is {state['status']}{urls}", state, json_)

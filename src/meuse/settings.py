@@ -49,6 +49,10 @@ class Settings:
     """Engine threads of one replica."""
     max_replicas: int = 32
     """Most replicas of all deployments together."""
+    spare_replicas: int = 1
+    """Processes per engine that wait without a model, so that one starts at once; 0: none."""
+    replica_memory_bytes: int = 0
+    """Most memory of all replicas together; 0: three quarters of the machine's."""
 
     log_requests: bool = False
     """One JSON line per inference request in the worker's log."""
@@ -115,6 +119,8 @@ _BOUNDS = (
     ("job_memory_bytes", 0, 1 << 50),
     ("replica_threads", 1, 256),
     ("max_replicas", 1, 4096),
+    ("spare_replicas", 0, 16),
+    ("replica_memory_bytes", 0, 1 << 50),
     ("trace_ratio", 0.0, 1.0),
 )
 

@@ -152,6 +152,55 @@ def test_status_tells_the_whole_story() -> None:
     assert status(want(error="gone"), [], (), 0) == DeploymentStatus.FAILED
 
 
+def test_at_rest_it_stays_routed_without_replicas() -> None:
+    """Zero replicas wanted: the route stays for requests to wait at, and all replicas go."""
+    before = {NAME: (Route("d:1", 100, ("r1",)),)}
+    step = plan([want("d:1", replicas=0)], [replica(1, "d:1")], before)
+    assert (step.start, step.stop) == ((), ("r1",))
+    assert step.routes == {NAME: (Route("d:1", 100, ()),)}
+    woken = plan([want("d:1")], [], step.routes)
+    assert woken.start == (Start(NAME, "d:1"),)
+    assert woken.routes == step.routes
+
+
+def test_what_may_rest_is_routed_from_the_start() -> None:
+    """Requests wait for the first replica of what may have none; elsewhere they are refused."""
+    rests = replace(want("d:1"), rests=True)
+    assert plan([rests], [], {}).routes == {NAME: (Route("d:1", 100, ()),)}
+    assert plan([want("d:1")], [], {}).routes == {NAME: ()}
+
+
+def test_a_new_replica_takes_traffic_before_the_last_one() -> None:
+    """On the way from one to three, each that is ready is routed to at once."""
+    before = {NAME: (Route("d:1", 100, ("r1",)),)}
+    running = [replica(1, "d:1"), replica(2, "d:1"), replica(3, "d:1", ready=False)]
+    step = plan([want("d:1", replicas=3)], running, before)
+    assert step.routes == {NAME: (Route("d:1", 100, ("r1", "r2")),)}
+
+
+def test_the_newest_go_first() -> None:
+    """Scaling down keeps the oldest, and also calls off what is not ready yet."""
+    running = [replica(3, "d:1"), replica(1, "d:1"), replica(2, "d:1"), replica(4, "d:1", False)]
+    step = plan([want("d:1", replicas=2)], running, {})
+    assert step.routes[NAME][0].replicas == ("r1", "r2")
+    assert set(step.stop) == {"r3", "r4"}
+
+
+def test_status_of_what_scales() -> None:
+    """Growing is ready as long as enough is; at rest is idle, unless it never worked."""
+    serving = (Route("d:1", 100, ("r1",)),)
+    grows = replace(want("d:1", replicas=3), enough=1)
+    assert status(grows, [replica(1, "d:1")], serving, 0) == DeploymentStatus.READY
+    short = replace(want("d:1", replicas=3), enough=2)
+    assert status(short, [replica(1, "d:1")], serving, 0) == DeploymentStatus.DEGRADED
+    rests = want("d:1", replicas=0)
+    at_rest = (Route("d:1", 100, ()),)
+    assert status(rests, [], at_rest, 0) == DeploymentStatus.IDLE
+    assert status(rests, [], at_rest, 3) == DeploymentStatus.FAILED
+    woken = replace(want("d:1"), enough=1, rests=True)
+    assert status(woken, [], at_rest, 0) == DeploymentStatus.PENDING
+
+
 class World:
     """Replicas that become ready, die and are stopped, driven by the plan alone."""
 
@@ -221,9 +270,9 @@ def test_rollouts_never_lose_traffic(seed: int, specs: list[tuple[str, str]]) ->
     """Under random deaths and spec changes: ready targets only, and it always converges."""
     world = World(seed)
     for version, revision in specs:
-        replicas = world.random.choice([1, 2, 3])
-        wanted = [want(version, replicas=replicas, revision=revision)]
         for _ in range(world.random.randrange(6)):
+            replicas = world.random.choice([1, 2, 3])  # it scales too
+            wanted = [want(version, replicas=replicas, revision=revision)]
             world.turn(wanted)
             world.live()
     version, revision = specs[-1]

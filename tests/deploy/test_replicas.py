@@ -21,8 +21,14 @@ class Launched:
     def start(self, replica: str, argv: list[str], label: dict[str, Any]) -> None:
         self.live[replica] = label
 
+    def label(self, replica: str, label: dict[str, Any]) -> None:
+        self.live[replica] = label
+
     def stop(self, replica: str) -> None:
         self.live.pop(replica, None)
+
+    def pids(self) -> dict[str, int]:
+        return {}
 
     def running(self) -> dict[str, dict[str, Any]]:
         return dict(self.live)
@@ -35,6 +41,9 @@ class World:
         self.launched = Launched()
         self.replicas = Replicas(self.launched, folder, lambda: self.now)
         self.listeners: list[socket.socket] = []
+
+    def start(self) -> str:
+        return self.replicas.start(WHAT, lambda replica: ["serve", replica])
 
     def listen(self, replica: str) -> None:
         listener = socket.socket(socket.AF_UNIX)
@@ -53,9 +62,11 @@ def world(tmp_path_factory: pytest.TempPathFactory):
 
 def test_ready_means_listening(world: World) -> None:
     """A replica is ready once its socket takes a connection, and stays so while it runs."""
-    world.replicas.start("r1", WHAT, [])
+    replica = world.start()
     assert [r.ready for r in world.replicas.look()] == [False]
-    world.listen("r1")
+    assert not world.replicas.news()
+    world.listen(replica)
+    assert world.replicas.news()
     assert [r.ready for r in world.replicas.look()] == [True]
     assert not world.replicas.starting
     world.launched.live.clear()
@@ -64,18 +75,18 @@ def test_ready_means_listening(world: World) -> None:
 
 def test_labels_tell_what_a_replica_is(world: World) -> None:
     """All that a plan compares is in the label; one from before revisions has none."""
-    world.replicas.start("r1", WHAT, [])
+    replica = world.start()
     world.launched.start("r0", [], {"deployment": WHAT.deployment, "version": WHAT.version})
     found = {r.id: Start(r.deployment, r.version, r.revision) for r in world.replicas.look()}
-    assert found == {"r1": WHAT, "r0": Start(WHAT.deployment, WHAT.version, "")}
+    assert found == {replica: WHAT, "r0": Start(WHAT.deployment, WHAT.version, "")}
 
 
 def test_a_start_that_fails_is_told_and_waits(world: World) -> None:
     """The reason that the replica wrote is kept; the next start waits longer each time."""
     for count, pause in ((1, 0.5), (2, 1.0), (3, 2.0)):
-        world.replicas.start("r1", WHAT, [])
+        replica = world.start()
         world.replicas.look()
-        (world.folder / "r1.error").write_text("the blob is damaged")
+        (world.folder / f"{replica}.error").write_text("the blob is damaged")
         world.launched.live.clear()
         world.replicas.look()
         (failure,) = world.replicas.failures(WHAT.deployment)
@@ -89,7 +100,7 @@ def test_a_start_that_fails_is_told_and_waits(world: World) -> None:
 
 def test_a_start_that_hangs_is_given_up(world: World) -> None:
     """A replica that does not listen in time is stopped and counted as a failure."""
-    world.replicas.start("r1", WHAT, [])
+    world.start()
     world.replicas.look()
     world.now += START_S + 1
     world.replicas.look()
@@ -99,22 +110,23 @@ def test_a_start_that_hangs_is_given_up(world: World) -> None:
 
 def test_a_start_that_is_called_off_is_no_failure(world: World) -> None:
     """Stopping a replica that was not ready yet counts nothing."""
-    world.replicas.start("r1", WHAT, [])
+    replica = world.start()
     world.replicas.look()
-    world.replicas.stop("r1")
+    world.replicas.stop(replica)
     world.replicas.look()
     assert world.replicas.failures(WHAT.deployment) == []
 
 
 def test_files_of_dead_replicas_go_after_a_while(world: World) -> None:
     """Workers may still read the page of a replica that just died; later it is removed."""
-    world.replicas.start("r1", WHAT, [])
-    world.listen("r1")
-    (world.folder / "r1.page").touch()
+    replica = world.start()
+    world.listen(replica)
+    page = world.folder / f"{replica}.page"
+    page.touch()
     world.replicas.look()
     world.launched.live.clear()
     world.replicas.look()
-    assert (world.folder / "r1.page").exists()
+    assert page.exists()
     world.now += KEEP_FILES_S + 1
     world.replicas.look()
     assert list(world.folder.iterdir()) == []
@@ -122,12 +134,11 @@ def test_files_of_dead_replicas_go_after_a_while(world: World) -> None:
 
 def test_a_ready_replica_that_ends_unasked_has_died(world: World) -> None:
     """Told once, by version; one that was asked to stop, or never was ready, has not."""
-    for name in ("r1", "r2", "r3"):
-        world.replicas.start(name, WHAT, [])
-        if name != "r3":
-            world.listen(name)
+    died, stopped, _ = (world.start() for _ in range(3))
+    for name in (died, stopped):
+        world.listen(name)
     world.replicas.look()
-    world.replicas.stop("r2")
+    world.replicas.stop(stopped)
     world.launched.live.clear()
     world.replicas.look()
     assert dict(world.replicas.died()) == {(WHAT.deployment, WHAT.version): 1}
@@ -137,8 +148,8 @@ def test_a_ready_replica_that_ends_unasked_has_died(world: World) -> None:
 def test_replicas_of_another_build_are_outdated(tmp_path: Path) -> None:
     """Their label tells the code that started them; without one it is older still."""
     launched = Launched()
-    Replicas(launched, tmp_path, build="1").start("r1", WHAT, [])
-    Replicas(launched, tmp_path, build="2").start("r2", WHAT, [])
+    old = Replicas(launched, tmp_path, build="1").start(WHAT, lambda replica: [])
+    new = Replicas(launched, tmp_path, build="2").start(WHAT, lambda replica: [])
     launched.live["r0"] = {"deployment": WHAT.deployment, "version": WHAT.version}
     seen = Replicas(launched, tmp_path, build="2").look()
-    assert {r.id: r.outdated for r in seen} == {"r0": True, "r1": True, "r2": False}
+    assert {r.id: r.outdated for r in seen} == {"r0": True, old: True, new: False}

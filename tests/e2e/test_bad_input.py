@@ -155,7 +155,7 @@ def test_what_is_not_there(
             "targets[0].weight",
         ),
         ("PUT", "/api/deployments/d", {"model": "digits:1", "sacle": {}}, "sacle"),
-        ("PUT", "/api/deployments/d", {"model": "digits:1", "scale": {"min": 0}}, "scale.min"),
+        ("PUT", "/api/deployments/d", {"model": "digits:1", "scale": {"min": -1}}, "scale.min"),
         ("PUT", "/api/deployments/d", {"model": "digits:1", "scale": {"min": 10**9}}, "scale.min"),
         (
             "PUT",

@@ -126,11 +126,26 @@ def test_models_compress_and_deploy(run: Run, model: JSON, digits: Digits) -> No
     assert ok(run("models", "cli", "--alias", "best=2")).strip() == "cli@best is now cli:2"
     listed = {m["name"]: m for m in answer(run("models", "--json"))}
     assert listed["cli"]["aliases"] == {"best": 2}
-    state = answer(run("deploy", "cli-best", "--model", "cli@best", "--allow", "*", "--json"))
+    words = [
+        "deploy",
+        "cli-best",
+        "--model",
+        "cli@best",
+        "--allow",
+        "*",
+        "--min",
+        "0",
+        "--max",
+        "2",
+    ]
+    state = answer(run(*words, "--json"))
     assert (state["status"], state["access"]) == ("ready", {"tenants": "*"})
     assert "cli-best" in ok(run("deploy"))
-    assert answer(run("deploy", "cli-best"))["name"] == "cli-best"
     assert "no canary" in ok(run("rollout", "cli-best"))
+    shown = answer(run("deploy", "cli-best"))
+    assert (shown["name"], shown["scale"]["min"], shown["scale"]["max"]) == ("cli-best", 0, 2)
+    assert shown["scaling"]["desired"] == shown["scaling"]["ready"] == 1
+    assert shown["scaling"]["reason"]
     rows = json.dumps(digits.rows[:2])
     said = answer(run("predict", rows, "--model", "cli-best", "--json"))
     assert (said["model"], len(said["output_data"])) == ("cli:2", 2)

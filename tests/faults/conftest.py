@@ -50,14 +50,16 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def make_platform(
     prepared: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[[], Platform]]:
+) -> Iterator[Callable[..., Platform]]:
     """Platforms on copies of the prepared home, ended with the module."""
     made: list[Platform] = []
     numbers = itertools.count()
 
-    def make() -> Platform:
+    def make(settings: str = "") -> Platform:
+        """`settings`: lines of its meuse.toml."""
         home = tmp_path_factory.mktemp("faults") / f"home{next(numbers)}"
         shutil.copytree(prepared, home)
+        (home / "meuse.toml").write_text(settings)
         made.append(Platform(home))
         return made[-1].start()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import resource
 import signal
 import socket
@@ -118,6 +119,33 @@ def test_the_waiting_queue_is_bounded(rig: Rig) -> None:
         codes = Counter(call.code().name for call in calls)
     assert codes == {"RESOURCE_EXHAUSTED": 40, "UNAVAILABLE": MAX_WAITING}
     assert Counter(r.status for r in rig.records()) == {"error": MAX_WAITING}
+
+
+def test_at_zero_replicas_workers_share_the_bound(rig: Rig) -> None:
+    """Where nothing runs each of N workers holds a part of what one would; control is told once
+    that a request waits, and the first replica answers those that do."""
+    key = rig.key()
+    rig.deploy("acme/m", target("m:1", models.doubled(), []))
+    rig.publish()
+    worker = rig.worker(workers=MAX_WAITING // 3)
+    control = rig.listen()
+    body = {"model": "m", "input_data": [[1.0, 2.0]]}
+    waiting = Load(worker.url, key, [body] * 3)
+    assert json.loads(control.workers[0].readline()) == {"wake": "acme/m"}
+    headers = {"authorization": f"Bearer {key}"}
+
+    def answered() -> httpx.Response | None:
+        try:
+            return httpx.post(f"{worker.url}/predict", json=body, headers=headers, timeout=1)
+        except httpx.ReadTimeout:
+            return None
+
+    refused = until(answered)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "overloaded")
+    rig.replica("r1", "m:1", models.doubled())
+    rig.deploy("acme/m", target("m:1", models.doubled(), ["r1"]))
+    rig.publish()
+    assert [status for status, _ in waiting.wait()] == [200] * 3
 
 
 def test_calls_at_once_are_bounded(rig: Rig) -> None:

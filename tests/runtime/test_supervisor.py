@@ -102,6 +102,27 @@ def test_replicas_outlive_control_and_are_told_to_the_next(platform: Platform) -
     assert json.loads(seen.read_text())["replica-1"] == {"model": "digits:1"}
 
 
+def test_a_new_label_outlives_control(platform: Platform) -> None:
+    """A replica that is given another label has it at once, and still when control is another."""
+    seen = platform.home / "seen"
+
+    def labels() -> dict:
+        return json.loads(seen.read_text()) if seen.exists() else {}
+
+    platform.until(lambda: labels().get("replica-1") == {"model": "digits:1"})
+    platform.until(lambda: platform.pid("replica-1"))
+    pid = platform.pid("replica-1")
+    (platform.home / "label").touch()
+    platform.until(lambda: labels().get("replica-1") == {"model": "digits:2"})
+    (platform.home / "label").unlink()
+    seen.unlink()
+    control = platform.pid("control")
+    os.kill(control, signal.SIGKILL)
+    platform.until(lambda: platform.pid("control") not in (0, control))
+    platform.until(lambda: labels().get("replica-1") == {"model": "digits:2"})
+    assert platform.pid("replica-1") == pid
+
+
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_no_orphan_is_left(platform: Platform, how: signal.Signals) -> None:
     """However the supervisor ends, every process of its home ends too."""

@@ -52,7 +52,7 @@ def control(home: Path, fd: int, build: str) -> None:
     if not processes.running():
         argv = [*THIS, "replica", str(home), "{lifeline}"]
         processes.start("replica-1", argv, {"model": "digits:1"})
-    asked = False
+    asked = labelled = False
     while True:
         changed.wait(0.1)
         changed.clear()
@@ -61,6 +61,9 @@ def control(home: Path, fd: int, build: str) -> None:
         write(home / "build", build)
         if asked and "replica-2" not in processes.running():
             (home / "failed").touch()
+        if (home / "label").exists() and not labelled:
+            labelled = True
+            processes.label("replica-1", {"model": "digits:2"})
         if (home / "ask").exists() and not asked:
             asked = True
             processes.start("replica-2", [(home / "ask").read_text()], {})

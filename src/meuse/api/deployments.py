@@ -34,6 +34,7 @@ def describe(parts: Control, deployment: Deployment) -> dict[str, Any]:
             for r in state.routes
         ],
         "replicas": sum(len(route.replicas) for route in state.routes),
+        "scaling": state.scaling and asdict(state.scaling),
         "scale": asdict(deployment.scale),
         "access": {"tenants": "*" if deployment.access == ("*",) else list(deployment.access)},
         "timeout_ms": deployment.timeout_ms,

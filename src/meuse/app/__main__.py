@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-ROLES = ("up", "control", "ledger", "worker", "replica", "job", "inspect", "check")
+ROLES = ("up", "control", "ledger", "worker", "replica", "spare", "job", "inspect", "check")
 
 
 def main() -> int:

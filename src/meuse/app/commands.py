@@ -40,6 +40,7 @@ def worker(settings: Settings) -> list[str]:
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--ready", "{ready}"),
         *("--slot", "{slot}", "--epoch", "{epoch}", "--http-fd", "{http}"),
         *("--host", settings.host, "--grpc-port", "{grpc_port}"),
+        *("--workers", str(settings.worker_count)),
     ]
 
 
@@ -61,7 +62,7 @@ def replica(
 ) -> list[str]:
     batching = deployment.batching
     artifact = artifact_for(version, deployment.engine)
-    engine = deployment.engine.name or next(n for n in ENGINES if artifact.format in ENGINES[n])
+    engine = engine_of(deployment, version)
     cores = deployment.engine.cores or settings.replica_threads
     return [
         *_python("replica", settings.home),
@@ -72,6 +73,27 @@ def replica(
         *("--max-rows", str(batching.max_rows), "--max-queue", str(batching.max_queue)),
         *("--objective-ms", str(deployment.objective_ms or 0)),
     ]
+
+
+def spare(settings: Settings, name: str, engine: str) -> list[str]:
+    return [
+        *_python("spare", settings.home),
+        *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
+        *("--engine", engine, "--cores", str(settings.replica_threads)),
+    ]
+
+
+def spare_for(settings: Settings, deployment: Deployment, version: ModelVersion) -> str | None:
+    """The kind of spare process that can become its replica. Pools of threads are made when
+    an engine is imported: with other cores than the settings' none can, and that is None."""
+    cores = deployment.engine.cores or settings.replica_threads
+    return engine_of(deployment, version) if cores == settings.replica_threads else None
+
+
+def engine_of(deployment: Deployment, version: ModelVersion) -> str:
+    """The engine that it names, else the first that runs its artifact."""
+    format = artifact_for(version, deployment.engine).format
+    return deployment.engine.name or next(n for n in ENGINES if format in ENGINES[n])
 
 
 def job(settings: Settings, folder: Path, events: int, lifeline: int) -> list[str]:

@@ -24,13 +24,17 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Column, Signature
 from meuse.deploy.canaries import Canaries
+from meuse.deploy.elastic import Elastic
+from meuse.deploy.footprint import Footprints, machine_budget, resident
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.reconciler import Reconciler
 from meuse.deploy.replicas import Replicas
+from meuse.deploy.spares import Spares
 from meuse.jobs.queue import DbosJobs
 from meuse.meter.limits import spent
 from meuse.runtime import lifeline
 from meuse.runtime.processes import LocalProcesses
+from meuse.serve import snapshot
 from meuse.settings import Settings, load
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.blobs import FolderBlobs
@@ -72,17 +76,41 @@ def main(argv: Sequence[str]) -> int:
 
     wake = threading.Event()  # the pipe speaks before the reconciler exists
     processes = LocalProcesses(options.pipe, wake.set)
-    publisher = Publisher(settings.snapshot, sockets / "publish.sock", processes.workers)
+    published = snapshot.read(settings.snapshot).deployments
+    elastic = Elastic(
+        sockets,
+        lambda: processes.workers().values(),
+        settings.max_replicas,
+        {name: entry.generation for name, entry in published.items()},
+    )
+
+    def on_wake(full_name: str) -> None:
+        elastic.wake(full_name)
+        wake.set()
+
+    publisher = Publisher(settings.snapshot, sockets / "publish.sock", processes.workers, on_wake)
+    spares = Spares(
+        processes,
+        sockets,
+        settings.spare_replicas,
+        lambda name, engine: commands.spare(settings, name, engine),
+        build=options.build,
+    )
     reconciler = Reconciler(
         deployments=deployments,
         registry=registry,
         access=access,
         plans=plans,
         limits=limits,
-        replicas=Replicas(processes, sockets, build=options.build),
+        replicas=Replicas(processes, sockets, build=options.build, spares=spares),
+        elastic=elastic,
+        footprints=Footprints(
+            settings.replica_memory_bytes or machine_budget(), processes.pids, resident
+        ),
         publisher=publisher,
         canaries=Canaries(SqlRollouts(database), sockets),
         command=lambda name, spec, version: commands.replica(settings, name, spec, version),
+        spare_for=lambda spec, version: commands.spare_for(settings, spec, version),
         wake=wake,
     )
     kinds = JobKinds(datasets, registry, deployments, reconciler.wake).by_name()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import ctypes
 import logging
 import os
@@ -22,16 +23,25 @@ POOLS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 def main(argv: Sequence[str]) -> int:
-    options = commands.parse(
+    options = parse(argv)
+    commands.log_to_stderr(options.id)
+    lifeline.watch(options.lifeline, lifeline.end_now)
+    return run(argv)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    return commands.parse(
         "replica",
         argv,
         "sockets id tenant version format digest engine",
         "lifeline cores max-rows max-queue objective-ms",
     )
-    commands.log_to_stderr(options.id)
-    lifeline.watch(options.lifeline, lifeline.end_now)
-    # Read when numpy, torch and their libraries are loaded: nothing before imports them.
-    os.environ.update({name: str(options.cores) for name in POOLS})
+
+
+def run(argv: Sequence[str]) -> int:
+    """Load, serve, return when told to end; the process has its log and its lifeline."""
+    options = parse(argv)
+    set_pools(options.cores)
     from meuse.serve import engines
     from meuse.serve.replica import ReplicaConfig, serve
 
@@ -64,6 +74,11 @@ def main(argv: Sequence[str]) -> int:
         log.error("%s cannot be served: %s", options.version, error)
         return 1
     return 0
+
+
+def set_pools(cores: int) -> None:
+    """Read when numpy, torch and their libraries are loaded: nothing before imports them."""
+    os.environ.update({name: str(cores) for name in POOLS})
 
 
 def _give_back_memory() -> None:

@@ -13,7 +13,7 @@ from meuse.settings import load
 
 def main(argv: Sequence[str]) -> int:
     options = commands.parse(
-        "worker", argv, "sockets host", "lifeline ready slot epoch http-fd grpc-port"
+        "worker", argv, "sockets host", "lifeline ready slot epoch http-fd grpc-port workers"
     )
     commands.log_to_stderr(f"worker-{options.slot}")
     settings = load(options.home)
@@ -34,6 +34,7 @@ def main(argv: Sequence[str]) -> int:
             max_upload_bytes=settings.max_upload_bytes,
             max_model_bytes=settings.max_model_bytes,
             lifeline_fd=options.lifeline,
+            workers=options.workers,
             log_requests=settings.log_requests,
             otlp_endpoint=settings.otlp_endpoint,
             trace_ratio=settings.trace_ratio,

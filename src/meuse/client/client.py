@@ -207,12 +207,13 @@ class Client:
         self.call("DELETE", f"/api/deployments/{quote(name)}")
 
     def wait_ready(self, name: str, timeout_s: float = 120.0) -> JSON:
-        """The deployment once its latest generation serves. Raises when it fails."""
+        """The deployment once its latest generation serves, or rests at zero replicas after it
+        did. Raises when it fails."""
         deadline = time.monotonic() + timeout_s
         while True:
             state = self.deployment(name)
             current = state["observed_generation"] == state["generation"]
-            if state["status"] == "ready" and current:
+            if state["status"] in ("ready", "idle") and current:
                 return state
             if state["status"] == "failed":
                 raise MeuseError(Code.UNAVAILABLE, f"deployment {name!r} failed: {state['error']}")

@@ -243,8 +243,16 @@ class Launcher(Protocol):
         """Ask it to drain and end; killed after a grace period."""
         ...
 
+    def label(self, replica: str, label: dict[str, Any]) -> None:
+        """Give a replica that runs another label."""
+        ...
+
     def running(self) -> dict[str, dict[str, Any]]:
         """Labels of live replicas by id."""
+        ...
+
+    def pids(self) -> dict[str, int]:
+        """Processes on this machine by the id of their replica, ending ones included."""
         ...
 
 

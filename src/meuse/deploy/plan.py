@@ -29,9 +29,11 @@ class Wanted:
     name: str  # "owner/name"
     generation: int
     targets: tuple[WantedTarget, ...]
-    replicas: int
+    replicas: int  # of each target
     error: str | None = None
     revision: str = ""  # how replicas are run; those of another are replaced
+    enough: int | None = None  # what counts as ready while more are on their way; None: all
+    rests: bool = False  # it may have no replicas: requests wait for one, from the start
     weighted: bool = False
     """The weights hold at once, for those targets that are ready; the first one is the stable
     version. Otherwise they hold once every target is ready."""
@@ -133,16 +135,24 @@ def status(
 ) -> DeploymentStatus:
     """`failures`: starts in a row that ended before their replica was ready."""
     serving = {route.version for route in routes if route.replicas}
-    if want.error is None and settled(want, mine):
-        return DeploymentStatus.READY
+    same = serving == {t.version for t in want.targets}
+    if want.error is None and (settled(want, mine) or (same and _enough(want, mine))):
+        if want.replicas > 0 or serving:
+            return DeploymentStatus.READY
+        return DeploymentStatus.FAILED if failures >= FAILED_AFTER else DeploymentStatus.IDLE
     if not serving:
         broken = want.error is not None or failures >= FAILED_AFTER
         return DeploymentStatus.FAILED if broken else DeploymentStatus.PENDING
     if want.error is not None or failures >= FAILED_AFTER:
         return DeploymentStatus.DEGRADED
-    same = serving == {t.version for t in want.targets}
     same = same and all(r.revision == want.revision for r in mine)
     return DeploymentStatus.DEGRADED if same else DeploymentStatus.ROLLING
+
+
+def _enough(want: Wanted, mine: Sequence[Replica]) -> bool:
+    enough = want.replicas if want.enough is None else min(want.enough, want.replicas)
+    current = [r for r in mine if r.revision == want.revision]
+    return all(len(_ready(current, t.version)) >= max(enough, 1) for t in want.targets)
 
 
 def _leaving(
@@ -225,4 +235,5 @@ def _meanwhile(want: Wanted, mine: Sequence[Replica], before: Sequence[Route]) -
         live = tuple(route for route in live if route.replicas)
         if any(route.weight for route in live):  # what has no weight answers for nobody
             return live
-    return tuple(Route(r.version, r.weight, ()) for r in before)
+    waiting = want.targets if want.rests and not before else before
+    return tuple(Route(w.version, w.weight, ()) for w in waiting)

@@ -2,7 +2,8 @@
 
 A thread of control. Each turn it looks (deployments, replicas), asks `plan` what to do,
 starts, publishes, and only then stops. It keeps no state that it cannot see again: routes
-stand in the snapshot, replicas carry labels.
+stand in the snapshot, replicas carry labels. How many replicas `elastic` says, and `memory`
+what may start.
 """
 
 from __future__ import annotations
@@ -11,13 +12,12 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from meuse.core.errors import MeuseError
-from meuse.core.ids import new_id
-from meuse.core.nouns import Deployment, ModelVersion, Scope
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import Artifact, Deployment, ModelVersion, Scope
 from meuse.core.ports import (
     AccessStore,
     DeploymentStore,
@@ -26,9 +26,11 @@ from meuse.core.ports import (
     RegistryStore,
 )
 from meuse.core.states import DeploymentStatus
-from meuse.deploy import picture
+from meuse.deploy import memory, picture
 from meuse.deploy import plan as planning
 from meuse.deploy.canaries import Canaries
+from meuse.deploy.elastic import Elastic, Scaling
+from meuse.deploy.footprint import Footprints
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import Replicas
@@ -39,8 +41,9 @@ from meuse.serve.snapshot import Snapshot
 
 log = logging.getLogger(__name__)
 
-BUSY_TURN_S = 0.03
+LISTEN_S = 0.005
 WAITING_TURN_S = 0.25
+LOOK_S = 0.5
 IDLE_TURN_S = 1.0
 BUSY_FOR_S = 5.0
 
@@ -54,10 +57,12 @@ class State:
     observed_generation: int  # what was ready last
     routes: tuple[Route, ...]
     error: str | None
+    scaling: Scaling | None = None
 
 
 class Reconciler:
-    """`command(replica, deployment, version)` gives the argument list of a replica process."""
+    """`command(replica, deployment, version)` gives the argument list of a replica process,
+    `spare_for(deployment, version)` the kind of spare process that can become it, if any."""
 
     def __init__(
         self,
@@ -68,9 +73,12 @@ class Reconciler:
         plans: PlanStore,
         limits: LimitStore,
         replicas: Replicas,
+        elastic: Elastic,
+        footprints: Footprints,
         publisher: Publisher,
         canaries: Canaries,
         command: Callable[[str, Deployment, ModelVersion], list[str]],
+        spare_for: Callable[[Deployment, ModelVersion], str | None],
         wake: threading.Event,
     ) -> None:
         self._deployments = deployments
@@ -79,11 +87,15 @@ class Reconciler:
         self._plans = plans
         self._limits = limits
         self._replicas = replicas
+        self._elastic = elastic
+        self._footprints = footprints
+        self._spare_for = spare_for
         self._publisher = publisher
         self._canaries = canaries
         self._command = command
         self._wake = wake
         self._turning = threading.Lock()
+        self._looked_at = 0.0
         self._versions: dict[tuple[Scope, str], ModelVersion] = {}
         self._states: dict[str, State] = {}
         self._routes = picture.routes_of(publisher.current)
@@ -92,24 +104,56 @@ class Reconciler:
 
     def run(self) -> None:
         """Turn for ever (in a daemon thread): fast after a change, slow when nothing moves."""
-        changed_at = time.monotonic()
+        changed_at = turn_at = time.monotonic()
         while True:
+            now = time.monotonic()
             try:
-                changed, waiting = self.turn()
+                if now >= turn_at or self._is_news():
+                    changed, waiting = self.turn()
+                    now = time.monotonic()
+                    changed_at = now if changed else changed_at
+                    turn_at = now + (WAITING_TURN_S if waiting else IDLE_TURN_S)
             except Exception:
                 log.exception("a turn of the reconciler failed")
-                changed, waiting = False, True
-            now = time.monotonic()
-            if changed:
-                changed_at = now
-            pause = IDLE_TURN_S
-            if waiting:
-                pause = BUSY_TURN_S if now - changed_at < BUSY_FOR_S else WAITING_TURN_S
-            if self._wake.wait(pause):
-                changed_at = time.monotonic()
-            self._wake.clear()
+                turn_at = now + WAITING_TURN_S
+            pause = turn_at - now
+            if self._replicas.starting and now - changed_at < BUSY_FOR_S:
+                pause = min(pause, LISTEN_S)
+            elif self._elastic.is_watching:
+                pause = min(pause, LOOK_S)
+            if self._wake.wait(max(0.0, pause)):
+                self._wake.clear()
+                changed_at = turn_at = time.monotonic()
+
+    def _is_news(self) -> bool:
+        """Between two turns: a replica has come, or another number of them is wanted."""
+        if self._replicas.starting and self._replicas.news():
+            return True
+        if not self._elastic.is_watching or time.monotonic() - self._looked_at < LOOK_S:
+            return False
+        self._looked_at = time.monotonic()
+        with self._turning:
+            return self._elastic.look()
 
     def wake(self) -> None:
+        self._wake.set()
+
+    def load(self, deployment: Deployment) -> None:
+        """See to it that one that is at zero gets a replica."""
+        self._elastic.wake(deployment.full_name)
+        self._wake.set()
+
+    def unload(self, deployment: Deployment) -> None:
+        """Give its memory back. Raises `conflict` where it may not go, or is in use."""
+        with self._turning:
+            goes = self._elastic.unload(deployment.key)
+        if not goes:
+            raise MeuseError(
+                Code.CONFLICT,
+                f"{deployment.name} is in use, or may not go to zero replicas",
+                field="model",
+                hint="Deploy it with scale.min 0, and try again when nothing is asked.",
+            )
         self._wake.set()
 
     def state(self, deployment: Deployment) -> State:
@@ -159,19 +203,25 @@ class Reconciler:
                     if target is not None
                 }
             )
+            wanted = self._counted(specs, wanted, running)
             self._counts = {want.name: want.replicas for want in wanted}
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
-            for start in step.start:
+            have = Counter(r.deployment for r in running)
+            urgent = sorted(step.start, key=lambda start: have[start.deployment])
+            starts, lacking = self._afford(specs, urgent, running)
+            for start in starts:
                 self._start(specs[start.deployment], start)
-            changed = step.routes != self._routes or bool(step.start)
+            changed = step.routes != self._routes or bool(starts)
             self._routes, self._shadows = step.routes, step.shadows
             published = self.publish()
             if published:
                 for replica in step.stop:
                     self._replicas.stop(replica)
-            self._states = {want.name: self._state(want, running) for want in wanted}
+            self._states = {want.name: self._state(want, running, lacking) for want in wanted}
             on_its_way = (DeploymentStatus.PENDING, DeploymentStatus.ROLLING)
             unsettled = any(state.status in on_its_way for state in self._states.values())
+            if not (unsettled or self._replicas.starting):
+                self._keep_spares(specs, wanted)
             return changed, unsettled or self._replicas.starting or not published
 
     def _resolve(self, spec: Deployment) -> Wanted:
@@ -227,12 +277,65 @@ class Reconciler:
         self._versions[spec.scope, version.ref] = version
         return WantedTarget(version.ref, spec.shadow.percent)
 
-    def _start(self, spec: Deployment, start: Start) -> None:
-        replica = new_id("replica")
-        version = self._version(spec, start.version)
-        self._replicas.start(replica, start, self._command(replica, spec, version))
+    def _counted(
+        self, specs: dict[str, Deployment], wanted: list[Wanted], running: list[Replica]
+    ) -> list[Wanted]:
+        """The same with the numbers of replicas that the load asks for."""
+        counts = self._elastic.counts(specs, wanted, running)
+        return [
+            replace(w, replicas=counts[w.name], enough=max(1, least), rests=least == 0)
+            for w in wanted
+            for least in (specs[w.name].scale.min,)
+        ]
 
-    def _state(self, want: Wanted, running: list[Replica]) -> State:
+    def _afford(
+        self, specs: dict[str, Deployment], starts: Sequence[Start], running: list[Replica]
+    ) -> tuple[list[Start], dict[str, int]]:
+        """(what may start within the budget of memory, the bytes that others lack). Idle
+        deployments are unloaded for them, by the next turn."""
+        artifacts = {
+            r.id: self._artifact(specs[r.deployment], r.version)
+            for r in running
+            if r.deployment in specs
+        }
+        self._footprints.look(running, artifacts)
+        verdict = memory.admit(
+            self._footprints.budget,
+            self._footprints.held(running, artifacts, self._elastic.is_idle, self._elastic.used_at),
+            [
+                (
+                    start.deployment,
+                    self._footprints.expected(
+                        self._artifact(specs[start.deployment], start.version)
+                    ),
+                )
+                for start in starts
+            ],
+        )
+        for name in verdict.unload:
+            if self._elastic.unload(name):
+                self._wake.set()
+        return [starts[i] for i in verdict.start], verdict.missing
+
+    def _start(self, spec: Deployment, start: Start) -> None:
+        version = self._version(spec, start.version)
+        self._replicas.start(
+            start,
+            lambda replica: self._command(replica, spec, version),
+            self._spare_for(spec, version),
+        )
+
+    def _keep_spares(self, specs: dict[str, Deployment], wanted: list[Wanted]) -> None:
+        """One kind for every engine that an elastic deployment uses."""
+        kinds = {
+            self._spare_for(specs[want.name], self._version(specs[want.name], target.version))
+            for want in wanted
+            for target in want.targets
+            if specs[want.name].scale.min < specs[want.name].scale.max
+        }
+        self._replicas.keep_spares([kind for kind in kinds if kind is not None])
+
+    def _state(self, want: Wanted, running: list[Replica], lacking: dict[str, int]) -> State:
         mine = [r for r in running if r.deployment == want.name]
         failures = [
             failed
@@ -247,9 +350,12 @@ class Reconciler:
         rollout = self._canaries.state(want.name)
         if rollout is not None and status is DeploymentStatus.READY:
             status, error = _rolled(rollout)
-        if status is DeploymentStatus.READY:
+        if status in (DeploymentStatus.READY, DeploymentStatus.IDLE):
             observed = want.generation
-        return State(status, want.generation, observed, routes, error)
+        if want.name in lacking:
+            error = error or f"{lacking[want.name]} bytes of memory are missing for a replica"
+        scaling = self._elastic.scaling(want.name)
+        return State(status, want.generation, observed, routes, error, scaling)
 
     def _snapshot(self) -> Snapshot:
         return Snapshot(
@@ -260,6 +366,14 @@ class Reconciler:
             ),
             limits=picture.limits(self._limits),
         )
+
+    def _artifact(self, spec: Deployment, ref: str) -> Artifact:
+        """What a replica of a version loads, or may have loaded under an earlier spec."""
+        version = self._version(spec, ref)
+        try:
+            return artifact_for(version, spec.engine)
+        except MeuseError:
+            return version.artifacts[0]
 
     def _version(self, spec: Deployment, ref: str) -> ModelVersion:
         known = self._versions.get((spec.scope, ref))

@@ -14,8 +14,10 @@ from collections.abc import Callable, Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from meuse.core.ids import new_id
 from meuse.core.ports import Launcher
 from meuse.deploy.plan import Replica, Start
+from meuse.deploy.spares import Spares
 
 log = logging.getLogger(__name__)
 
@@ -46,8 +48,10 @@ class Replicas:
         sockets: Path,
         clock: Callable[[], float] = time.monotonic,
         build: str = "",
+        spares: Spares | None = None,
     ) -> None:
         self._launcher = launcher
+        self._spares = spares
         self._sockets = sockets
         self._clock = clock
         self._build = build
@@ -63,9 +67,31 @@ class Replicas:
     def starting(self) -> bool:
         return bool(self._started)
 
-    def start(self, replica: str, what: Start, argv: list[str]) -> None:
+    def start(
+        self, what: Start, command: Callable[[str], list[str]], spare: str | None = None
+    ) -> str:
+        """Start `command(id)`, in a spare process of this kind if there is one; the id."""
+        label = {**asdict(what), "build": self._build}
+        replica = None
+        if self._spares is not None and spare is not None:
+            replica = self._spares.assign(spare, command, label)
+        was_spare = replica is not None
+        if replica is None:
+            replica = new_id("replica")
+            self._launcher.start(replica, command(replica), label)
         self._started[replica] = what
-        self._launcher.start(replica, argv, {**asdict(what), "build": self._build})
+        where = "a spare" if was_spare else "a new"
+        log.info("%s of %s starts in %s process, %s", what.version, what.deployment, where, replica)
+        return replica
+
+    def keep_spares(self, kinds: Collection[str]) -> None:
+        """See to it that there are spare processes of these kinds and of no others."""
+        if self._spares is not None:
+            self._spares.keep(kinds)
+
+    def news(self) -> bool:
+        """Whether a replica that was started listens by now. Cheaper than a look."""
+        return any(_listens(self._sockets / f"{replica}.sock") for replica in self._started)
 
     def stop(self, replica: str) -> None:
         self._started.pop(replica, None)  # its end is no failure
@@ -74,7 +100,10 @@ class Replicas:
 
     def look(self) -> list[Replica]:
         """All that run now. Counts starts that came to nothing."""
-        now, running = self._clock(), self._launcher.running()
+        now, labels = self._clock(), self._launcher.running()
+        if self._spares is not None:
+            self._spares.look(labels)
+        running = {name: label for name, label in labels.items() if "deployment" in label}
         for replica, label in running.items():
             self._seen.setdefault(replica, now)
             if replica not in self._ready and _listens(self._sockets / f"{replica}.sock"):
@@ -125,6 +154,7 @@ class Replicas:
     def _judge_starts(self, running: Collection[str], now: float) -> None:
         for replica, start in list(self._started.items()):
             if replica in self._ready:
+                log.info("%s is ready", replica)
                 self._failures.pop(start, None)
                 del self._started[replica]
             elif replica not in running:

@@ -29,10 +29,16 @@ class MovedError(Exception):
 
 
 class Pool:
-    """The replicas of one target, and the requests that wait for one of them."""
+    """The replicas of one target, and the requests that wait for one of them.
 
-    def __init__(self, name: str, sockets: Path, wake: Callable[[str], None]) -> None:
+    Where nothing runs, the requests of all `workers` together are bounded: each holds its part.
+    """
+
+    def __init__(
+        self, name: str, sockets: Path, wake: Callable[[str], None], workers: int = 1
+    ) -> None:
         self.name = name
+        self._workers = workers
         self._sockets = sockets
         self._wake = wake
         self._links: dict[str, Link] = {}
@@ -63,6 +69,7 @@ class Pool:
         for replica in self._links.keys() - wanted:
             self._release(self._links.pop(replica))
         self._gone = False
+        self._wake_if_nobody()
 
     def leave(self) -> None:
         """The target takes no more traffic. What is in flight is still answered."""
@@ -86,15 +93,18 @@ class Pool:
                 link.send(flight)
                 return
         bytes_after = self._waiting_bytes + flight.size
-        if len(self._waiting) >= MAX_WAITING or (self._waiting and bytes_after > MAX_WAITING_BYTES):
+        parts = 1 if self._links else self._workers
+        if len(self._waiting) >= max(1, MAX_WAITING // parts) or (
+            self._waiting and bytes_after > MAX_WAITING_BYTES // parts
+        ):
             raise MeuseError(
                 Code.OVERLOADED,
                 f"too many requests wait for {self.name}",
                 hint="Try again later, or add replicas.",
             )
-        if not self._waiting and not self._links:
-            self._wake(self.name)
         self._waiting.append(flight)
+        if len(self._waiting) == 1:
+            self._wake_if_nobody()
         self._waiting_bytes = bytes_after
 
     def sweep(self, now: int) -> None:
@@ -138,6 +148,7 @@ class Pool:
         self._leaving.discard(link)
         self._set_waiting([*again, *self._waiting])
         self._drain()
+        self._wake_if_nobody()
 
     def _release(self, link: Link) -> None:
         if link.flights:
@@ -170,6 +181,10 @@ class Pool:
             if flight.outcome is None:
                 link.send(flight)
 
+    def _wake_if_nobody(self) -> None:
+        if self._waiting and not self._links:
+            self._wake(self.name)
+
     def _set_waiting(self, flights: list[Flight]) -> None:
         self._waiting = deque(flights)
         self._waiting_bytes = sum(flight.size for flight in flights)
@@ -179,10 +194,12 @@ class Links:
     """Every pool of the worker, by deployment ("owner/name") and version.
 
     `wake` is told the name of a deployment when a request begins to wait and no replica is there.
+    `workers`: how many processes like this one share a bound.
     """
 
-    def __init__(self, sockets: Path, wake: Callable[[str], None]) -> None:
+    def __init__(self, sockets: Path, wake: Callable[[str], None], workers: int = 1) -> None:
         self._sockets = sockets
+        self._workers = workers
         self._wake = wake
         self._pools: dict[tuple[str, str], Pool] = {}
         self._old: list[Pool] = []
@@ -200,7 +217,7 @@ class Links:
                 wanted.setdefault((name, shadow.version), shadow)
         for key, target in wanted.items():
             if key not in self._pools:
-                self._pools[key] = Pool(key[0], self._sockets, self._wake)
+                self._pools[key] = Pool(key[0], self._sockets, self._wake, self._workers)
             self._pools[key].update(target)
         gone = [self._pools.pop(key) for key in self._pools.keys() - wanted.keys()]
         self._old = [pool for pool in self._old if not pool.is_empty] + gone

@@ -68,6 +68,8 @@ class WorkerConfig:
     max_upload_bytes: int
     max_model_bytes: int
     lifeline_fd: int | None = None
+    workers: int = 1
+    """How many of them there are."""
     log_requests: bool = False
     otlp_endpoint: str = ""
     trace_ratio: float = 1.0
@@ -134,7 +136,7 @@ async def _run(config: WorkerConfig) -> bool:
     stopping = _stopping(config.lifeline_fd)
     journal = JournalWriter(config.journal, config.host, config.slot, config.epoch)
     # `snapshots` is made below: it swaps what needs the links.
-    links = Links(config.sockets, lambda name: snapshots.wake(name))  # noqa: PLW0108
+    links = Links(config.sockets, lambda name: snapshots.wake(name), config.workers)  # noqa: PLW0108
     counters = Counters(config.sockets, config.slot, config.epoch)
     limits = Limits(config.limits)
     plane = DataPlane(links, journal, limits, counters, config.pepper)

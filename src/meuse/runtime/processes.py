@@ -23,6 +23,7 @@ class LocalProcesses:
         self._first = threading.Event()
         self._picture: dict[str, dict[str, Any]] = {"replicas": {}, "workers": {}}
         self._asked: dict[str, dict[str, Any]] = {}  # starts that no picture shows yet
+        self._labels: dict[str, dict[str, Any]] = {}  # labels that no picture shows yet
         self._on_change = on_change
         threading.Thread(target=self._listen, name="supervisor-pipe", daemon=True).start()
 
@@ -34,6 +35,16 @@ class LocalProcesses:
     def stop(self, replica: str) -> None:
         self._send({"op": "stop", "replica": replica})
 
+    def label(self, replica: str, label: dict[str, Any]) -> None:
+        with self._looking:
+            self._labels[replica] = label
+        self._send({"op": "label", "replica": replica, "label": label})
+
+    def pids(self) -> dict[str, int]:
+        """Processes by the id of their replica, those that were told to stop included."""
+        with self._looking:
+            return {name: entry["pid"] for name, entry in self._picture["replicas"].items()}
+
     def running(self) -> dict[str, dict[str, Any]]:
         """Labels of the replicas that run and were not told to stop, by id.
 
@@ -43,7 +54,8 @@ class LocalProcesses:
         with self._looking:
             entries = self._picture["replicas"].items()
             shown = {name: entry["label"] for name, entry in entries if not entry["stopping"]}
-            return shown | self._asked
+            shown |= self._asked
+            return shown | {n: label for n, label in self._labels.items() if n in shown}
 
     def workers(self) -> dict[str, int]:
         """Epochs of the gateway workers that run, by name."""
@@ -66,5 +78,11 @@ class LocalProcesses:
                     self._picture = picture
                     for replica in (*picture["replicas"], *picture["failed"]):
                         self._asked.pop(replica, None)
+                    self._labels = {
+                        name: label
+                        for name, label in self._labels.items()
+                        if name in self._asked
+                        or picture["replicas"].get(name, {"label": label})["label"] != label
+                    }
                 self._first.set()
                 self._on_change()

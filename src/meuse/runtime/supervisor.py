@@ -164,6 +164,8 @@ class Supervisor:
             except OSError as error:
                 say(f"replica {replica} cannot start: {error}")
                 failed.append(replica)
+        elif message["op"] == "label" and replica in self._crew.replicas:
+            self._crew.replicas[replica].label = message["label"]
         elif message["op"] == "stop" and replica in self._crew.replicas:
             self._crew.stop_replica(replica)
         self._home.write(self._describe())

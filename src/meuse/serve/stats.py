@@ -147,7 +147,7 @@ def write(folder: Path, stats: WorkerStats) -> None:
 
 def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
     """The counters that a worker goes on with. Nothing of its predecessor is ongoing."""
-    before = _read(path_of(folder, slot))
+    before = read(path_of(folder, slot))
     if before is None:
         return WorkerStats(slot, epoch)
     before.epoch = epoch
@@ -156,15 +156,7 @@ def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
     return before
 
 
-def read_all(folder: Path, but: int | None = None) -> list[WorkerStats]:
-    """Every slot's last written counters, without slot `but`; a file that cannot be read is
-    passed over."""
-    skipped = None if but is None else path_of(folder, but)
-    paths = [path for path in sorted(folder.glob("worker-*.stats")) if path != skipped]
-    return [found for path in paths if (found := _read(path)) is not None]
-
-
-def _read(path: Path) -> WorkerStats | None:
+def read(path: Path) -> WorkerStats | None:
     """None for what is no such file, or one of a release with other buckets."""
     try:
         found = _decode(path.read_bytes())
@@ -179,6 +171,14 @@ def _read(path: Path) -> WorkerStats | None:
         for target in route.targets.values()
     )
     return found if fit else None
+
+
+def read_all(folder: Path, but: int | None = None) -> list[WorkerStats]:
+    """Every slot's last written counters, without slot `but`; a file that cannot be read is
+    passed over."""
+    skipped = None if but is None else path_of(folder, but)
+    paths = [path for path in sorted(folder.glob("worker-*.stats")) if path != skipped]
+    return [found for path in paths if (found := read(path)) is not None]
 
 
 def quantile(counts: Sequence[int], q: float, bounds: Sequence[float] = LATENCY_MS) -> float | None:

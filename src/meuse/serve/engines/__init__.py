@@ -10,6 +10,16 @@ from meuse.core.nouns import ENGINES
 from meuse.core.ports import BuildModel, Engine
 
 
+def prepare(engine: str) -> None:
+    """Import what `load` will need for this engine, so that a spare process has it."""
+    if engine == "onnx":
+        import meuse.serve.engines.onnx
+    elif engine == "openvino":
+        import meuse.serve.engines.openvino
+    elif engine == "torch":
+        import meuse.serve.engines.torch  # noqa: F401
+
+
 def load(
     format: str,
     model: bytes,
