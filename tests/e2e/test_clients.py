@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from tritonclient.utils import InferenceServerException
 
 from e2e.conftest import Digits, Platform
-from e2e.helpers import JSON, rpc_infer, rpc_request
+from e2e.helpers import JSON, ready, rpc_infer, rpc_request, until
 from meuse.gateway.wire import inference_pb2 as wire
 
 ROWS = 7
@@ -201,12 +201,38 @@ def test_load_and_unload(http: Any, rpc: Any, platform: Platform, served: JSON) 
     mine = _header(platform.admin_key)
     for client in (http, rpc):
         client.load_model("digits", headers=mine)
-        with pytest.raises(InferenceServerException, match="at least one replica"):
+        with pytest.raises(InferenceServerException, match="may not go to zero"):
             client.unload_model("digits", headers=mine)
         with pytest.raises(InferenceServerException, match="there is no model"):
             client.load_model("nothing", headers=mine)
         with pytest.raises(InferenceServerException, match="parameters"):
             client.load_model("digits", headers=mine, config="{}")
+
+
+def test_unloading_gives_the_memory_back(
+    http: Any, rpc: Any, platform: Platform, admin: httpx.Client, trained: JSON
+) -> None:
+    """A deployment that may rest is unloaded and loaded again by the repository's verbs."""
+    spec = {"model": trained["model"], "scale": {"min": 0, "zero_after_s": 600}}
+    assert admin.put("/api/deployments/rests", json=spec).status_code == 202
+    ready(admin, "rests")
+    mine = _header(platform.admin_key)
+
+    def unloaded(client: Any) -> bool:
+        try:
+            client.unload_model("rests", headers=mine)
+        except InferenceServerException as error:
+            if "in use" not in str(error):  # it is, for a moment after its last request
+                raise
+            return False
+        return True
+
+    for client in (http, rpc):
+        until(lambda c=client: unloaded(c), "it is unloaded")
+        until(lambda: not http.is_model_ready("rests", headers=mine), "no replica is connected")
+        client.load_model("rests", headers=mine)
+        assert client.is_model_ready("rests", headers=mine)
+    assert admin.delete("/api/deployments/rests").status_code == 200
 
 
 def test_grpc_stream(

@@ -144,3 +144,20 @@ def delete(parts: Parts, caller: Caller, name: str) -> Response:
     published = parts.reconciler.publish()
     parts.reconciler.wake()
     return JSONResponse({"name": name, "published": published})
+
+
+@router.post("/{name}/load", status_code=202)
+def load(parts: Parts, caller: Caller, name: str) -> dict[str, Any]:
+    """Start a replica of one that rests at zero, before the first request does."""
+    deployment = parts.deployments.get(caller.scope, name)
+    parts.reconciler.load(deployment)
+    return describe(parts, deployment)
+
+
+@router.post("/{name}/unload", status_code=202)
+def unload(parts: Parts, caller: Caller, name: str) -> dict[str, Any]:
+    """Stop the replicas of one that may rest at zero (`scale.min` 0) and is not in use; the
+    next request wakes it. Answers 409 otherwise."""
+    deployment = parts.deployments.get(caller.scope, name)
+    parts.reconciler.unload(deployment)
+    return describe(parts, deployment)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import msgspec
 
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway.body import ClientGoneError, Receive, Scope, Send, too_large
@@ -53,11 +54,7 @@ class ControlProxy:
         try:
             response = await self._transport.handle_async_request(request)
         except httpx.TransportError as error:
-            raise MeuseError(
-                Code.UNAVAILABLE,
-                "the control plane is not there; deployed models are served all the same",
-                hint="Try again in a moment.",
-            ) from error
+            raise _away() from error
         pump = asyncio.create_task(_pump(response, send, request_id))
         watch = asyncio.create_task(_until_gone(receive))
         try:
@@ -74,6 +71,22 @@ class ControlProxy:
                 with contextlib.suppress(asyncio.CancelledError, httpx.TransportError):
                     await task
             await response.aclose()
+
+    async def post(self, path: str, authorization: bytes) -> None:
+        """Ask control for something in a caller's name. Raises its refusal, or `unavailable`."""
+        request = httpx.Request(
+            "POST", f"http://control{path}", headers=[(b"authorization", authorization)]
+        )
+        try:
+            response = await self._transport.handle_async_request(request)
+            body = await response.aread()
+        except httpx.TransportError as error:
+            raise _away() from error
+        if not response.is_success:
+            try:
+                raise MeuseError.from_dict(msgspec.json.decode(body)["error"])
+            except (msgspec.MsgspecError, KeyError, TypeError):
+                raise MeuseError(Code.INTERNAL, "control's answer cannot be read") from None
 
     async def close(self) -> None:
         await self._transport.aclose()
@@ -121,6 +134,14 @@ async def _body(receive: Receive, limit: int, hint: str) -> AsyncIterator[bytes]
             raise too_large(limit, hint)
         more = message["more_body"]
         yield message["body"]
+
+
+def _away() -> MeuseError:
+    return MeuseError(
+        Code.UNAVAILABLE,
+        "the control plane is not there; deployed models are served all the same",
+        hint="Try again in a moment.",
+    )
 
 
 def _end_to_end(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

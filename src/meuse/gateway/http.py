@@ -141,10 +141,12 @@ Answer = tuple[int, bytes] | tuple[int, bytes, list[Header]]
 class App:
     """One per worker."""
 
-    def __init__(self, plane: DataPlane, proxy: ControlProxy, max_body_bytes: int) -> None:
+    def __init__(
+        self, plane: DataPlane, proxy: ControlProxy, repository: Repository, max_body_bytes: int
+    ) -> None:
         self._plane = plane
         self._proxy = proxy
-        self._repository = Repository(plane)
+        self._repository = repository
         self._exposition = metrics.Exposition(plane)
         self._bodies = BodyReader(max_body_bytes)
         self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {

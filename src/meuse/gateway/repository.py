@@ -7,7 +7,9 @@ control's: `Scaler` is the way there. Knows no protocol.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from typing import Protocol
+from urllib.parse import quote
 
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway.dataplane import DataPlane
@@ -15,38 +17,38 @@ from meuse.gateway.routes import Caller, Route
 
 _POLL_S = 0.05
 
+Post = Callable[[str, bytes], Awaitable[None]]
+"""(path, Authorization header) → asks control's API. Raises its refusal."""
+
 
 class Scaler(Protocol):
-    """Who is asked for replicas, by deployment ("owner/name")."""
+    """Who is asked for replicas."""
 
     def wake(self, deployment: str) -> None:
-        """Have at least one replica, soon. Returns at once."""
+        """Have at least one replica of "owner/name", soon. Returns at once."""
 
-    async def release(self, deployment: str) -> None:
-        """Stop all replicas once idle. Raises `conflict` where the scale does not allow it."""
+    async def release(self, name: str, authorization: bytes) -> None:
+        """Stop the replicas of the caller's own deployment. Raises `conflict` where it is in
+        use or may not go to zero."""
 
 
-class FixedScale:
-    """The scaler where every deployment has a fixed number of replicas of one or more."""
+class ControlScaler:
+    """Asks control: `wake` tells it that a deployment is waited for, `post` calls its API."""
 
-    def wake(self, deployment: str) -> None:
-        """Nothing to do: control keeps the replicas up, or is about to."""
+    def __init__(self, wake: Callable[[str], None], post: Post) -> None:
+        self.wake = wake
+        self._post = post
 
-    async def release(self, deployment: str) -> None:
-        raise MeuseError(
-            Code.CONFLICT,
-            f"{deployment} keeps at least one replica",
-            field="model",
-            hint="Delete the deployment, or let it scale to zero: scale.min = 0.",
-        )
+    async def release(self, name: str, authorization: bytes) -> None:
+        await self._post(f"/api/deployments/{quote(name, safe='')}/unload", authorization)
 
 
 class Repository:
     """One per worker."""
 
-    def __init__(self, plane: DataPlane, scaler: Scaler | None = None) -> None:
+    def __init__(self, plane: DataPlane, scaler: Scaler) -> None:
         self._plane = plane
-        self._scaler: Scaler = scaler or FixedScale()
+        self._scaler = scaler
 
     def index(self, caller: Caller, *, ready_only: bool = False) -> list[dict[str, str]]:
         """Name, version, state and reason of everything that the caller may call."""
@@ -65,7 +67,8 @@ class Repository:
         Raises `unavailable` when that is not so within the deployment's timeout.
         """
         route = self._own(caller, model)
-        self._scaler.wake(route.full_name)
+        if not self._is_up(route):
+            self._scaler.wake(route.full_name)
         try:
             async with asyncio.timeout(route.deployment.timeout_ms / 1000):
                 while not self._is_up(route):
@@ -81,7 +84,7 @@ class Repository:
 
     async def unload(self, caller: Caller, model: str) -> None:
         """Have the deployment's replicas stopped. Raises `conflict`."""
-        await self._scaler.release(self._own(caller, model).full_name)
+        await self._scaler.release(self._own(caller, model).deployment.name, caller.authorization)
 
     def _own(self, caller: Caller, model: str) -> Route:
         # Again each time: a caller knows the routes of the snapshot that it was verified under.

@@ -107,6 +107,7 @@ if TYPE_CHECKING:
 
 def make_server(
     plane: DataPlane,
+    repository: Repository,
     address: str,
     max_message_bytes: int,
     interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
@@ -124,7 +125,7 @@ def make_server(
         ],
         maximum_concurrent_rpcs=_MAX_RPCS,
     )
-    server.add_generic_rpc_handlers((_Guard(plane, max_message_bytes),))
+    server.add_generic_rpc_handlers((_Guard(plane, repository, max_message_bytes),))
     server.add_insecure_port(address)
     return server
 
@@ -136,11 +137,11 @@ class _Guard(grpc.GenericRpcHandler):
     good key is given a streaming method that never asks for a message.
     """
 
-    def __init__(self, plane: DataPlane, max_message_bytes: int) -> None:
+    def __init__(self, plane: DataPlane, repository: Repository, max_message_bytes: int) -> None:
         self._plane = plane
         readiness = Readiness(plane)
         parts: dict[str, Any] = {
-            SERVICE: Service(plane, Repository(plane), readiness, max_message_bytes),
+            SERVICE: Service(plane, repository, readiness, max_message_bytes),
             "grpc.health.v1.Health": Health(readiness),
             "grpc.reflection.v1.ServerReflection": Reflection(),
         }

@@ -30,6 +30,7 @@ from meuse.gateway.counters import Counters, clock_ms
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.http import App
 from meuse.gateway.links import Links
+from meuse.gateway.repository import ControlScaler, Repository
 from meuse.gateway.snapshots import SnapshotClient
 from meuse.meter.journal import JournalWriter
 from meuse.meter.limits import Limits
@@ -150,7 +151,8 @@ async def _run(config: WorkerConfig) -> bool:
     proxy = ControlProxy(
         config.sockets / "control.sock", config.max_upload_bytes, config.max_model_bytes
     )
-    app: Application = App(plane, proxy, config.max_body_bytes)
+    repository = Repository(plane, ControlScaler(snapshots.wake, proxy.post))
+    app: Application = App(plane, proxy, repository, config.max_body_bytes)
     interceptors = []
     plane.observer = observer = _observer(config)
     if observer is not None:
@@ -165,7 +167,9 @@ async def _run(config: WorkerConfig) -> bool:
     counters.look = vitals.watch(
         counters.stats.vitals, plane, snapshots, journal, lambda: len(http.server_state.connections)
     )
-    rpcs = rpc.make_server(plane, config.grpc_address, config.max_body_bytes, interceptors)
+    rpcs = rpc.make_server(
+        plane, repository, config.grpc_address, config.max_body_bytes, interceptors
+    )
     await rpcs.start()
     listening = asyncio.create_task(
         http.serve(sockets=[socket.socket(fileno=config.http_fd)]), name="http"
