@@ -8,8 +8,10 @@ from hypothesis import strategies as st
 
 from meuse.core.errors import Code
 from meuse.serve import engines, frames, strings
-from meuse.serve.batcher import Item, Queue, batchable, item_of, run_batch
+from meuse.serve.batcher import run_batch
+from meuse.serve.cost import CostModel
 from meuse.serve.frames import Request
+from meuse.serve.queue import Item, Queue, batchable, item_of
 from serve import models
 
 words = st.lists(st.binary(max_size=20), max_size=12)
@@ -45,10 +47,10 @@ def test_strings_are_batched_too() -> None:
     """BYTES are joined and split like numbers; bytes that are no text fail alone."""
     texts = engines.load("onnx", models.identity(models.STRING, ["n"]))
     given = [[b"a"], [b"", "né".encode()], [b"\xff"]]
-    queue = Queue(max_rows=9, max_queue=9, together=batchable(texts.signature))
+    queue = Queue(9, 9, batchable(texts.signature), CostModel())
     for number, one in enumerate(given):
         queue.add(item(number, one))
-    done = run_batch(texts, queue.take(), lambda ids: None, 0)
+    done = run_batch(texts, queue.take(), lambda ids: None)
     assert [d.outputs["y"].tolist() for d in done[:2]] == given[:2]
     assert done[2].error is not None
     assert done[2].error.code is Code.INVALID_INPUT
