@@ -127,7 +127,7 @@ def path(raw: bytes) -> None:
 
 def headers(value: bytes) -> None:
     """Header values are any bytes."""
-    http.request_id({"headers": [(b"x-request-id", value)]})
+    http.request_id([(b"x-request-id", value)])
     with contextlib.suppress(*REFUSALS):
         http.check_encoding(value)
     with contextlib.suppress(*REFUSALS):

@@ -12,6 +12,10 @@ import time
 from meuse.core.errors import invalid
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+_AT_ONCE = 256
+_random: list[bytes] = []  # drawn and unused; no process of ours forks without exec
+_CLEAR = ~(0xF << 76 | 0x3 << 62)
+_MARKS = 0x7 << 76 | 0x2 << 62
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,62}")
 
 
@@ -28,10 +32,14 @@ def check_name(name: object, field: str = "name") -> str:
 
 def uuid7_bytes() -> bytes:
     """16 bytes of a UUID version 7 (RFC 9562): 48 bits of Unix milliseconds, then random."""
-    raw = bytearray((time.time_ns() // 1_000_000).to_bytes(6, "big") + os.urandom(10))
-    raw[6] = (raw[6] & 0x0F) | 0x70
-    raw[8] = (raw[8] & 0x3F) | 0x80
-    return bytes(raw)
+    try:
+        random = _random.pop()
+    except IndexError:
+        drawn = os.urandom(10 * _AT_ONCE)  # a system call for each would be half of the cost
+        _random.extend(drawn[i : i + 10] for i in range(0, len(drawn), 10))
+        random = _random.pop()
+    number = (time.time_ns() // 1_000_000) << 80 | int.from_bytes(random, "big")
+    return (number & _CLEAR | _MARKS).to_bytes(16, "big")
 
 
 def new_id(prefix: str) -> str:

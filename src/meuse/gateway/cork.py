@@ -7,6 +7,10 @@ tenth of a worker's time. Here writes of one turn of the loop leave together.
 Neither uvicorn nor its parser bounds what a client without a key may send as headers, nor how
 long it may take for them and for a body: here all are bounded.
 
+A request that is whole within one read and may go the short way (`gateway.short`) does: uvicorn
+then never hears of it. What turns out to be longer is handed to uvicorn as if it had been all
+along.
+
 uvicorn ends by cutting every idle connection, while a request may be on its way on it. Here a
 connection that drains says so with its next answer.
 """
@@ -18,6 +22,8 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
+
+from meuse.gateway.short import Short
 
 MAX_HEAD = 64 * 1024
 """Bytes of a request's line and headers, counted as RFC 9113 (6.5.2) counts: 32 more each."""
@@ -89,23 +95,37 @@ class CorkedHttpProtocol(HttpToolsProtocol):
     _body_timer: asyncio.TimerHandle | None = None
     _body_bytes = 0
     _body_before = 0
+    _app: Any = None  # what may take requests the short way
+    _pending: Short | None = None  # one whose body is not whole yet
+    _before: Any = None  # the cycle before that
+    _idle_since = 0.0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         corked = CorkedTransport(transport, self.loop)
         super().connection_made(cast("asyncio.Transport", corked))
         self._draining = isinstance(self.server_state, DrainState) and self.server_state.draining
         self._timer = self.loop.call_later(HEAD_S, self._too_slow)
+        if hasattr(self.app, "short"):
+            self._app = self.app
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_body_timer()
+        cycle: Any = self.cycle
+        if type(cycle) is Short:
+            cycle.gone()
         super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
     def data_received(self, data: bytes) -> None:
         if self._refused:
             return
         self._unread += len(data)
         super().data_received(data)
+        if self._pending is not None:
+            self._take_the_long_way(self._pending)
         if self._in_body and self._body_timer is None and not self._refused:
             self._watch_body()
         if self._refused or not (self._unread or self._in_head):
@@ -118,7 +138,9 @@ class CorkedHttpProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._in_head = True
-        super().on_message_begin()
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
 
     def on_headers_complete(self) -> None:
         # 0 is a second message in one read: its size is not known by the reads.
@@ -130,13 +152,16 @@ class CorkedHttpProtocol(HttpToolsProtocol):
         self._in_body = True
         if self._timer is not None:
             self._stop_timer()
-        super().on_headers_complete()
-        if self._draining:
-            self.cycle.keep_alive = False
+        if self._app is not None and self._begin_short():
+            return
+        self._head_for_uvicorn()
 
     def on_body(self, body: bytes) -> None:
         self._unread = 0
         self._body_bytes += len(body)
+        if self._pending is not None:
+            self._pending.body = self._pending.body + body if self._pending.body else body
+            return
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -144,7 +169,84 @@ class CorkedHttpProtocol(HttpToolsProtocol):
         self._in_body = False
         if self._body_timer is not None:
             self._stop_body_timer()
+        short = self._pending
+        if short is not None:
+            self._pending = self._before = None
+            short.start()
+            return
         super().on_message_complete()
+
+    def _begin_short(self) -> bool:
+        """Whether this request goes the short way, as long as it is whole at once."""
+        cycle = self.cycle
+        if (cycle is not None and not cycle.response_complete) or self.expect_100_continue:
+            return False
+        parser = self.parser
+        if parser.get_method() != b"POST" or parser.get_http_version() != "1.1":
+            return False
+        route = self._app.short(self.url)
+        if route is None or parser.should_upgrade() or self._is_over_limit():
+            return False
+        keep_alive = parser.should_keep_alive() and not self._draining
+        self._before = cycle
+        short = Short(self._app, route, self, self.headers, keep_alive)
+        self._pending = self.cycle = short  # type: ignore[assignment]
+        return True
+
+    def _is_over_limit(self) -> bool:
+        limit = self.limit_concurrency
+        return limit is not None and (len(self.connections) >= limit or len(self.tasks) >= limit)
+
+    def _take_the_long_way(self, short: Short) -> None:
+        self._pending = None
+        self.cycle, self._before = self._before, None
+        self._head_for_uvicorn()
+        if short.body:
+            super().on_body(short.body)
+
+    def _head_for_uvicorn(self) -> None:
+        """uvicorn makes its scope when a message begins; only the long way has one."""
+        url, headers, expect = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expect
+        self.scope["headers"] = headers
+        super().on_headers_complete()
+        if self._draining:
+            self.cycle.keep_alive = False
+
+    def respond(self, data: bytes, *, keep_alive: bool) -> None:
+        """The answer of the short way; then the connection is uvicorn's again."""
+        self.transport.write(data)
+        if not keep_alive:
+            self.transport.close()
+        self.on_response_complete()
+
+    # One timer per connection in place of one per answer: it looks how long nothing was asked.
+
+    def _unset_keepalive_if_required(self) -> None:
+        self._idle_since = self.loop.time()
+
+    def on_response_complete(self) -> None:
+        timer = self.timeout_keep_alive_task
+        if timer is None or self.pipeline:
+            super().on_response_complete()
+            return
+        self.server_state.total_requests += 1
+        if not self.transport.is_closing():
+            self._idle_since = self.loop.time()
+            self.flow.resume_reading()
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        cycle = self.cycle
+        idle = cycle is None or cycle.response_complete
+        left = self._idle_since + self.timeout_keep_alive - self.loop.time() if idle else 1.0
+        if left <= 0:
+            super().timeout_keep_alive_handler()
+        elif not self.transport.is_closing():
+            self.timeout_keep_alive_task = self.loop.call_later(
+                max(left, 0.1), self.timeout_keep_alive_handler
+            )
 
     def drain(self) -> None:
         """Let the next answer be the last: `connection: close` tells the client in time.

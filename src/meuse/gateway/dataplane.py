@@ -11,9 +11,9 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -26,12 +26,13 @@ from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError, late
 from meuse.gateway.mirror import Mirror
 from meuse.gateway.routes import Caller, Headers, Route, Routes, Target
+from meuse.gateway.signature import Inputs, check, in_order
 from meuse.gateway.statistics import Statistics, of_target
+from meuse.gateway.usage import Journal, Status, Usage, work_of
 from meuse.meter.cells import BusyError
 from meuse.meter.limits import Grant, Limits
-from meuse.meter.record import RecordError, UsageRecord
-from meuse.serve.frames import DATATYPES, HIGH, NORMAL, size_of
-from meuse.serve.snapshot import EMPTY, Snapshot, TensorEntry
+from meuse.serve.frames import HIGH, NORMAL, size_of
+from meuse.serve.snapshot import EMPTY, Snapshot
 
 if TYPE_CHECKING:
     from meuse.gateway.observe import Observation, Observer
@@ -41,17 +42,8 @@ logger = logging.getLogger(__name__)
 _BUSY_S = (0.002, 0.01, 0.05, 0.2)
 """Waits for the limits file before a request is refused as busy; the loop serves meanwhile."""
 
-Inputs = Sequence[tuple[str, NDArray[Any]]]
-"""Tensors by name, in the order of the request."""
 
-
-class Journal(Protocol):
-    """Where usage goes (`meter.journal.JournalWriter`)."""
-
-    def append(self, record: UsageRecord) -> None: ...
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One inference call. `read` makes the inputs once the target, so their types, is known."""
 
@@ -66,7 +58,7 @@ class Call:
     headers: Headers = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
     """What came out, in the order of the target's outputs."""
 
@@ -121,18 +113,21 @@ class DataPlane:
         self, links: Links, journal: Journal, limits: Limits, counters: Counters, pepper: bytes
     ) -> None:
         self._links = links
-        self._journal = journal
         self._limits = limits
         self.counters = counters
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
         self._caches = Caches()
+        self._usage = Usage(journal, limits)
         self._mirror = Mirror(counters, self._record_internal)
         self.observer: Observer | None = None
         self.is_ending = False
         """Streams end in their own time; other workers take what is new."""
-        self.recorded = 0
+
+    @property
+    def recorded(self) -> int:
         """How many records were appended: whether there is anything to sync."""
+        return self._usage.recorded
 
     @property
     def snapshot_number(self) -> int:
@@ -230,8 +225,11 @@ class DataPlane:
     def _admit(self, work: Work) -> None:
         """Raises `MeuseError`, and then nothing is held."""
         call = work.call
-        # Again, not only at the door: reading a body takes time, and keys get revoked.
-        caller = self.authenticate(call.caller.authorization, "infer")
+        caller = call.caller
+        if caller.snapshot != self._routes.snapshot.number:
+            # Again, not only at the door: reading a body takes time, and keys get revoked.
+            caller = self.authenticate(caller.authorization, "infer")
+        caller.require("infer")
         route = self._routes.find(caller, call.model)
         try:
             target = route.choose(call.version, caller.key, call.headers)
@@ -356,7 +354,8 @@ class DataPlane:
         """Answered from the cache, under a meter of its own: `cache_hits` rows, and no `rows`."""
         stats = work.target.route.stats
         try:
-            self._record(work, "ok", 0, 0, cache_hits=work.rows)
+            hit = {**work_of(0, 0), "cache_hits": work.rows}
+            self._record(work, "ok", hit)
             work.outcome = Result(work.target, list(outputs), work.rows, cached=True)
         except MeuseError as error:
             work.outcome = error
@@ -369,9 +368,9 @@ class DataPlane:
         try:
             if isinstance(outcome, Answer):
                 target = work.target
-                outputs = _in_order(target, outcome)
+                outputs = in_order(target, outcome)
                 # A model may merge rows, but what was asked is what is counted.
-                self._record(work, "ok", work.rows, outcome.compute_us)
+                self._record(work, "ok", work_of(work.rows, outcome.compute_us))
                 cached = None if target.route.cache is None else False
                 self._end(work, Result(target, outputs, work.rows, cached), outcome)
             elif isinstance(outcome, MovedError):
@@ -416,7 +415,7 @@ class DataPlane:
             code, rows = outcome.code, 0
             outcome.is_counted = True
             try:
-                self._record(work, "error", 0, paid.compute_us if paid is not None else 0)
+                self._record(work, "error", work_of(0, paid.compute_us if paid else 0))
             except MeuseError:
                 # The caller gets an error either way; the first one tells more.
                 logger.error("no usage record for a request that failed: %r", outcome)
@@ -434,73 +433,18 @@ class DataPlane:
         if work.seen is not None:
             work.seen.refused(route.full_name, error.code)
 
-    def _record(
-        self, work: Work, status: str, rows: int, compute_us: int, cache_hits: int = 0
-    ) -> None:
-        caller, target = work.caller, work.target
-        quantities = {"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)}
-        if cache_hits:
-            quantities["cache_hits"] = cache_hits
-        record = UsageRecord(
-            id=work.id,
-            seq=0,
-            final=True,
-            source="gateway",
-            tenant=caller.tenant,
-            owner=target.route.deployment.tenant,
-            project=caller.project,
-            key=caller.key,
-            deployment=target.route.full_name,
-            version=target.entry.version,
-            plan_version=caller.plan_version,
-            tier="standard",
-            protocol=work.call.protocol,
-            status=status,  # type: ignore[arg-type]  # one of two literals
-            ts=now_ms(),
-            lease=None,
-            quantities=quantities,
+    def _record(self, work: Work, status: Status, quantities: dict[str, int]) -> None:
+        self._usage.request(
+            work.caller, work.target, work.call.protocol, work.id, status, quantities, work.grant
         )
-        self._append(record, work.grant)
 
     def _record_internal(
-        self, shadow: Target, ids: bytes, protocol: str, status: str, rows: int, compute_us: int
+        self, shadow: Target, ids: bytes, protocol: str, status: Status, rows: int, compute_us: int
     ) -> None:
-        """What a shadow cost: its owner pays, and no key asked for it."""
-        deployment = shadow.route.deployment
-        tenant = self._routes.snapshot.tenants.get(deployment.tenant)
-        record = UsageRecord(
-            id=ids,
-            seq=0,
-            final=True,
-            source="gateway",
-            tenant=deployment.tenant,
-            owner=deployment.tenant,
-            project=deployment.project,
-            key="",
-            deployment=shadow.route.full_name,
-            version=shadow.entry.version,
-            plan_version=tenant.plan_version if tenant else None,
-            tier="internal",
-            protocol=protocol,
-            status=status,  # type: ignore[arg-type]  # one of two literals
-            ts=now_ms(),
-            lease=None,
-            quantities={"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)},
-        )
-        self._append(record)
-
-    def _append(self, record: UsageRecord, grant: Grant | None = None) -> None:
-        if grant is not None:
-            # First: a death in between must not give back what a record says was used.
-            self._limits.settle(grant, record.quantities)
-        try:
-            self._journal.append(record)
-            self.recorded += 1
-        except (OSError, RecordError, ValueError) as error:
-            logger.error("the usage journal refuses records: %s", error)
-            raise MeuseError(
-                Code.UNAVAILABLE, "usage cannot be recorded", hint="Try again later."
-            ) from error
+        """What a shadow cost."""
+        tenant = self._routes.snapshot.tenants.get(shadow.route.deployment.tenant)
+        plan = tenant.plan_version if tenant else None
+        self._usage.internal(shadow, plan, protocol, ids, status, work_of(rows, compute_us))
 
 
 def _priority(call: Call, caller: Caller, target: Target) -> int:
@@ -508,54 +452,3 @@ def _priority(call: Call, caller: Caller, target: Target) -> int:
     if call.priority == HIGH and caller.tenant != target.route.deployment.tenant:
         return NORMAL
     return call.priority
-
-
-def _in_order(target: Target, answer: Answer) -> list[tuple[str, NDArray[Any]]]:
-    """Outputs as the target declares them. A replica that gives others is at fault."""
-    names = [name for name, _ in answer.outputs]
-    if names == list(target.outputs):
-        return answer.outputs
-    given = dict(answer.outputs)
-    try:
-        return [(name, given[name]) for name in target.outputs]
-    except KeyError as missing:
-        raise MeuseError(Code.ENGINE_ERROR, f"the model gave no output {missing}") from None
-
-
-def check(specs: tuple[TensorEntry, ...], by_name: dict[str, TensorEntry], inputs: Inputs) -> int:
-    """The number of rows of inputs that fit the signature. Raises `invalid_input`."""
-    rows: int | None = None
-    seen = set()
-    for i, (name, array) in enumerate(inputs):
-        spec = by_name.get(name)
-        if spec is None:
-            expected = ", ".join(by_name)
-            raise _bad(f"inputs[{i}].name", f"the model has no input {name!r}", expected)
-        if name in seen:
-            raise _bad(f"inputs[{i}].name", f"input {name!r} is given twice")
-        seen.add(name)
-        datatype, shape = DATATYPES[array.dtype], array.shape
-        if datatype != spec.datatype:
-            raise _bad(f"inputs[{i}].datatype", f"got {datatype} for {name!r}", spec.datatype)
-        wanted = spec.shape
-        if len(shape) != len(wanted) or any(
-            w not in (-1, g) for w, g in zip(wanted, shape, strict=True)
-        ):
-            raise _bad(f"inputs[{i}].shape", f"got {list(shape)} for {name!r}", str(list(wanted)))
-        if shape:
-            if shape[0] < 1:
-                raise _bad(f"inputs[{i}].shape", f"input {name!r} has no rows", "at least one row")
-            if rows is not None and shape[0] != rows:
-                raise _bad(
-                    f"inputs[{i}].shape", f"{shape[0]} rows of {name!r}", f"{rows} as before it"
-                )
-            rows = shape[0]
-    if len(seen) != len(specs):
-        missing = [name for name in by_name if name not in seen]
-        raise _bad("inputs", f"inputs are missing: {', '.join(missing)}")
-    return rows or 1
-
-
-def _bad(field: str, message: str, expected: str | None = None) -> MeuseError:
-    hint = f"Expected: {expected}." if expected else None
-    return MeuseError(Code.INVALID_INPUT, message, field=field, hint=hint)

@@ -156,6 +156,9 @@ class Pool:
         link.retire()
 
     def _choose(self, size: int) -> Link | None:
+        if len(self._links) == 1:
+            (link,) = self._links.values()
+            return link if link.has_room(size) else None
         links = list(self._links.values())
         if len(links) > 2:
             pair = random.sample(links, 2)

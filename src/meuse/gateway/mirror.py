@@ -22,10 +22,11 @@ from meuse.core.ids import uuid7_bytes
 from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.routes import Target
+from meuse.gateway.usage import Status
 from meuse.serve import frames
 
 Tensors = Sequence[tuple[str, NDArray[Any]]]
-Record = Callable[[Target, bytes, str, str, int, int], None]
+Record = Callable[[Target, bytes, str, Status, int, int], None]
 """(shadow, usage id, protocol, status, rows, compute_us)"""
 
 MAX_PENDING = 64
@@ -148,7 +149,7 @@ class Mirror:
         self._pending_bytes -= flight.size
 
     def _write(
-        self, shadow: Target, ids: bytes, protocol: str, status: str, rows: int, spent_us: int
+        self, shadow: Target, ids: bytes, protocol: str, status: Status, rows: int, spent_us: int
     ) -> None:
         try:
             self._record(shadow, ids, protocol, status, rows, spent_us)

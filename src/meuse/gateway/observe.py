@@ -147,7 +147,7 @@ def _of_http(scope: Scope) -> Observation | None:
     route = found.methods.get(scope["method"]) if found is not None else None
     if route is None or route.method != "POST" or route.scope != "infer":
         return None
-    identity = request_id(scope)
+    identity = request_id(scope["headers"])
     # The application makes another one where it finds none.
     if not any(name == b"x-request-id" for name, _ in scope["headers"]):
         scope["headers"] = [*scope["headers"], (b"x-request-id", identity.encode())]
@@ -166,7 +166,7 @@ class _Interceptor(grpc.aio.ServerInterceptor):
             return handler
         headers = [(n.encode(), v.encode() if isinstance(v, str) else v)
                    for n, v in details.invocation_metadata or ()]  # fmt: skip
-        identity = request_id({"headers": headers})
+        identity = request_id(headers)
         name = f"{service}/{method}"
 
         def begin() -> Observation:

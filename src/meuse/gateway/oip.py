@@ -17,9 +17,10 @@ from meuse.core.errors import Code, MeuseError
 from meuse.core.version import __version__
 from meuse.gateway import jsontensor, rawtensor
 from meuse.gateway.body import decode
-from meuse.gateway.dataplane import Call, DataPlane, Inputs, Result
+from meuse.gateway.dataplane import Call, DataPlane, Result
 from meuse.gateway.rawtensor import JSON_NEVER, invalid
 from meuse.gateway.routes import Caller, Headers, Target
+from meuse.gateway.signature import Inputs
 from meuse.gateway.statistics import described
 from meuse.serve.frames import DATATYPES, MAX_RANK, payload
 from meuse.serve.snapshot import TensorEntry

@@ -10,8 +10,9 @@ import msgspec
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway import jsontensor
 from meuse.gateway.body import decode
-from meuse.gateway.dataplane import Call, Inputs, Result
+from meuse.gateway.dataplane import Call, Result
 from meuse.gateway.routes import Caller, Headers, Target
+from meuse.gateway.signature import Inputs
 
 
 class _Body(msgspec.Struct, forbid_unknown_fields=True):

@@ -21,6 +21,7 @@ from meuse.gateway.counters import Counters
 from meuse.gateway.links import Pool
 from meuse.gateway.rawtensor import JSON_NEVER
 from meuse.meter.limits import Plan
+from meuse.meter.record import Template
 from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntry
 from meuse.serve.stats import TargetStats
 
@@ -150,11 +151,17 @@ class Caller:
     """A verified key. Holds its header to be verified again under newer routes."""
 
     __slots__ = ("authorization", "expires_ms", "found", "key", "limits", "plan_version",
-                 "project", "scopes", "tenant")  # fmt: skip
+                 "project", "scopes", "snapshot", "templates", "tenant")  # fmt: skip
 
     def __init__(
-        self, authorization: bytes, key: str, entry: KeyEntry, plan_version: str | None
+        self,
+        authorization: bytes,
+        key: str,
+        entry: KeyEntry,
+        plan_version: str | None,
+        snapshot: int = -1,
     ) -> None:
+        self.snapshot = snapshot  # the number of the one that it was verified under
         self.authorization = authorization
         self.key = key
         self.tenant = entry.tenant
@@ -164,6 +171,7 @@ class Caller:
         self.plan_version = plan_version
         self.found: dict[str | None, Route] = {}
         self.limits: dict[Route, Plan | None] = {}
+        self.templates: dict[tuple[Target, str], Template] = {}
 
     def require(self, scope: str) -> None:
         """Raises `forbidden` unless the key has this scope."""
@@ -219,7 +227,9 @@ class Routes:
             self._verified.clear()
         tenant = self.snapshot.tenants.get(entry.tenant)
         plan = tenant.plan_version if tenant else None
-        caller = self._verified[authorization] = Caller(authorization, key_id, entry, plan)
+        caller = self._verified[authorization] = Caller(
+            authorization, key_id, entry, plan, self.snapshot.number
+        )
         return caller
 
     def find(self, caller: Caller, model: str | None) -> Route:

@@ -11,10 +11,11 @@ from google.protobuf.message import Message
 
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway import oip, rpctensor
-from meuse.gateway.dataplane import Call, DataPlane, Inputs, Result
+from meuse.gateway.dataplane import Call, DataPlane, Result
 from meuse.gateway.repository import Repository, check_parameters
 from meuse.gateway.routes import Caller, Headers, Target
 from meuse.gateway.rpcstream import InferStream, Readiness
+from meuse.gateway.signature import Inputs
 from meuse.gateway.wire import inference_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"

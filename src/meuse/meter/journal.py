@@ -66,7 +66,11 @@ class JournalWriter:
         Raises OSError when the disk refuses (nothing of the record stays behind, so that the
         segment ends on a whole record) and `RecordError` for a record that is not acceptable.
         """
-        data = frame(encode(record))
+        self.append_payload(encode(record))
+
+    def append_payload(self, payload: bytes) -> None:
+        """As `append`, for the bytes of a record that were checked (`record.Template`)."""
+        data = frame(payload)
         with self._lock:
             if self._closed:
                 raise ValueError("the journal is closed")

@@ -68,6 +68,34 @@ def encode(record: UsageRecord) -> bytes:
     return payload
 
 
+class Template:
+    """Records that differ in id, status, time and quantities alone, as those of one caller at one
+    target do: what they have in common is checked once. Raises `RecordError`."""
+
+    def __init__(self, **common: str | None) -> None:
+        self._common = common
+        encode(self._record(bytes(16), "ok", 0, {}))
+
+    def payload(
+        self, id: bytes, status: Literal["ok", "error"], ts: int, quantities: dict[str, int]
+    ) -> bytes:
+        """The bytes of one record, as `encode` would give. Raises `RecordError`."""
+        for meter, quantity in quantities.items():
+            if meter not in _METERS or not 0 <= quantity <= MAX_QUANTITY:
+                raise RecordError(f"{quantity} of the meter {meter!r}")
+        if len(id) != 16 or ts < 0:
+            raise RecordError("an id has 16 bytes and a time is not negative")
+        return _encoder.encode(self._record(id, status, ts, quantities))
+
+    def _record(
+        self, id: bytes, status: Literal["ok", "error"], ts: int, quantities: dict[str, int]
+    ) -> UsageRecord:
+        return UsageRecord(
+            id=id, seq=0, final=True, status=status, ts=ts, quantities=quantities,
+            **self._common,  # type: ignore[arg-type]  # checked at the start
+        )  # fmt: skip
+
+
 def decode(payload: bytes) -> UsageRecord:
     """The record of some bytes.
 

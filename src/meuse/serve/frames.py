@@ -14,7 +14,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Sequence
-from math import prod
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -31,6 +30,7 @@ MAX_FRAME = 256 * 1024 * 1024
 MAX_HEADER = 0xFFFF
 MAX_TENSORS = 256
 MAX_RANK = 16
+_MAX_DIMENSION = 2**62
 HIGH, NORMAL, LOW = 0, 1, 2
 """Priority classes."""
 _JOINED = 256 * 1024
@@ -257,9 +257,13 @@ def _read(data: bytes, start: int, end: int) -> tuple[Header, Tensors]:
 def _tensor(data: bytes, offset: int, end: int, spec: Spec) -> tuple[NDArray[Any], int]:
     """One tensor, and where its bytes end."""
     dtype, shape = DTYPES.get(spec.datatype), spec.shape
-    if dtype is None or len(shape) > MAX_RANK or any(not 0 <= n < 2**62 for n in shape):
+    if dtype is None or len(shape) > MAX_RANK:
         raise FrameError(f"tensor {spec.name!r}: {spec.datatype} of shape {shape}")
-    count = prod(shape)
+    count = 1
+    for n in shape:
+        if not 0 <= n < _MAX_DIMENSION:
+            raise FrameError(f"tensor {spec.name!r}: {spec.datatype} of shape {shape}")
+        count *= n
     if count == 0:  # numpy refuses an offset at the very end, and some shapes such as (0, 2**61)
         try:
             return np.empty(shape, dtype), offset
@@ -274,4 +278,4 @@ def _tensor(data: bytes, offset: int, end: int, spec: Spec) -> tuple[NDArray[Any
     size = count * dtype.itemsize
     if size > end - offset:
         raise FrameError(f"tensor {spec.name!r} is cut short")
-    return np.frombuffer(data, dtype, count, offset).reshape(shape), offset + size
+    return np.ndarray(shape, dtype, data, offset), offset + size

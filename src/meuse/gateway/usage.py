@@ -1,0 +1,113 @@
+"""One usage record per admitted request: settled against its limits, then journaled.
+
+Knows the journal's port and what a record says; no price and no protocol.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Literal, Protocol
+
+from meuse.core.clock import now_ms
+from meuse.core.errors import Code, MeuseError
+from meuse.gateway.routes import Caller, Target
+from meuse.meter.limits import Grant, Limits
+from meuse.meter.record import RecordError, Template
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["ok", "error"]
+
+
+class Journal(Protocol):
+    """Where usage goes (`meter.journal.JournalWriter`)."""
+
+    def append_payload(self, payload: bytes) -> None: ...
+
+
+class Usage:
+    """The records of one worker. `recorded`: how many, so whether there is anything to sync."""
+
+    def __init__(self, journal: Journal, limits: Limits) -> None:
+        self._journal = journal
+        self._limits = limits
+        self.recorded = 0
+
+    def request(
+        self,
+        caller: Caller,
+        target: Target,
+        protocol: str,
+        id: bytes,
+        status: Status,
+        quantities: dict[str, int],
+        grant: Grant | None,
+    ) -> None:
+        """What a caller's request used. Raises `unavailable` when it cannot be recorded."""
+        if grant is not None:
+            # First: a death in between must not give back what a record says was used.
+            self._limits.settle(grant, quantities)
+        try:
+            template = caller.templates.get((target, protocol))
+            if template is None:
+                template = caller.templates[target, protocol] = Template(
+                    source="gateway",
+                    tenant=caller.tenant,
+                    owner=target.route.deployment.tenant,
+                    project=caller.project,
+                    key=caller.key,
+                    deployment=target.route.full_name,
+                    version=target.entry.version,
+                    plan_version=caller.plan_version,
+                    tier="standard",
+                    protocol=protocol,
+                    lease=None,
+                )
+            self._append(template, id, status, quantities)
+        except (OSError, RecordError, ValueError) as error:
+            raise _refused(error) from error
+
+    def internal(
+        self,
+        shadow: Target,
+        plan_version: str | None,
+        protocol: str,
+        id: bytes,
+        status: Status,
+        quantities: dict[str, int],
+    ) -> None:
+        """What a shadow cost: its owner pays, and no key asked for it. Raises `unavailable`."""
+        deployment = shadow.route.deployment
+        try:
+            template = Template(
+                source="gateway",
+                tenant=deployment.tenant,
+                owner=deployment.tenant,
+                project=deployment.project,
+                key="",
+                deployment=shadow.route.full_name,
+                version=shadow.entry.version,
+                plan_version=plan_version,
+                tier="internal",
+                protocol=protocol,
+                lease=None,
+            )
+            self._append(template, id, status, quantities)
+        except (OSError, RecordError, ValueError) as error:
+            raise _refused(error) from error
+
+    def _append(
+        self, template: Template, id: bytes, status: Status, quantities: dict[str, int]
+    ) -> None:
+        self._journal.append_payload(template.payload(id, status, now_ms(), quantities))
+        self.recorded += 1
+
+
+def work_of(rows: int, compute_us: int) -> dict[str, int]:
+    """The quantities of a request that a replica answered."""
+    return {"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)}
+
+
+def _refused(error: Exception) -> MeuseError:
+    logger.error("the usage journal refuses records: %s", error)
+    return MeuseError(Code.UNAVAILABLE, "usage cannot be recorded", hint="Try again later.")
