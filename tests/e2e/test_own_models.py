@@ -155,8 +155,8 @@ def test_bad_calls_are_refused(admin: httpx.Client, stranger: httpx.Client) -> N
 
 def test_what_was_uploaded_cannot_be_compressed(admin: httpx.Client, dataset: JSON) -> None:
     """What it predicts is not known, so no metric could judge it."""
-    bring(admin, "plain", models.scores())
-    spec = {"model": "plain:1", "data": dataset["ref"], "goal": {"max_drop": 0.1}}
+    bring(admin, "brought", models.scores())
+    spec = {"model": "brought:1", "data": dataset["ref"], "goal": {"max_drop": 0.1}}
     answer = admin.post("/api/jobs", json={"kind": "compress", "spec": spec})
     refused(answer, 400, "invalid_field", "model")
 

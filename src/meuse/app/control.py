@@ -164,21 +164,28 @@ def main(argv: Sequence[str]) -> int:
             timeout_keep_alive=75,  # longer than the workers keep an idle connection
         ),
         options.ready,
+        queue.flush,
     ).run()
     # Jobs go on after a restart: their children see the end of file and keep a checkpoint.
     os._exit(0)
 
 
 class _Server(uvicorn.Server):
-    """uvicorn that tells the supervisor when it answers."""
+    """uvicorn that tells the supervisor when it answers. `at_end` is called when it has ended:
+    on SIGTERM nothing behind `run` is reached, for uvicorn raises the signal again."""
 
-    def __init__(self, config: uvicorn.Config, ready: int) -> None:
+    def __init__(self, config: uvicorn.Config, ready: int, at_end: Callable[[], None]) -> None:
         super().__init__(config)
         self._ready = ready
+        self._at_end = at_end
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         await super().startup(sockets)
         lifeline.tell_ready(self._ready)
+
+    async def shutdown(self, sockets: list[Any] | None = None) -> None:
+        await super().shutdown(sockets)
+        self._at_end()
 
 
 def inspector(settings: Settings) -> Callable[[Path, str], dict[str, Any]]:

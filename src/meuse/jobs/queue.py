@@ -53,6 +53,7 @@ class DbosJobs:
         self._command = command
         self._concurrency = concurrency
         self._cancels: dict[str, threading.Event] = {}
+        self._reporters: dict[str, _Reporter] = {}
         config: DBOSConfig = {
             "name": "meuse",
             "system_database_url": database_url,
@@ -101,6 +102,11 @@ class DbosJobs:
                 lost = MeuseError(Code.INTERNAL, f"the job's workflow ended as {status.status}")
                 self._store.update(job.id, status=JobStatus.FAILED, error=lost.to_dict())
 
+    def flush(self) -> None:
+        """Keep what running jobs have reported so far: the process is about to end."""
+        for reporter in list(self._reporters.values()):
+            reporter.flush()
+
     def close(self) -> None:
         DBOS.destroy(workflow_completion_timeout_sec=0, destroy_registry=True)
 
@@ -143,10 +149,11 @@ class DbosJobs:
         fresh = folder / "job.json.new"
         fresh.write_text(json.dumps(document))
         fresh.replace(folder / "job.json")
-        reporter = _Reporter(self._store, job.id)
+        reporter = self._reporters[job.id] = _Reporter(self._store, job.id)
         try:
             return process.run(folder, self._command, reporter, cancelled)
         finally:
+            del self._reporters[job.id]
             reporter.close()
 
     def _finish(self, job_id: str, outcome: dict[str, Any]) -> None:
@@ -209,6 +216,7 @@ class _Reporter:
         self._progress: float | None = None
         self._metrics: dict[str, float] = {}
         self._flushed = 0.0
+        self._writing = threading.Lock()
 
     def __call__(self, kind: str, data: dict[str, Any]) -> None:
         if kind == "progress":
@@ -237,11 +245,16 @@ class _Reporter:
             log.exception("the last reports of %s are lost", self._job_id)
 
     def _write(self) -> None:
-        events = list(self._events)
-        if self._progress is not None:
-            events.append(("progress", {"fraction": self._progress}))
-        if events:
+        with self._writing:
+            count, progress = len(self._events), self._progress
+            events = self._events[:count]
+            if progress is not None:
+                events.append(("progress", {"fraction": progress}))
+            if not events:
+                return
             # Events last: what is written twice after a failure must be harmless.
-            self._store.update(self._job_id, progress=self._progress, metrics=self._metrics or None)
+            self._store.update(self._job_id, progress=progress, metrics=self._metrics or None)
             self._store.add_events(self._job_id, events)
-            self._events, self._progress = [], None
+            del self._events[:count]  # reports may have come meanwhile
+            if self._progress == progress:
+                self._progress = None
