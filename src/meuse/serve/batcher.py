@@ -43,7 +43,8 @@ def now_us() -> int:
 def run_batch(engine: Engine, batch: list[Item], mark: Mark) -> list[Done]:
     """Answer every request of a batch, expired and cancelled ones without running them."""
     started = now_us()
-    live, done = [], []
+    live: list[Item] = []
+    done: list[Done] = []
     for item in batch:
         if item.cancelled:
             done.append(Done(item, {}, 0, 0, cancelled()))
