@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
 
+from gateway.rig import Rig, target
 from meuse.core.errors import MeuseError
 from meuse.gateway import oip
 from meuse.gateway.routes import Caller
@@ -299,3 +302,44 @@ def test_strings_of_several_callers_are_not_mixed_up(platform: Platform) -> None
 
     with ThreadPoolExecutor(16) as pool:
         assert all(pool.map(ask, range(200)))
+
+
+@pytest.mark.parametrize("megabytes", [1, 3, 12])
+def test_large_tensors_are_shared(rig: Rig, megabytes: int) -> None:
+    """Beyond a megabyte tensors go through sealed memory, both ways; the answer is the same, and
+    nothing of them stays: neither in a descriptor nor in memory that grows."""
+    key = rig.key("acme")
+    process = rig.replica("big", "big:1", models.doubled(), max_rows=4)
+    rig.deploy("acme/big", target("big:1", models.doubled(), ["big"]))
+    rig.publish()
+    worker = rig.worker(max_body_bytes=64 << 20)
+    rows = megabytes * 1024 * 1024 // 8 + 3
+    x = np.arange(2 * rows, dtype=np.float32).reshape(rows, 2)
+    body = json.dumps(
+        {
+            "inputs": [
+                {
+                    "name": "x", "shape": [rows, 2], "datatype": "FP32",
+                    "parameters": {"binary_data_size": x.nbytes},
+                }
+            ],
+            "parameters": {"binary_data_output": True},
+        }
+    ).encode()  # fmt: skip
+    headers = {
+        "authorization": f"Bearer {key}",
+        "inference-header-content-length": str(len(body)),
+    }
+    open_files = []
+    with httpx.Client(base_url=worker.url, headers=headers, timeout=60) as client:
+        for _ in range(4):
+            answer = client.post("/v2/models/big/infer", content=body + x.tobytes())
+            assert answer.status_code == 200, answer.text
+            head = int(answer.headers["inference-header-content-length"])
+            y = np.frombuffer(answer.content[head:], np.float32).reshape(rows, 2)
+            assert np.array_equal(y, 2 * x)
+            open_files.append(
+                [len(os.listdir(f"/proc/{p.pid}/fd")) for p in (process, worker.process)]
+            )
+    assert open_files[-1] == open_files[1]
+    assert (rig.sockets / "big.fds").exists()

@@ -19,8 +19,9 @@ import msgspec
 from numpy.typing import NDArray
 
 from meuse.core.errors import Code, MeuseError
-from meuse.serve import frames
+from meuse.serve import frames, sharing
 from meuse.serve.frames import (
+    Attach,
     Cancel,
     Decoder,
     Failure,
@@ -104,21 +105,28 @@ class Flight:
     def answer(self, outcome: Answer | Exception) -> None:
         """What it came to; anything later is passed over."""
         if self.outcome is None:
-            self.outcome = outcome
-            self.on_answer(outcome)
+            self._end(outcome)(outcome)
 
     def fail(self, error: Exception) -> None:
         """As `answer`, but from a later turn: whoever fails many walks over them undisturbed."""
         if self.outcome is None:
-            self.outcome = error
-            asyncio.get_running_loop().call_soon(self.on_answer, error)
+            asyncio.get_running_loop().call_soon(self._end(error), error)
 
     def abandon(self) -> None:
         """Nobody waits for it any more: where it was sent, it need not be run."""
         if self.outcome is None:
-            self.outcome = AbandonedError()
+            self._end(AbandonedError())
             if self.link is not None:
                 self.link.cancel(self)
+
+    def _end(self, outcome: Answer | Exception) -> Callable[[Answer | Exception], None]:
+        """Whom to tell. Who waits knows this flight: forgotten here, both can go at once, and
+        what tensors they hold, without a collection of cycles."""
+        tell, self.on_answer, self.outcome = self.on_answer, _nobody, outcome
+        return tell
+
+
+def _nobody(outcome: Answer | Exception) -> None: ...
 
 
 class AbandonedError(Exception):
@@ -147,6 +155,7 @@ class Link(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._decoder = Decoder()
+        self._side: sharing.Side | None = None
         self._page: PageReader | None = None
         self._number = 0
         self._out: list[Any] = []
@@ -174,11 +183,14 @@ class Link(asyncio.Protocol):
         """Hand over a request; `has_room` was asked before."""
         self._number = number = self._number + 1
         specs = tuple([frames.spec_of(name, array) for name, array in flight.inputs])
+        tensors = [array for _, array in flight.inputs]
+        shared = self._share(number, flight.size, tensors)
         header = Request(
-            number, flight.id, flight.deadline_ms, flight.alone, specs, flight.priority, flight.flow
-        )
+            number, flight.id, flight.deadline_ms, flight.alone, specs, flight.priority,
+            flight.flow, shared,
+        )  # fmt: skip
         try:
-            buffers = frames.encode(header, [array for _, array in flight.inputs])
+            buffers = frames.encode(header, () if shared else tensors)
         except FrameError as error:
             flight.fail(MeuseError(Code.TOO_LARGE, str(error), field="inputs"))
             return
@@ -188,6 +200,13 @@ class Link(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out += buffers
+
+    def _share(self, number: int, size: int, tensors: list[NDArray[Any]]) -> int:
+        """The bytes that are shared for a large request; 0: they go inline."""
+        if size < sharing.LARGE or self._side is None:
+            return 0
+        size = sharing.shared_size(tensors)
+        return size if size and self._side.send(number, size, tensors) else 0
 
     def cancel(self, flight: Flight) -> None:
         """Tell the replica, once. Its place is free when the replica has answered all the same."""
@@ -260,6 +279,9 @@ class Link(asyncio.Protocol):
             with contextlib.suppress(OSError):
                 started = self._page.started()
             self._page.close()
+        if self._side is not None:
+            self._side.close()
+            self._side = None
         flights = list(self.flights.values())
         self._transport, self._page, self._out = None, None, []
         self._credits = self._bytes = self._depth = 0
@@ -275,7 +297,16 @@ class Link(asyncio.Protocol):
             self._page = PageReader(self._page_path)
         self._credits = hello.credits
         self._retry_s = _RETRY_S
+        self._attach()
         self.is_ready = True
+
+    def _attach(self) -> None:
+        """Offer the replica shared memory for what is large."""
+        joined = sharing.connect(self._socket.with_suffix(".fds"))
+        if joined is not None and self._transport is not None:
+            self._side, token = joined
+            self._decoder.fetch = self._side.fetch
+            frames.write(self._transport, frames.encode(Attach(token)))
 
     def _answered(self, response: Response, tensors: frames.Tensors) -> None:
         flight = self.flights.pop(response.number, None)

@@ -88,6 +88,7 @@ class Short:
         self.disconnected = True
         if self._work is not None and not self.response_complete:
             self._app.plane.abandon(self._work)
+        self._forget()
 
     def _done(self, work: Work) -> None:
         if self.disconnected:
@@ -125,7 +126,13 @@ class Short:
 
     def _end(self, data: bytes) -> None:
         self.response_started = self.response_complete = True
+        self._forget()
         self._connection.respond(data, keep_alive=self.keep_alive)
+
+    def _forget(self) -> None:
+        """An idle connection keeps nothing of its last request."""
+        self._work = self._asked = None
+        self.body = b""
 
 
 def _ours() -> MeuseError:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -104,6 +104,7 @@ class Request(
     tensors: tuple[Spec, ...]
     priority: int = NORMAL
     flow: str = ""
+    shared: int = 0  # bytes of tensors that are in shared memory (`sharing`), and not here
 
 
 class Cancel(
@@ -131,9 +132,20 @@ class Response(
     error: Failure | None = None
     queue_us: int = 0
     batch_rows: int = 0
+    shared: int = 0
 
 
-Header = Hello | Request | Response | Cancel
+class Attach(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=5, forbid_unknown_fields=True
+):
+    """Worker → replica, once: the token that was said on the side socket."""
+
+    token: bytes
+
+
+Header = Hello | Request | Response | Cancel | Attach
+Fetch = Callable[[int, int], Any]
+"""(number, bytes) → the shared memory of that frame. Raises `FrameError`."""
 Tensors = list[NDArray[Any]]
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -188,10 +200,12 @@ def write(transport: asyncio.Transport, buffers: Sequence[Any]) -> None:
 
 
 class Decoder:
-    """Turns what a socket delivers into frames. One per connection; useless after an error."""
+    """Turns what a socket delivers into frames. One per connection; useless after an error.
+    Without `fetch` a frame with shared tensors is an error."""
 
-    def __init__(self, max_frame: int = MAX_FRAME) -> None:
+    def __init__(self, max_frame: int = MAX_FRAME, fetch: Fetch | None = None) -> None:
         self._max_frame = max_frame
+        self.fetch = fetch
         self._pending = bytearray()
         self._needed = 4
 
@@ -212,7 +226,7 @@ class Decoder:
             if end - start - 4 < total:
                 self._needed = total + 4
                 break
-            frames.append(_read(data, start, start + 4 + total))
+            frames.append(_read(data, start, start + 4 + total, self.fetch))
             start += 4 + total
         else:
             self._needed = 4
@@ -226,7 +240,12 @@ class Decoder:
         return bool(self._pending)
 
 
-def _read(data: bytes, start: int, end: int) -> tuple[Header, Tensors]:
+def aligned(offset: int) -> int:
+    """Where the next tensor in shared memory begins."""
+    return (offset + 63) & ~63
+
+
+def _read(data: bytes, start: int, end: int, fetch: Fetch | None) -> tuple[Header, Tensors]:
     _, size, checksum = _PREFIX.unpack_from(data, start)
     offset = start + _PREFIX.size
     body = data[offset : offset + size]
@@ -237,10 +256,12 @@ def _read(data: bytes, start: int, end: int) -> tuple[Header, Tensors]:
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError(f"the header of a frame is not understood: {error}") from None
     offset += size
-    if type(header) is Hello or type(header) is Cancel:
+    if not isinstance(header, Request | Response):
         specs: tuple[Spec, ...] = ()
     else:
         specs = header.tensors
+        if header.shared:
+            return header, _shared(header, offset == end, fetch)
         if len(specs) > MAX_TENSORS:
             raise FrameError(f"a frame of {len(specs)} tensors")
         if type(header) is Request and len(header.id) != 16:
@@ -254,7 +275,27 @@ def _read(data: bytes, start: int, end: int) -> tuple[Header, Tensors]:
     return header, tensors
 
 
-def _tensor(data: bytes, offset: int, end: int, spec: Spec) -> tuple[NDArray[Any], int]:
+def _shared(header: Request | Response, alone: bool, fetch: Fetch | None) -> Tensors:
+    if fetch is None or not alone or not 0 < header.shared <= MAX_FRAME:
+        raise FrameError("a frame shares what it cannot")
+    if len(header.tensors) > MAX_TENSORS:
+        raise FrameError(f"a frame of {len(header.tensors)} tensors")
+    if type(header) is Request and len(header.id) != 16:
+        raise FrameError("a usage id has 16 bytes")
+    memory = fetch(header.number, header.shared)
+    tensors: Tensors = []
+    offset = 0
+    for spec in header.tensors:
+        if spec.datatype == "BYTES":
+            raise FrameError(f"tensor {spec.name!r}: BYTES are not shared")
+        tensor, offset = _tensor(memory, aligned(offset), header.shared, spec)
+        tensors.append(tensor)
+    if offset != header.shared:
+        raise FrameError(f"{header.shared} shared bytes, {offset} of them in tensors")
+    return tensors
+
+
+def _tensor(data: Any, offset: int, end: int, spec: Spec) -> tuple[NDArray[Any], int]:
     """One tensor, and where its bytes end."""
     dtype, shape = DTYPES.get(spec.datatype), spec.shape
     if dtype is None or len(shape) > MAX_RANK:

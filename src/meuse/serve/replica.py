@@ -32,6 +32,7 @@ from meuse.serve.batcher import Done, cancelled, now_us, run_batch
 from meuse.serve.cost import CostModel
 from meuse.serve.frames import (
     DTYPES,
+    Attach,
     Cancel,
     Decoder,
     Failure,
@@ -42,6 +43,7 @@ from meuse.serve.frames import (
 )
 from meuse.serve.page import PageWriter
 from meuse.serve.queue import Item, Queue, batchable, item_of
+from meuse.serve.sharing import Side, Sides, shared_size
 
 logger = logging.getLogger(__name__)
 
@@ -111,6 +113,7 @@ class _Connection(asyncio.Protocol):
         self._replica = replica
         self._decoder = Decoder()
         self._transport: asyncio.Transport | None = None
+        self.side: Side | None = None
         self.items: dict[int, Item] = {}  # unanswered, by number
 
     @property
@@ -130,6 +133,9 @@ class _Connection(asyncio.Protocol):
             for header, tensors in arrived:
                 if type(header) is Request:
                     self._replica.receive(header, tensors, self)
+                elif type(header) is Attach and self.side is None:
+                    self.side = self._replica.sides.claim(header.token)
+                    self._decoder.fetch = self.side.fetch if self.side is not None else None
                 elif type(header) is Cancel:
                     self._replica.cancel(header.number, self)
                 else:
@@ -140,6 +146,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self.side is not None:
+            self.side.close()
         for number in list(self.items):  # nobody is there to be answered
             self._replica.cancel(number, self)
         self._replica.left(self)
@@ -162,6 +170,7 @@ class _Replica:
     def __init__(self, engine: Engine, config: ReplicaConfig, cost: CostModel) -> None:
         self.config = config
         self.connections: set[_Connection] = set()
+        self.sides = Sides(config.socket.with_suffix(".fds"))
         self._engine = engine
         self._cost = cost
         self._objective_us = (config.objective_ms or math.inf) * 1000.0
@@ -188,6 +197,7 @@ class _Replica:
         # started and give them to another replica.
         server.close()
         self.config.socket.unlink(missing_ok=True)
+        self.config.socket.with_suffix(".fds").unlink(missing_ok=True)
         while len(self._queue) or self._running:
             self._idle.clear()
             await self._idle.wait()
@@ -294,19 +304,25 @@ class _Replica:
         for done in batch:
             connection: _Connection = done.item.connection
             connection.items.pop(done.item.header.number, None)
-            buffers.setdefault(connection, []).extend(_response(done, depth))
+            buffers.setdefault(connection, []).extend(_response(done, depth, connection.side))
         for connection, parts in buffers.items():
             connection.write(parts)
 
 
-def _response(done: Done, depth: int) -> list[bytes]:
+def _response(done: Done, depth: int, side: Side | None) -> list[bytes]:
     number, error = done.item.header.number, done.error
     times = (done.queue_us, done.batch_rows)
     if error is None:
         try:
             specs = tuple([frames.spec_of(name, value) for name, value in done.outputs.items()])
-            header = Response(number, specs, done.rows, done.compute_us, depth, None, *times)
-            return frames.encode(header, list(done.outputs.values()))
+            tensors = list(done.outputs.values())
+            shared = shared_size(tensors) if side is not None else 0
+            if side is None or not (shared and side.send(number, shared, tensors)):
+                shared = 0
+            header = Response(
+                number, specs, done.rows, done.compute_us, depth, None, *times, shared
+            )
+            return frames.encode(header, () if shared else tensors)
         except (FrameError, KeyError, msgspec.MsgspecError) as reason:
             error = MeuseError(Code.ENGINE_ERROR, f"the output cannot be sent: {reason}")
     failure = Failure(str(error.code), error.message, error.field, error.hint, error.retry_after_s)
