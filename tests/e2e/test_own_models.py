@@ -219,15 +219,14 @@ def test_every_engine_gives_the_same_answers(
 
 def one_replica(platform: Platform, deployment: str) -> tuple[int, list[str]] | None:
     """(pid, command line) of the deployment's replica, once there is just one."""
-    found = []
-    for name, process in json.loads((platform.home / "run.json").read_text())["processes"].items():
-        if name.startswith("replica-"):
+    mine = []
+    for process in json.loads((platform.home / "run.json").read_text())["processes"].values():
+        if process.get("label", {}).get("deployment") == f"default/default/{deployment}":
             try:
                 argv = Path(f"/proc/{process['pid']}/cmdline").read_text().split("\0")
             except OSError:
                 continue
-            found.append((process["pid"], argv))
-    mine = [(pid, argv) for pid, argv in found if "digits:1" in argv]
+            mine.append((process["pid"], argv))
     return mine[0] if len(mine) == 1 else None
 
 
