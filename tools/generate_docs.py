@@ -1,4 +1,7 @@
-"""Write docs/errors.md from the table in core/errors.py; `--check` fails when it is stale."""
+"""Write docs/errors.md and docs/openai-parameters.md from the tables in the source.
+
+`--check` fails when one of them is stale.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,9 @@ import sys
 from pathlib import Path
 
 from meuse.core.errors import STATUS
+from meuse.gateway.openai import parameters
 
-TARGET = Path(__file__).parent.parent / "docs" / "errors.md"
+DOCS = Path(__file__).parent.parent / "docs"
 
 MEANING = {
     "invalid_request": "The request as a whole makes no sense here.",
@@ -21,7 +25,7 @@ MEANING = {
     "method_not_allowed": "The path exists, with other methods.",
     "conflict": "The thing is in a state, or in use, that forbids this.",
     "precondition_failed": "`If-Match` names another generation.",
-    "too_large": "The body is over the limit.",
+    "too_large": "The body, or the memory that a job needs, is over the limit.",
     "unsupported_media_type": "The content type is not one that this call reads.",
     "gate_refused": "A compressed model missed its goal; the message has the numbers.",
     "quarantined": "This request ended the engine's process more than once.",
@@ -29,14 +33,16 @@ MEANING = {
     "budget_exceeded": "A hard budget has not enough left; the message says when it resets.",
     "overloaded": "The queue is full; try again later.",
     "rate_limited": "A rate or concurrency limit is reached; `Retry-After` says how long to wait.",
+    "limit_exceeded": "A tenant's quota is used up; the message names it and has the numbers.",
     "engine_error": "The model failed on this input.",
     "internal": "A fault of ours; the logs have the cause under the request id.",
+    "upstream_error": "A server elsewhere that runs this model failed, or answered with nonsense.",
     "unavailable": "A part that this call needs is down or not ready; try again.",
     "deadline_exceeded": "No answer within the deployment's timeout.",
 }
 
 
-def render() -> str:
+def errors() -> str:
     rows = [
         f"| `{code}` | {http} | {grpc} | {MEANING[code]} |" for code, (http, grpc) in STATUS.items()
     ]
@@ -56,15 +62,36 @@ def render() -> str:
     )
 
 
+def openai_parameters() -> str:
+    lines = [
+        "# Parameters of the OpenAI API",
+        "",
+        "Each is honoured, or refused by 400 with its name in `param`. `null` is as if it were not",
+        "sent. What stands in no table is passed over, so that clients of later versions work.",
+    ]
+    for path, table in (
+        ("/v1/chat/completions", parameters.CHAT),
+        ("/v1/completions", parameters.COMPLETIONS),
+        ("/v1/embeddings", parameters.EMBEDDINGS),
+    ):
+        lines += ["", f"## `{path}`", "", "| parameter | what is made of it |", "|---|---|"]
+        lines += [
+            f"| `{name}`{' (required)' if row.required else ''} | {row.note} |"
+            for name, row in table.items()
+        ]
+    return "\n".join([*lines, ""])
+
+
 def main() -> int:
-    text = render()
-    if "--check" in sys.argv:
-        if not TARGET.exists() or TARGET.read_text() != text:
-            sys.stderr.write("docs/errors.md is stale: run python tools/generate_docs.py\n")
-            return 1
-        return 0
-    TARGET.write_text(text)
-    return 0
+    stale = False
+    for name, text in (("errors.md", errors()), ("openai-parameters.md", openai_parameters())):
+        target = DOCS / name
+        if "--check" not in sys.argv:
+            target.write_text(text)
+        elif not target.exists() or target.read_text() != text:
+            sys.stderr.write(f"docs/{name} is stale: run python tools/generate_docs.py\n")
+            stale = True
+    return int(stale)
 
 
 if __name__ == "__main__":

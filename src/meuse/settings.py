@@ -37,14 +37,59 @@ class Settings:
     """The middle of every key: meuse_<environment>_…"""
     max_body_bytes: int = 16 * MIB
     """Largest inference request, REST and gRPC alike."""
-    max_upload_bytes: int = 64 * MIB
-    """Largest dataset in one request."""
+    max_upload_bytes: int = 1024 * MIB
+    """Largest dataset in one request; larger ones come in parts."""
+    max_dataset_bytes: int = 16 * 1024 * MIB
+    """Largest dataset that comes in parts or by URL, as it is uploaded."""
+    max_open_uploads: int = 16
+    """Most uploads in parts of one tenant at once; together they hold `max_dataset_bytes` × 2 at
+    most."""
+    upload_expiry_s: float = 86400.0
+    """How long an upload in parts may rest before it is thrown away."""
+    data_allowed_hosts: str = ""
+    """Hosts that datasets may be fetched from, parted by commas; empty: none. An entry is
+    [http://]host[:port][@ipv4|@ipv6]: https unless it says http, and public addresses only
+    unless it names a family."""
+    data_fetch_seconds: float = 3600.0
+    """Longest time that fetching a dataset by URL may take."""
     max_model_bytes: int = 1024 * MIB
     """Largest model in one request."""
-    job_concurrency: int = 1
-    """Jobs that run at once."""
+    max_file_bytes: int = 512 * MIB
+    """Largest file of the OpenAI API (`/v1/files`)."""
+    max_tenant_file_bytes: int = 16 * 1024 * MIB
+    """Most bytes of a tenant's files of the OpenAI API together; 0: no limit."""
+    job_concurrency: int = 0
+    """Jobs that run at once; 0: one per two cores."""
     job_memory_bytes: int = 0
     """Most data memory of one job; 0: three quarters of the machine's."""
+    jobs_memory_bytes: int = 0
+    """Most memory of all running jobs together, by their estimates; 0: three quarters of the
+    machine's."""
+    jobs_running_per_tenant: int = 0
+    """Most jobs of one tenant at once; 0: as many as there is room for."""
+    jobs_queued_per_tenant: int = 1000
+    """Most jobs of one tenant that wait or are paused; 0: no limit."""
+    job_pause_grace_s: float = 30.0
+    """How long a job that is paused has to keep its checkpoint, before its process is ended."""
+    sandbox_tier: int = 1
+    """The least tier of sandbox in which foreign code may run: custom training code, pickled
+    models on their way to ONNX. 0 allows it with resource limits alone."""
+    sandbox_wall_s: float = 3600.0
+    """Longest run of custom code or of a conversion."""
+    import_folders: str = ""
+    """Folders that models may be imported from by path, parted by colons; empty: none."""
+    pull_index: str = ""
+    """URL of the package index that models are pulled from; empty: as pip is configured,
+    "none": no index."""
+    pull_allowed_hosts: str = ""
+    """Hosts that models may be pulled from by URL, as `data_allowed_hosts`; empty: none."""
+    max_pull_bytes: int = 64 * 1024 * MIB
+    """Largest model that is pulled."""
+    pull_seconds: float = 24 * 3600.0
+    """Longest time that pulling a model by URL may take."""
+    external_hosts: str = ""
+    """Hosts of servers that deployments may stand in front of, as `data_allowed_hosts`; empty:
+    none."""
     replica_threads: int = 1
     """Engine threads of one replica."""
     max_replicas: int = 32
@@ -66,6 +111,10 @@ class Settings:
         return self.workers or os.cpu_count() or 1
 
     @property
+    def jobs_at_once(self) -> int:
+        return self.job_concurrency or max(1, (os.cpu_count() or 1) // 2)
+
+    @property
     def journal(self) -> Path:
         return self.home / "journal"
 
@@ -83,8 +132,17 @@ class Settings:
         return self.home / "blobs"
 
     @property
+    def files(self) -> Path:
+        """Blobs of the OpenAI API's files: they are deleted without a look at other blobs."""
+        return self.home / "files"
+
+    @property
     def jobs(self) -> Path:
         return self.home / "jobs"
+
+    @property
+    def toolchains(self) -> Path:
+        return self.home / "toolchains"
 
     @property
     def logs(self) -> Path:
@@ -97,6 +155,11 @@ class Settings:
     @property
     def pepper(self) -> Path:
         return self.home / "secrets" / "pepper"
+
+    @property
+    def sealing_key(self) -> Path:
+        """What secrets of other servers are encrypted with."""
+        return self.home / "secrets" / "sealing"
 
     @property
     def run_file(self) -> Path:
@@ -114,9 +177,23 @@ _BOUNDS = (
     ("workers", 0, 256),
     ("max_body_bytes", 1024, 512 * MIB),
     ("max_upload_bytes", 1024, 16 * 1024 * MIB),
+    ("max_dataset_bytes", 1024, 16 * 1024 * MIB),
+    ("max_open_uploads", 1, 4096),
+    ("upload_expiry_s", 1.0, 365 * 86400.0),
+    ("data_fetch_seconds", 1.0, 7 * 86400.0),
+    ("max_pull_bytes", 1024, 1 << 50),
+    ("pull_seconds", 1.0, 30 * 86400.0),
+    ("max_file_bytes", 1024, 16 * 1024 * MIB),
+    ("max_tenant_file_bytes", 0, 1 << 60),
     ("max_model_bytes", 1024, 2 * 1024 * MIB),  # what a single ONNX file can hold
-    ("job_concurrency", 1, 64),
+    ("job_concurrency", 0, 64),
     ("job_memory_bytes", 0, 1 << 50),
+    ("jobs_memory_bytes", 0, 1 << 50),
+    ("jobs_running_per_tenant", 0, 4096),
+    ("jobs_queued_per_tenant", 0, 1_000_000),
+    ("job_pause_grace_s", 0.0, 86400.0),
+    ("sandbox_tier", 0, 2),
+    ("sandbox_wall_s", 1.0, 30 * 86400.0),
     ("replica_threads", 1, 256),
     ("max_replicas", 1, 4096),
     ("spare_replicas", 0, 16),

@@ -3,10 +3,28 @@
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 
-from meuse.api import access, datasets, deployments, jobs, limits, models, money
+from meuse.api import (
+    access,
+    aliases,
+    cards,
+    dataset_uploads,
+    datasets,
+    deployments,
+    jobs,
+    limits,
+    methods,
+    models,
+    money,
+    openai_batches,
+    openai_files,
+    reports,
+)
 from meuse.core.nouns import SCOPES
 
-ROUTERS = (datasets, jobs, models, deployments, access, limits, money)
+ROUTERS = (
+    dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, limits, money,
+    methods, reports, openai_files, openai_batches,
+)  # fmt: skip
 
 
 def scopes_of(dependant: Dependant) -> set[str]:

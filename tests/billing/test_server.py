@@ -35,6 +35,11 @@ def journal_writer(journal):
     writer.close()
 
 
+def listens(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX) as probe:
+        return probe.connect_ex(str(path)) == 0
+
+
 def serve(store, ingester, interval_s=0.02):
     """(client, stop): the server in a thread, on a socket with a short path."""
     directory = Directory(plan(Price("rows", "0.50", 1000)), acme="basic", guest=None)
@@ -48,13 +53,10 @@ def serve(store, ingester, interval_s=0.02):
         transport=httpx.HTTPTransport(uds=str(path), retries=0), base_url="http://ledger"
     )
     deadline = time.monotonic() + 10
-    while True:
-        try:
-            client.get("/health")
-            break
-        except httpx.TransportError:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+    while not listens(path):  # httpx would leave the socket of a failed attempt open
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    client.get("/health")
 
     def stop():
         client.close()

@@ -8,9 +8,11 @@ import pytest
 
 from helpers_jobs import RecordedJob
 from helpers_tables import diabetes, digits
+from meuse.compress.artifact import Artifact
+from meuse.compress.pipeline import Parent
 from meuse.core.nouns import Splits
 from meuse.evaluate.metrics import for_task
-from meuse.train.loop import TrainResult, fit
+from meuse.train.run import TrainResult, fit
 from meuse.train.spec import TrainSpec
 
 
@@ -22,6 +24,18 @@ class Trained:
     @property
     def model(self) -> bytes:
         return self.result.model_path.read_bytes()
+
+    @property
+    def parent(self) -> Parent:
+        """As a compress job is given it."""
+        weights = next(p for p, format in self.result.files.items() if format == "safetensors")
+        return Parent(
+            "digits:1",
+            Artifact("onnx", self.model),
+            self.result.signature,
+            weights.read_bytes(),
+            {"options": {"epochs": 10}},
+        )
 
 
 def _train(folder_factory: pytest.TempPathFactory, task: str) -> Trained:

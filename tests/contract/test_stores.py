@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
     Artifact,
+    Batch,
     Batching,
     Cache,
     Canary,
@@ -23,20 +24,26 @@ from meuse.core.nouns import (
     LimitRecord,
     Lineage,
     NewVersion,
+    QueuedJob,
     Scale,
     Scope,
     Shadow,
     Signature,
+    StoredFile,
     TensorSpec,
+    Upload,
 )
 from meuse.core.states import JobStatus
+from meuse.store.batches import SqlBatches
 from meuse.store.database import Database
 from meuse.store.datasets import SqlDatasets
 from meuse.store.deployments import SqlDeployments
+from meuse.store.files import SqlFiles
 from meuse.store.jobs import SqlJobs
 from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
 from meuse.store.rollouts import SqlRollouts
+from meuse.store.uploads import SqlUploads
 
 MINE, OTHER = Scope("acme"), Scope("other")
 
@@ -63,6 +70,7 @@ def new_version(job: str, model: str = "digits") -> NewVersion:
         metrics={"test_accuracy": 0.9},
         lineage=Lineage(job, "digits:1", "a" * 64, "c" * 64, 0, "y"),
         report={"before": {"bytes": 9}},
+        card={"given": {"licence": "CC0"}},
     )
 
 
@@ -126,6 +134,16 @@ def test_a_job_registers_one_version_however_often_it_completes(database: Databa
     assert first.signature.classes == ("a", "b")
 
 
+def test_a_job_registers_each_of_its_versions_once(database: Database) -> None:
+    """The parts of one job are versions of their own that name it, however often they come."""
+    store = SqlRegistry(database)
+    for _ in range(2):
+        for part in range(3):
+            made = store.add_version(MINE, replace(new_version("job-1"), part=part))
+            assert (made.version, made.lineage.job) == (part + 1, "job-1")
+    assert [v.version for v in store.versions(MINE, "digits")] == [1, 2, 3]
+
+
 def test_versions_are_numbered_without_gaps_under_concurrency(database: Database) -> None:
     """Eight jobs that end at once get eight numbers, none twice."""
     store = SqlRegistry(database)
@@ -154,6 +172,56 @@ def test_aliases_move_and_go(database: Database) -> None:
     assert store.aliases(MINE, "digits") == {}
 
 
+def test_an_alias_moves_only_from_where_it_was_seen(database: Database) -> None:
+    """Who decided on what it named must not overwrite what somebody else has set since."""
+    store = SqlRegistry(database)
+    for number in (1, 2, 3):
+        store.add_version(MINE, new_version(f"job-{number}"))
+    store.set_alias(MINE, "digits", "champion", 1, was=None)
+    store.set_alias(MINE, "digits", "champion", 2, was=1)
+    for was in (None, 1):
+        with pytest.raises(MeuseError) as caught:
+            store.set_alias(MINE, "digits", "champion", 3, was=was)
+        assert caught.value.code == Code.CONFLICT
+    assert store.aliases(MINE, "digits") == {"champion": 2}
+
+
+def test_a_gate_stays_with_its_alias(database: Database) -> None:
+    """Through moves, until it is taken away or the alias is gone."""
+    store = SqlRegistry(database)
+    for number in (1, 2):
+        store.add_version(MINE, new_version(f"job-{number}"))
+    with pytest.raises(MeuseError):
+        store.set_gate(MINE, "digits", "champion", {})
+    store.set_alias(MINE, "digits", "champion", 1)
+    assert store.gates(MINE, "digits") == {}
+    store.set_gate(MINE, "digits", "champion", {"max_drop": 0.1})
+    store.set_alias(MINE, "digits", "champion", 2)
+    assert store.gates(MINE, "digits") == {"champion": {"max_drop": 0.1}}
+    assert store.gates(OTHER, "digits") == {}
+    store.set_gate(MINE, "digits", "champion", None)
+    assert store.gates(MINE, "digits") == {}
+
+
+def test_evaluations_are_kept_once_per_job(database: Database) -> None:
+    """Newest first; a job that completes twice leaves one; other tenants see none."""
+    store = SqlRegistry(database)
+    store.add_version(MINE, new_version("job-1"))
+    for job_id, score in (("job-a", 0.1), ("job-b", 0.2), ("job-b", 0.3)):
+        store.add_evaluation(MINE, "digits", 1, job_id, {"figures": {"accuracy": score}})
+    found = store.evaluations(MINE, "digits", 1)
+    assert [(e.job, e.body["figures"]["accuracy"]) for e in found] == [
+        ("job-b", 0.2), ("job-a", 0.1),
+    ]  # fmt: skip
+    assert found[0].ref == "digits:1"
+    assert len(store.evaluations(MINE, "digits", 1, limit=1)) == 1
+    assert store.evaluations(OTHER, "digits", 1) == []
+    for scope, version in ((OTHER, 1), (MINE, 2)):
+        with pytest.raises(MeuseError) as caught:
+            store.add_evaluation(scope, "digits", version, "job-c", {})
+        assert caught.value.code == Code.NOT_FOUND
+
+
 def test_an_ended_job_does_not_move(database: Database) -> None:
     """Status follows the table of transitions; an ended job refuses the next one."""
     store = SqlJobs(database)
@@ -166,6 +234,108 @@ def test_an_ended_job_does_not_move(database: Database) -> None:
     ended = store.get(MINE, "job-1")
     assert (ended.status, ended.result) == (JobStatus.SUCCEEDED, {"model": "digits:1"})
     assert store.unfinished() == []
+
+
+def test_a_new_attempt_begins_with_a_clean_slate(database: Database) -> None:
+    """Paused, failed and cancelled jobs are queued again under the next number; times, flags
+    and the error are the new attempt's. Nothing else starts again."""
+    store = SqlJobs(database)
+    store.add(replace(job("job-1"), priority="high", estimate_bytes=2**40))
+    for status in (JobStatus.QUEUED, JobStatus.RUNNING):
+        if status is JobStatus.RUNNING:
+            store.update("job-1", status=status, live={"rate": 2.5})
+        with pytest.raises(MeuseError) as refusal:
+            store.new_attempt("job-1")
+        assert refusal.value.code == Code.CONFLICT
+    running = store.get(None, "job-1")
+    assert running.live == {"rate": 2.5}
+    assert running.started_ms is not None
+    assert store.request_pause("job-1").pause_requested
+    assert store.update("job-1", status=JobStatus.PAUSED, progress=0.5).live == {}
+    second = store.new_attempt("job-1")
+    assert (second.attempt, second.progress, second.started_ms) == (2, 0.5, None)
+    assert not second.pause_requested
+    with pytest.raises(MeuseError) as refusal:
+        store.update("job-1", attempt=1, status=JobStatus.RUNNING)
+    assert refusal.value.code == Code.CONFLICT
+    failed = store.update("job-1", attempt=2, status=JobStatus.FAILED, error={"code": "internal"})
+    assert failed.ended_ms is not None
+    third = store.new_attempt("job-1")
+    assert (third.attempt, third.progress, third.error, third.ended_ms) == (3, 0.0, None, None)
+    assert (third.priority, third.estimate_bytes) == ("high", 2**40)
+    story = [event.data for event in store.events("job-1", 0)]
+    assert story[-1] == {"status": "queued", "attempt": 3}
+
+
+def test_requests_act_at_once_on_what_waits(database: Database) -> None:
+    """A queued or paused job is cancelled, a queued one paused, in the same step; a running
+    one is marked; an ended one refuses."""
+    store = SqlJobs(database)
+    for number in (1, 2, 3):
+        store.add(job(f"job-{number}"))
+    assert store.request_pause("job-1").status is JobStatus.PAUSED
+    assert store.request_pause("job-1").status is JobStatus.PAUSED
+    for job_id in ("job-1", "job-2"):
+        cancelled = store.request_cancel(job_id)
+        assert cancelled.status is JobStatus.CANCELLED
+        assert (cancelled.error or {})["code"] == "cancelled"
+        for ask in (store.request_cancel, store.request_pause):
+            with pytest.raises(MeuseError) as refusal:
+                ask(job_id)
+            assert refusal.value.code == Code.CONFLICT
+    store.update("job-3", status=JobStatus.RUNNING)
+    marked = store.request_cancel("job-3")
+    assert (marked.status, marked.cancel_requested) == (JobStatus.RUNNING, True)
+
+
+def test_the_queue_is_read_without_the_jobs(database: Database) -> None:
+    """What decides about a start is there, oldest first, and when each tenant was served."""
+    store = SqlJobs(database)
+    store.add(job("job-2"))
+    store.add(replace(job("job-1", OTHER), priority="low", estimate_bytes=5))
+    store.add(job("job-3"))
+    store.update("job-3", status=JobStatus.RUNNING)
+    assert store.queued() == [
+        QueuedJob("job-1", 1, "other", "low", 1, 5),
+        QueuedJob("job-2", 1, "acme", "normal", 1, None),
+    ]
+    assert store.served() == {"acme": store.get(None, "job-3").started_ms}
+
+
+def test_quotas_hold_under_concurrency(database: Database) -> None:
+    """Of many submissions at once exactly as many are kept as the quota has room for."""
+    store = SqlJobs(database)
+    refusals: list[Code] = []
+
+    def submit(number: int) -> None:
+        try:
+            store.add(job(f"job-{number}"), most_waiting=3)
+        except MeuseError as error:
+            refusals.append(error.code)
+
+    threads = [threading.Thread(target=submit, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert refusals == [Code.LIMIT_EXCEEDED] * 5
+    assert len(store.queued()) == 3
+    store.add(job("job-9", OTHER), most_waiting=3)
+    for waiting in store.queued():
+        store.request_cancel(waiting.id)
+    store.new_attempt("job-9", most_waiting=1)
+
+
+def test_changes_are_told(database: Database) -> None:
+    """Whoever waits for news of a job hears of each change after it can be read."""
+    heard: list[tuple[str, int]] = []
+    store = SqlJobs(database, lambda job_id: heard.append((job_id, len(store.events(job_id, 0)))))
+    store.add(job("job-1"))
+    store.update("job-1", status=JobStatus.RUNNING)
+    store.add_events("job-1", [("log", {"message": "a"})] * 3)
+    store.request_cancel("job-1")
+    assert heard == [("job-1", 1), ("job-1", 4), ("job-1", 4)]
+    assert [e.seq for e in store.events("job-1", 1, 2)] == [2, 3]
 
 
 def test_events_are_numbered_in_order(database: Database) -> None:
@@ -290,3 +460,140 @@ def test_rollouts_stand_where_they_stood(database: Database) -> None:
     SqlDeployments(database).put(deployment())
     SqlDeployments(database).delete(MINE, "digits")
     assert store.all() == {}
+
+
+def upload(upload_id: str, size: int = 10, scope: Scope = MINE, digest: str = "") -> Upload:
+    options = {"missing": ["NA"]}
+    return Upload(upload_id, scope, "digits", "csv", size, 4, digest, options, 1, 1)
+
+
+def test_uploads_are_kept_bounded_and_taken_once(database: Database) -> None:
+    """An announcement comes back as it was; the same file is the same upload; a tenant has so
+    many, of so many bytes; one job takes it, and the idle ones are found."""
+    store = SqlUploads(database)
+    first = upload("upl-1", digest="d" * 64)
+    assert store.open(first, 2, 100) == (first, True)
+    assert store.open(upload("upl-2", digest="d" * 64), 2, 100) == (first, False)
+    store.open(upload("upl-3"), 2, 100)
+    for bounds in ((2, 1000), (9, 25)):
+        with pytest.raises(MeuseError) as refusal:
+            store.open(upload("upl-4"), *bounds)
+        assert refusal.value.code == Code.CONFLICT
+    store.open(upload("upl-5", scope=OTHER), 2, 100)
+    assert store.get(MINE, "upl-1") == store.get(None, "upl-1") == first
+    for scope in (OTHER, Scope("acme", "research")):
+        with pytest.raises(MeuseError) as refusal:
+            store.get(scope, "upl-1")
+        assert refusal.value.code == Code.NOT_FOUND
+    store.take("upl-1", "job-1", 50)
+    assert store.get(MINE, "upl-1") == replace(first, job="job-1", updated_ms=50)
+    with pytest.raises(MeuseError) as refusal:
+        store.take("upl-1", "job-2", 51)
+    assert refusal.value.code == Code.CONFLICT
+    store.take("upl-1", "job-2", 52, instead_of="job-1")
+    assert store.open(upload("upl-6", digest="d" * 64), 2, 100)[1]  # what is read is not open
+    store.touch("upl-3", 60)
+    assert [found.id for found in store.idle(52)] == ["upl-5", "upl-6"]
+    store.delete("upl-3")
+    store.delete("upl-3")
+    with pytest.raises(MeuseError):
+        store.get(MINE, "upl-3")
+
+
+def test_a_deleted_version_keeps_its_number(database: Database) -> None:
+    """It is gone with its profiles, its number is not given again, and what only it needed is
+    told until it was swept."""
+    store = SqlDatasets(database)
+    store.add_version(MINE, replace(dataset(), table_digest="t" * 64))
+    store.add_version(MINE, replace(dataset("d" * 64), table_digest="t" * 64))
+    store.keep_profile(MINE, "digits", 2, "plain", "e" * 64)
+    store.keep_profile(MINE, "digits", 2, "plain", "f" * 64)
+    assert store.profile(MINE, "digits", 2, "plain") == "f" * 64
+    assert store.profile(MINE, "digits", 2, "other") is None
+    assert store.profile(OTHER, "digits", 2, "plain") is None
+    with pytest.raises(MeuseError) as refusal:
+        store.delete(OTHER, "digits", 2, 5)
+    assert refusal.value.code == Code.NOT_FOUND
+    store.delete(MINE, "digits", 2, 5)
+    with pytest.raises(MeuseError):
+        store.get(MINE, "digits", 2)
+    assert store.profile(MINE, "digits", 2, "plain") is None
+    store.keep_profile(MINE, "digits", 2, "plain", "e" * 64)  # one that was being made
+    assert store.profile(MINE, "digits", 2, "plain") is None
+    assert store.orphans() == [(MINE, "digits", 2, ["d" * 64, "f" * 64])]
+    store.swept(MINE, "digits", 2)
+    assert store.orphans() == []
+    assert store.get(MINE, "digits").version == 1
+    again, new = store.add_version(MINE, dataset("d" * 64))
+    assert (again.version, new) == (3, True)
+
+
+def stored_file(file_id: str, size: int = 10, scope: Scope = MINE) -> StoredFile:
+    return StoredFile(file_id, scope, "a.jsonl", "batch", "d" * 64, size, 1)
+
+
+def test_files_are_kept_bounded_and_listed(database: Database) -> None:
+    """A file comes back as it was, to its project alone; a tenant's have so many bytes; pages go
+    both ways; a deleted one is gone, and told until its bytes are."""
+    store = SqlFiles(database)
+    files = [stored_file(f"file-{n}") for n in range(4)]
+    for file in files:
+        store.add(file, 40)
+    store.add(files[0], 40)  # again: nothing to do
+    with pytest.raises(MeuseError) as refusal:
+        store.add(stored_file("file-9", 1, Scope("acme", "research")), 40)
+    assert refusal.value.code == Code.LIMIT_EXCEEDED
+    output = replace(stored_file("file-8"), purpose="batch_output")
+    store.add(output)
+    assert store.get(MINE, "file-2") == files[2]
+    for scope in (OTHER, Scope("acme", "research")):
+        with pytest.raises(MeuseError) as refusal:
+            store.get(scope, "file-2")
+        assert refusal.value.code == Code.NOT_FOUND
+        assert store.page(scope, 9, None, None, True) == []
+    assert store.page(MINE, 2, None, None, True) == [output, files[3]]
+    assert store.page(MINE, 2, "file-3", None, True) == [files[2], files[1]]
+    assert store.page(MINE, 2, "file-0", "batch", False) == [files[1], files[2]]
+    with pytest.raises(MeuseError):
+        store.delete(OTHER, "file-0", 5)
+    for file in files:
+        store.delete(MINE, file.id, 5)
+    with pytest.raises(MeuseError):
+        store.get(MINE, "file-0")
+    with pytest.raises(MeuseError):
+        store.delete(MINE, "file-0", 6)
+    assert store.orphans() == [(file.id, "acme", "") for file in files]  # the output has them too
+    store.delete(MINE, "file-8", 7)
+    assert store.orphans()[0] == ("file-0", "acme", "d" * 64)
+    for file_id in ("file-0", "file-8"):
+        store.swept(file_id)
+    assert [file_id for file_id, *_ in store.orphans()] == ["file-1", "file-2", "file-3"]
+
+
+def test_batches_are_kept_cancelled_and_concluded(database: Database) -> None:
+    """A batch comes back as it was; when it was first cancelled stays; its last outcome counts."""
+    store = SqlBatches(database)
+    first = Batch(
+        "batch_1", MINE, "key", "job-1", "file-1", "/v1/embeddings", {"a": "b"}, 1, 9
+    )  # fmt: skip
+    second = replace(first, id="batch_2", job="job-2", metadata=None)
+    store.add(first)
+    store.add(second)
+    assert store.get(MINE, "batch_1") == store.get(None, "batch_1") == first
+    with pytest.raises(MeuseError) as refusal:
+        store.get(OTHER, "batch_1")
+    assert refusal.value.code == Code.NOT_FOUND
+    assert store.page(MINE, 1, None) == [second]
+    assert store.page(MINE, 1, "batch_2") == [first]
+    assert store.page(OTHER, 1, None) == []
+    assert store.reading(MINE, "file-1") == [first, second]
+    assert store.cancel("batch_1", 5).cancelling_ms == store.cancel("batch_1", 6).cancelling_ms == 5
+    store.conclude("batch_1", {"status": "failed"})
+    store.conclude("batch_1", {"status": "completed"})
+    assert store.get(MINE, "batch_1").outcome == {"status": "completed"}
+    assert store.reading(MINE, "file-1") == [second]
+    store.delete("batch_2")
+    store.delete("batch_2")
+    assert store.page(MINE, 9, None) == [replace(
+        first, cancelling_ms=5, outcome={"status": "completed"}
+    )]  # fmt: skip

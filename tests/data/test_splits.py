@@ -37,13 +37,14 @@ def test_text_labels_become_sorted_classes(tmp_path: Path) -> None:
     """Features are float32, targets int64 indices into the sorted classes."""
     rows = [f"{i},{i * 2},{'oak' if i % 2 else 'ash'}" for i in range(20)]
     splits = split(table(tmp_path, "a,b,tree", rows))
-    assert (splits.task, splits.target, splits.features) == ("classification", "tree", ("a", "b"))
+    assert (splits.task, splits.target) == ("classification", "tree")
+    assert [column.name for column in splits.features] == ["a", "b"]
     assert splits.classes == ("ash", "oak")
     assert [len(part) for part in (splits.train, splits.validation, splits.test)] == [14, 4, 2]
     for part in (splits.train, splits.validation, splits.test):
-        assert part.x.dtype == np.float32
+        assert part.frame.numbers.dtype == np.float32
         assert part.y.dtype == np.int64
-        np.testing.assert_array_equal(part.x[:, 0] % 2, part.y)
+        np.testing.assert_array_equal(part.frame.numbers[:, 0] % 2, part.y)
 
 
 def test_integer_labels_stay_integers(tmp_path: Path) -> None:
@@ -57,8 +58,10 @@ def test_the_target_may_be_any_column(tmp_path: Path) -> None:
     """A named target is set apart; the other columns keep their order."""
     path = table(tmp_path, "a,y,b", [f"{i},{i % 2},{-i}" for i in range(20)])
     splits = split(path, target="y")
-    assert splits.features == ("a", "b")
-    np.testing.assert_array_equal(splits.train.x[:, 0], -splits.train.x[:, 1])
+    assert [column.name for column in splits.features] == ["a", "b"]
+    np.testing.assert_array_equal(
+        splits.train.frame.numbers[:, 0], -splits.train.frame.numbers[:, 1]
+    )
 
 
 @pytest.mark.parametrize(

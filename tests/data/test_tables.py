@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Column
+from meuse.data.ingest import ingest
 from meuse.data.tables import inspect, read
 
 
@@ -62,9 +63,9 @@ def test_a_byte_order_mark_is_not_part_of_a_name(tmp_path: Path, prefix: bytes) 
 def test_kinds_climb_across_blocks(tmp_path: Path) -> None:
     """A column that turns from integers to text late in a large file is text."""
     body = "".join(f"{i},{i}\n" for i in range(250_000))
-    path = write(tmp_path, "a,b\n" + body + "0.5,x\n")
+    path = write(tmp_path, "a,b\n" + body + "0.5,x\n" * 1000)
     rows, columns = inspect(path, "csv")
-    assert rows == 250_001
+    assert rows == 251_000
     assert [c.kind for c in columns] == ["float", "string"]
 
 
@@ -97,10 +98,14 @@ def test_bad_csv_is_refused_with_its_line(
 
 
 def test_columns_of_an_npz(tmp_path: Path) -> None:
-    """1-D arrays are columns by key, N-D arrays become key_0, key_1, … in C order."""
+    """1-D arrays are columns by key, N-D arrays become key_0, key_1, … in C order; uint8 of 3 or
+    4 dimensions is a column of images."""
     path = npz(
         tmp_path,
-        image=np.arange(12, dtype=np.uint8).reshape(3, 2, 2),
+        image=np.arange(12).reshape(3, 2, 2),
+        grey=np.zeros((3, 4, 5), np.uint8),
+        photo=np.zeros((3, 4, 5, 3), np.uint8),
+        channels_first=np.zeros((3, 1, 4, 5), np.uint8),
         weight=np.array([1.0, np.nan, 2.0], np.float16),
         flag=np.array([True, False, True]),
         label=np.array(["a", "", "c"]),
@@ -109,6 +114,9 @@ def test_columns_of_an_npz(tmp_path: Path) -> None:
     assert rows == 3
     assert columns == (
         *(Column(f"image_{i}", "integer") for i in range(4)),
+        Column("grey", "image", 0, (4, 5, 1)),
+        Column("photo", "image", 0, (4, 5, 3)),
+        Column("channels_first", "image", 0, (4, 5, 1)),
         Column("weight", "float", 1),
         Column("flag", "integer"),
         Column("label", "string", 1),
@@ -199,8 +207,8 @@ def test_a_csv_over_the_limit_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_is_refused(tmp_path: Path) -> None:
-    """Only csv and npz are read."""
-    error = refused(write(tmp_path, "a,b\n1,2\n"), "parquet")
+    """Only the listed formats are read."""
+    error = refused(write(tmp_path, "a,b\n1,2\n"), "xlsx")
     assert (error.code, error.field) == (Code.INVALID_FIELD, "format")
 
 
@@ -209,12 +217,13 @@ def test_csv_and_npz_give_the_same_table(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     y = np.arange(20) % 2
     lines = [",".join(map(repr, [*map(float, row), int(t)])) for row, t in zip(x, y, strict=True)]
-    csv = read(write(tmp_path, "x_0,x_1,x_2,y\n" + "\n".join(lines)), "csv", None)
-    other = read(npz(tmp_path, x=x, y=y), "npz", None)
-    np.testing.assert_array_equal(csv.x, other.x)
+    ingest(write(tmp_path, "x_0,x_1,x_2,y\n" + "\n".join(lines)), "csv", tmp_path / "csv.table")
+    ingest(npz(tmp_path, x=x, y=y), "npz", tmp_path / "npz.table")
+    csv, other = read(tmp_path / "csv.table"), read(tmp_path / "npz.table")
+    np.testing.assert_array_equal(csv.frame.numbers, other.frame.numbers)
     np.testing.assert_array_equal(csv.y, other.y)
-    assert csv.features == other.features
-    assert csv.x.dtype == np.float32
+    assert [c.name for c in csv.features] == [c.name for c in other.features]
+    assert csv.frame.numbers.dtype == np.float32
 
 
 def outcome(path: Path, format: str) -> Code | None:

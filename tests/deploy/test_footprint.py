@@ -5,11 +5,19 @@ from __future__ import annotations
 import os
 
 from meuse.core.nouns import Artifact
-from meuse.deploy.footprint import AGAIN_S, BASE, PER_BYTE, Footprints, machine_budget, resident
+from meuse.deploy.footprint import (
+    AGAIN_S,
+    BASE,
+    PER_BYTE,
+    Footprints,
+    Load,
+    machine_budget,
+    resident,
+)
 from meuse.deploy.plan import Replica
 
 MIB = 1024 * 1024
-ARTIFACTS = {f"r{i}": Artifact("model.onnx", "onnx", f"digest{i}", 1000) for i in (1, 2)}
+LOADS = {f"r{i}": Load.of(Artifact("model.onnx", "onnx", f"digest{i}", 1000)) for i in (1, 2)}
 
 
 def test_this_process_has_a_size() -> None:
@@ -22,7 +30,7 @@ def test_this_process_has_a_size() -> None:
 
 def held(prints: Footprints, running: list[Replica], idle: bool = True) -> dict[str, int]:
     """Bytes by deployment; "" for what ends."""
-    found = prints.held(running, ARTIFACTS, lambda name: idle, lambda name: 0.0)
+    found = prints.held(running, LOADS, lambda name: idle, lambda name: 0.0)
     return {h.name: h.bytes for h in found}
 
 
@@ -32,17 +40,17 @@ def test_a_measure_replaces_the_guess() -> None:
     prints = Footprints(0, lambda: {"r1": 1, "r2": 2}, sizes.get, lambda: now[0])
     running = [Replica("r1", "a", "m:1", True), Replica("r2", "b", "m:2", False)]
     guess = BASE + PER_BYTE * 1000
-    prints.look(running, ARTIFACTS)
+    prints.look(running, LOADS)
     assert held(prints, running) == {"": 0, "a": guess, "b": guess}
     now[0] = 2.0
-    prints.look(running, ARTIFACTS)
+    prints.look(running, LOADS)
     assert held(prints, running) == {"": 0, "a": 70 * MIB, "b": guess}
-    assert prints.expected(ARTIFACTS["r1"]) == 70 * MIB
-    assert prints.expected(ARTIFACTS["r2"]) == guess
+    assert prints.expected(LOADS["r1"]) == 70 * MIB
+    assert prints.expected(LOADS["r2"]) == guess
     sizes[1] = 90 * MIB
     now[0] = 2.0 + AGAIN_S
-    prints.look(running, ARTIFACTS)
-    assert prints.expected(ARTIFACTS["r1"]) == 90 * MIB
+    prints.look(running, LOADS)
+    assert prints.expected(LOADS["r1"]) == 90 * MIB
 
 
 def test_what_ends_holds_its_memory_until_it_has() -> None:
@@ -50,13 +58,13 @@ def test_what_ends_holds_its_memory_until_it_has() -> None:
     now, pids = [0.0], {"r1": 1}
     prints = Footprints(0, lambda: pids, lambda pid: 10 * MIB, lambda: now[0])
     running = [Replica("r1", "a", "m:1", True)]
-    prints.look(running, ARTIFACTS)
+    prints.look(running, LOADS)
     now[0] = 2.0
-    prints.look(running, ARTIFACTS)
+    prints.look(running, LOADS)
     assert held(prints, running) == {"": 0, "a": 10 * MIB}
     assert held(prints, []) == {"": 10 * MIB}
     pids.clear()
-    prints.look([], ARTIFACTS)
+    prints.look([], LOADS)
     assert held(prints, []) == {"": 0}
 
 
@@ -64,7 +72,21 @@ def test_what_is_on_its_way_is_not_idle() -> None:
     """A deployment with a replica that is not ready makes no room."""
     prints = Footprints(0, dict, lambda pid: None)
     both = [Replica("r1", "a", "m:1", True), Replica("r2", "a", "m:1", False)]
-    found = prints.held(both, ARTIFACTS, lambda name: True, lambda name: 5.0)
+    found = prints.held(both, LOADS, lambda name: True, lambda name: 5.0)
     assert [(h.name, h.used_at, h.idle) for h in found] == [("", 0.0, False), ("a", 5.0, False)]
-    found = prints.held(both[:1], ARTIFACTS, lambda name: True, lambda name: 5.0)
+    found = prints.held(both[:1], LOADS, lambda name: True, lambda name: 5.0)
     assert found[1].idle
+
+
+def test_what_will_grow_counts_in_full() -> None:
+    """The cache of a language model is empty when it is measured first."""
+    now = [0.0]
+    prints = Footprints(0, lambda: {"r1": 1}, lambda pid: 30 * MIB, lambda: now[0])
+    running = [Replica("r1", "a", "m:1", True)]
+    loads = {"r1": Load("digest1", 90 * MIB, least=80 * MIB)}
+    for now[0] in (0.0, 2.0):
+        prints.look(running, loads)
+    found = prints.held(running, loads, lambda name: True, lambda name: 0.0)
+    assert [h.bytes for h in found] == [0, 80 * MIB]
+    assert prints.expected(loads["r1"]) == 80 * MIB
+    assert prints.expected(Load("digest2", 90 * MIB, least=80 * MIB)) == 90 * MIB

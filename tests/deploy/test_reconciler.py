@@ -78,6 +78,9 @@ class World:
         if replica in self.listeners:
             self.listeners.pop(replica).close()
 
+    def kill(self, replica: str) -> None:
+        self.stop(replica)
+
     def label(self, replica: str, label: dict[str, Any]) -> None:
         self.live[replica] = label
 

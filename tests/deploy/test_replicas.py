@@ -8,6 +8,7 @@ import pytest
 
 from meuse.deploy.plan import Start
 from meuse.deploy.replicas import KEEP_FILES_S, START_S, Replicas
+from meuse.serve.page import PageWriter
 
 WHAT = Start("acme/default/digits", "digits:1", "onnx/2")
 
@@ -17,9 +18,14 @@ class Launched:
 
     def __init__(self) -> None:
         self.live: dict[str, dict[str, Any]] = {}
+        self.killed: list[str] = []
 
     def start(self, replica: str, argv: list[str], label: dict[str, Any]) -> None:
         self.live[replica] = label
+
+    def kill(self, replica: str) -> None:
+        self.killed.append(replica)
+        self.stop(replica)
 
     def label(self, replica: str, label: dict[str, Any]) -> None:
         self.live[replica] = label
@@ -73,6 +79,36 @@ def test_ready_means_listening(world: World) -> None:
     assert world.replicas.look() == []
 
 
+def test_one_that_hangs_is_killed_and_counts_as_dead(world: World) -> None:
+    """It is no replica from the moment it is judged; one that is asked to stop dies of nothing."""
+    hangs, works = world.start(), world.start()
+    pages = {name: PageWriter(world.folder / f"{name}.page", 1) for name in (hangs, works)}
+    for name in pages:
+        world.listen(name)
+    limits = {WHAT.deployment: 30.0}
+
+    def look(*beating: str) -> set[str]:
+        world.now += 1.0
+        for name in beating:
+            pages[name].beat()
+        running = world.replicas.look()
+        return {r.id for r in world.replicas.kill_hung(running, limits)}
+
+    assert look(hangs, works) == {hangs, works}
+    for _ in range(4):
+        assert look(works) == {hangs, works}
+    until_killed = 0
+    while look(works) != {works}:
+        until_killed += 1
+        assert until_killed < 3
+    assert world.launched.killed == [hangs]
+    assert look(works) == {works}
+    assert world.replicas.died() == {(WHAT.deployment, WHAT.version): 1}
+    assert world.launched.killed == [hangs]
+    assert world.replicas.kill_hung([], {}) == []
+    assert not world.replicas.failures(WHAT.deployment), "it had started well"
+
+
 def test_labels_tell_what_a_replica_is(world: World) -> None:
     """All that a plan compares is in the label; one from before revisions has none."""
     replica = world.start()
@@ -106,6 +142,18 @@ def test_a_start_that_hangs_is_given_up(world: World) -> None:
     world.replicas.look()
     assert world.launched.live == {}
     assert "not ready after" in world.replicas.failures(WHAT.deployment)[0].reason
+
+
+def test_a_start_may_be_given_more_time(world: World) -> None:
+    """Of a large model; what is running by then is left alone."""
+    name = world.replicas.start(WHAT, lambda replica: [replica], patience_s=3 * START_S)
+    world.replicas.look()
+    world.now += 2 * START_S
+    world.replicas.look()
+    assert name in world.launched.live
+    world.now += 2 * START_S
+    world.replicas.look()
+    assert world.launched.live == {}
 
 
 def test_a_start_that_is_called_off_is_no_failure(world: World) -> None:
@@ -153,3 +201,11 @@ def test_replicas_of_another_build_are_outdated(tmp_path: Path) -> None:
     launched.live["r0"] = {"deployment": WHAT.deployment, "version": WHAT.version}
     seen = Replicas(launched, tmp_path, build="2").look()
     assert {r.id: r.outdated for r in seen} == {"r0": True, old: True, new: False}
+
+
+def test_a_replica_that_streams_has_time_to_end(tmp_path: Path) -> None:
+    """Its label says how much; whoever is stopped without a word has what all have."""
+    world = World(tmp_path)
+    replica = world.replicas.start(WHAT, lambda replica: ["serve", replica], grace_s=130.0)
+    assert world.launched.live[replica]["grace_s"] == 130.0
+    assert "grace_s" not in world.launched.live[world.start()]

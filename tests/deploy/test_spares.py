@@ -36,6 +36,9 @@ class Processes:
         self.live[replica] = subprocess.Popen(filled, pass_fds=[self.life], stderr=subprocess.PIPE)
         self.labels[replica] = label
 
+    def kill(self, replica: str) -> None:
+        self.stop(replica)
+
     def label(self, replica: str, label: dict[str, Any]) -> None:
         self.labels[replica] = label
 

@@ -18,9 +18,12 @@ import httpx
 import pytest
 
 from e2e.helpers import JSON, csv_bytes, ready, start, succeeded, upload
+from gateway.rig import free_port
 
 START_S = 60.0
 STOP_S = 30.0
+EXTERNAL_PORT = free_port()
+"""Where the platform may find a server of language models."""
 MAX_BODY = 1 << 20
 MAX_UPLOAD = 2 << 20
 MAX_MODEL = 4 << 20
@@ -77,6 +80,12 @@ def logs_of(home: Path, log: Path) -> str:
 
 
 @pytest.fixture(scope="session")
+def external_port() -> int:
+    """As `EXTERNAL_PORT`; for tests, which import this module a second time."""
+    return EXTERNAL_PORT
+
+
+@pytest.fixture(scope="session")
 def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A platform with small limits and two jobs at once, in a home of its own."""
     folder = tmp_path_factory.mktemp("platform")
@@ -85,8 +94,10 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "MEUSE_MAX_BODY_BYTES": str(MAX_BODY),
         "MEUSE_MAX_UPLOAD_BYTES": str(MAX_UPLOAD),
         "MEUSE_MAX_MODEL_BYTES": str(MAX_MODEL),
+        "MEUSE_IMPORT_FOLDERS": str(home / "import"),
         "MEUSE_JOB_CONCURRENCY": "2",
         "MEUSE_WORKERS": "2",
+        "MEUSE_EXTERNAL_HOSTS": f"http://127.0.0.1:{EXTERNAL_PORT}@ipv4",
         "MEUSE_LOG_REQUESTS": "1",
     }
     options = ["--home", str(home), "--http-port", "0", "--grpc-port", "0"]

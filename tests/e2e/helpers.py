@@ -21,10 +21,17 @@ NPZ = {"content-type": "application/x-npz"}
 JSON = dict[str, Any]
 
 
+OPENAI_WORDS = {
+    "unauthenticated": "invalid_api_key",
+    "forbidden": "insufficient_permissions",
+}
+
+
 def refused(response: Any, status: int, code: str, field: str | None) -> JSON:
     """Check an error's status, code and field (httpx or requests); the error object.
 
-    Open Inference routes have room for one text, which names the field.
+    Open Inference routes have room for one text, which names the field; OpenAI's have words of
+    their own.
     """
     body = response.json()
     assert response.status_code == status, body
@@ -32,6 +39,11 @@ def refused(response: Any, status: int, code: str, field: str | None) -> JSON:
         assert field is None or f"(field: {field})" in body["error"], body
         return {"message": body["error"]}
     error: JSON = body["error"]
+    if "type" in error:
+        assert (error["code"], error["param"]) == (OPENAI_WORDS.get(code, code), field), body
+        assert error["message"]
+        assert response.headers["x-request-id"]
+        return error
     assert (error["code"], error["field"]) == (code, field), body
     assert error["message"]
     assert error["request_id"] == response.headers["x-request-id"]

@@ -114,7 +114,7 @@ def test_uploads_that_say_not_what_they_are(admin: httpx.Client) -> None:
         answer = admin.post("/api/datasets", params={"name": name}, content=rows, headers=CSV)
         refused(answer, 400, "invalid_field", "name")
     path = "/api/datasets?name=odd"
-    answer = admin.post(f"{path}&format=parquet", content=rows)
+    answer = admin.post(f"{path}&format=xlsx", content=rows)
     refused(answer, 400, "invalid_field", "format")
     answer = admin.post(path, content=rows, headers={"content-type": "application/json"})
     refused(answer, 415, "unsupported_media_type", "Content-Type")
@@ -131,8 +131,12 @@ def _table(rows: list[list[Any]]) -> bytes:
 
 
 BAD_TABLES: dict[str, tuple[bytes, JSON, str]] = {
-    "nan-feature": (_table([["nan", 1, 0]]), {}, "columns.u"),
-    "text": (_table([["blue", 1, 0]]), {}, "columns.u"),
+    "nan-feature": (
+        _table([["nan", 1, 0]]),
+        {"prepare": {"columns": {"u": {"missing": "refuse"}}}},
+        "columns.u",
+    ),
+    "texts": (_table([[f"t{i}", 1, i % 2] for i in range(300)]), {}, "columns.u"),
     "no-label": (_table([[1, 1, ""]]), {}, "target"),
     "rare-class": (_table([[1, 1, 9]]), {}, "target"),
     "fractions": (_table([[1, 1, 0.5]]), {"task": "classification"}, "target"),
@@ -200,9 +204,13 @@ def _is_refused(admin: httpx.Client, model: str, goal: JSON, field: str, number:
     name = model.partition(":")[0]
     before = get(admin, f"/api/models/{name}")
     job = ended(admin, start(admin, "compress", model=model, goal=goal))
-    assert (job["status"], job["result"]) == ("failed", None)
+    assert job["status"] == "failed"
     error = job["error"]
     assert (error["code"], error["field"]) == ("gate_refused", field), error
+    report = get(admin, f"/api/jobs/{job['id']}/report")
+    assert report == job["result"]["report"]
+    assert (report["verdict"]["passed"], report["verdict"]["field"]) == (False, field)
+    assert report["after"]["p50_ms"] > 0
     assert number in error["message"]
     assert get(admin, f"/api/models/{name}") == before
     return job

@@ -25,7 +25,7 @@ TRAIN = {"model_name": "bad", "data": "digits"}
     [
         ({"target": "there-is-none"}, "target"),
         ({"target": ""}, "target"),
-        ({"optimizer": "adamw"}, "optimizer"),
+        ({"optimizer": "lion"}, "optimizer"),
         ({"optimizer": 7}, "optimizer"),
         ({"learning_rate": 0}, "learning_rate"),
         ({"learning_rate": -0.1}, "learning_rate"),

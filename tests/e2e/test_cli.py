@@ -101,7 +101,7 @@ def test_train(run: Run, admin: httpx.Client, model: JSON) -> None:
     said = answer(run("jobs", job["id"], "--cancel", "--json"))
     assert said["id"] == job["id"]
     out = ok(run("jobs", job["id"], "--follow"))
-    assert "'status': 'cancelled'" in out
+    assert out.startswith(f"{job['id']} cancelled: the job was cancelled")
     assert get(admin, f"/api/jobs/{job['id']}")["status"] == "cancelled"
 
 
@@ -117,9 +117,18 @@ def test_jobs(run: Run, model: JSON) -> None:
 
 def test_models_compress_and_deploy(run: Run, model: JSON, digits: Digits) -> None:
     """`meuse models`, `compress`, `deploy` and `predict` lead from a version to an answer."""
-    out = ok(run("compress", "cli:1", "--max-drop", "0.5"))
+    out = ok(run("compress", "cli:1", "--goal", "max_drop=0.5", "--steps", "quantize"))
     assert out.startswith("cli:2\n")
-    assert "test_accuracy" in out
+    assert "accuracy" in out
+    assert "p95 at batch 32" in out
+    assert "The file is" in out
+    assert "layer alone: drop at" in out
+    assert "quantize" in ok(run("compress", "--list"))
+    said = run("compress", "cli:1", "--goal", "max_bytes=10", "--no-sensitivity")
+    assert said.returncode == 1
+    assert "p95 at batch 32" in said.stdout
+    assert "layer alone: drop at" not in said.stdout
+    assert "goal.max_bytes" in said.stderr
     versions = answer(run("models", "cli", "--json"))
     assert [(v["ref"], v["parent"]) for v in versions] == [("cli:1", None), ("cli:2", "cli:1")]
     assert "cli:2" in ok(run("models", "cli"))
@@ -156,6 +165,26 @@ def test_models_compress_and_deploy(run: Run, model: JSON, digits: Digits) -> No
     gone = answer(run("deploy", "cli-best", "--delete", "--json"))
     assert gone == {"name": "cli-best"}
     refused(run("predict", rows, "--model", "cli-best"), "no model 'cli-best'", "field: model")
+
+
+def test_evaluate_promote_card_and_predict_data(run: Run, model: JSON) -> None:
+    """`meuse evaluate`, `promote`, `models --card` and `predict --data`, one version at hand."""
+    out = ok(run("evaluate", "cli:1", "--data", "pages", "--slice", "p10"))
+    assert "accuracy" in out
+    assert "41 rows of pages:1, split test" in out  # shared out by class
+    job = answer(run("evaluate", "cli:1", "--data", "pages", "--split", "all", "--json"))
+    assert job["result"]["rows"] == 300
+    assert "names no version yet" in ok(run("promote", "cli:1", "--alias", "cli-first"))
+    said = answer(run("promote", "cli:1", "--alias", "cli-first", "--max-drop", "0", "--json"))
+    assert said["verdict"]["passed"] is True
+    refused(run("promote", "cli", "--alias", "cli-first"), "field: version")
+    refused(run("promote", "cli:99", "--alias", "cli-first"), "field: model")
+    assert ok(run("models", "cli", "--card", "1")).startswith("# Model card: cli:1")
+    assert answer(run("models", "cli", "--card", "1", "--json"))["model"] == "cli:1"
+    words = ["predict", "--data", "pages", "--model", "cli:1", "--output", "cli-answers"]
+    assert ok(run(*words, "--keep", "digit")).strip() == "cli-answers:1"
+    refused(run(*words[:5]), "field: data")
+    refused(run("predict"), "field: rows")
 
 
 def test_predict_reads_a_file(run: Run, served: JSON, digits: Digits, tmp_path: Path) -> None:
@@ -206,7 +235,10 @@ def test_doctor(run: Run, platform: Platform, tmp_path: Path) -> None:
     found = answer(run("doctor", "--json", MEUSE_HOME=str(platform.home)))
     assert {f["check"] for f in found} >= {"python", "home", "disk", "secrets", "platform"}
     assert all(f["ok"] for f in found), found
-    assert platform.url in next(f["finding"] for f in found if f["check"] == "platform")
+    told = {f["check"]: f["finding"] for f in found}
+    assert platform.url in told["platform"]
+    assert told["sandbox"].startswith("tier ")
+    assert "meuse toolchains install tensorflow" in told["toolchain tensorflow"]
     out = ok(run("doctor", MEUSE_HOME=str(tmp_path / "none")))
     assert "FAIL" not in out
     assert not (tmp_path / "none").exists()

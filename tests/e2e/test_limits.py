@@ -10,7 +10,20 @@ import httpx
 import pytest
 
 from e2e.conftest import Digits, Platform
-from e2e.helpers import JSON, get, refused, refused_rpc, rpc_infer, rpc_request
+from e2e.helpers import (
+    JSON,
+    csv_bytes,
+    ended,
+    get,
+    refused,
+    refused_rpc,
+    rpc_infer,
+    rpc_request,
+    start,
+    succeeded,
+    until,
+    upload,
+)
 
 Make = Callable[..., JSON]
 
@@ -187,3 +200,56 @@ def test_one_limits_only_ones_own(
     gone = stranger.delete(f"/api/limits/{mine['id']}")
     assert (gone.status_code, gone.json()["published"]) == (200, True)
     assert get(stranger, "/api/limits")["items"] == []
+
+
+def test_jobs_stop_when_a_budget_is_spent(
+    platform: Platform, admin: httpx.Client, tenant: Callable[[str], str], make: Make
+) -> None:
+    """A training at its checkpoint, and it goes on from there when there is more; a prediction
+    before its first row. What ran is in the usage, once per attempt."""
+    mine = platform.client(platform.key("data", "train", "models", "usage", tenant=tenant("hooli")))
+    rows = [[i % 7, i % 5, i % 2] for i in range(3000)]
+    upload(mine, "points", csv_bytes(["a", "b", "kind"], rows))
+    spent = make("budgets", tenant="hooli", meter="training_ms", limit=2500, period="total")
+    spec = {
+        "model_name": "slow", "data": "points", "epochs": 60, "batch_size": 4,
+        "checkpoint_seconds": 0,
+    }  # fmt: skip
+    job = start(mine, "train", **spec)
+    stopped = ended(mine, job, 120.0)
+    assert (stopped["status"], stopped["error"]["code"]) == ("failed", "budget_exceeded")
+    assert stopped["error"]["field"] == "budget"
+    assert spent["id"] in stopped["error"]["message"]
+    shown = found(admin, "budgets", spent["id"])
+    assert shown is not None
+    assert shown["used"] > 1500
+    assert shown["in_flight"] == 0
+    assert get(mine, "/api/models")["items"] == []
+
+    assert admin.delete(f"/api/budgets/{spent['id']}").status_code == 200
+    assert mine.post(f"/api/jobs/{job}/retry").status_code == 202
+    until(lambda: "going on after epoch" in mine.get(f"/api/jobs/{job}/log").text, "it goes on")
+    mine.post(f"/api/jobs/{job}/cancel")
+    ended(mine, job)
+    used = until(lambda: training(mine), "the usage is in")
+    assert used["quantity"] >= shown["used"]
+    assert used["tier"] == "batch"
+
+    succeeded(mine, start(mine, "train", model_name="quick", data="points", recipe="linear",
+                          epochs=1), 120.0)  # fmt: skip
+    few = make("budgets", tenant="hooli", meter="rows", limit=2999, period="day")
+    asked = {"model": "quick:1", "data": "points", "output": "answers"}
+    refusal = ended(mine, start(mine, "predict", **asked), 120.0)
+    assert (refusal["status"], refusal["error"]["code"]) == ("failed", "budget_exceeded")
+    assert "2999 left" in refusal["error"]["message"]
+    assert admin.delete(f"/api/budgets/{few['id']}").status_code == 200
+    exact = make("budgets", tenant="hooli", meter="rows", limit=3000, period="day")
+    succeeded(mine, start(mine, "predict", **asked), 120.0)
+    shown = found(admin, "budgets", exact["id"])
+    assert shown is not None
+    assert (shown["used"], shown["remaining"]) == (3000, 0)
+
+
+def training(client: httpx.Client) -> JSON | None:
+    answer = get(client, "/api/usage", by="meter,tier", fresh="true")
+    return next((row for row in answer["rows"] if row["meter"] == "training_ms"), None)

@@ -126,7 +126,7 @@ def test_training_says_where_the_model_came_from(
     assert version["metrics"] == trained["metrics"]
     assert trained["metrics"]["test_accuracy"] > 0.95
     assert version["signature"]["inputs"] == [
-        {"name": "input", "datatype": "FP32", "shape": [-1, 64]}
+        {"name": "input", "datatype": "FP32", "shape": [-1, 64], "nullable": False}
     ]
     assert version["signature"]["classes"] == list(range(10))
 

@@ -55,7 +55,9 @@ def test_an_onnx_file_becomes_a_version_and_serves(admin: httpx.Client) -> None:
     assert made.status_code == 201, made.text
     version = made.json()
     assert (version["ref"], version["task"]) == ("brought:1", "custom")
-    assert version["signature"]["inputs"] == [{"name": "x", "datatype": "FP32", "shape": [-1, 64]}]
+    assert version["signature"]["inputs"] == [
+        {"name": "x", "datatype": "FP32", "shape": [-1, 64], "nullable": False}
+    ]
     assert (version["lineage"]["dataset"], version["artifacts"][0]["format"]) == ("", "onnx")
     again = bring(admin, "brought", model, classes=labels)
     assert (again.status_code, again.json()) == (200, version)
@@ -189,7 +191,8 @@ def test_the_command_line_uploads_and_chooses_an_engine(platform: Platform, tmp_
     assert (missing.returncode, "no file" in missing.stderr) == (1, True)
     options = ("--model", "by-cli:1", "--engine", "openvino", "--cores", "2", "--json")
     state = json.loads(meuse("deploy", "by-cli", *options).stdout)
-    assert (state["status"], state["engine"]) == ("ready", {"name": "openvino", "cores": 2})
+    assert state["status"] == "ready"
+    assert state["engine"].items() >= {"name": "openvino", "cores": 2}.items()
     assert json.loads(meuse("predict", "[[1, 2]]", "--model", "by-cli").stdout) == [[2, 4]]
 
 
@@ -203,7 +206,7 @@ def test_every_engine_gives_the_same_answers(
         body = {"model": trained["model"]} | ({"engine": engine} if engine else {})
         state = deploy(admin, "engines", **body)
         want = {"name": None, "cores": None} | (engine or {})
-        assert state["engine"] == want
+        assert state["engine"].items() >= want.items()
         name = want["name"] or "onnx"
         pid, argv = until(lambda: one_replica(platform, "engines"), "one replica is left")
         assert argv[argv.index("--engine") + 1] == name

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as reference
 
 from meuse.core.errors import Code, MeuseError
-from meuse.evaluate.metrics import PRIMARY, classification, for_task, regression
+from meuse.evaluate.metrics import PRIMARY, classification, for_task, multilabel, regression
 
 
 @settings(deadline=None, max_examples=50)
@@ -69,9 +69,11 @@ def test_r2_of_constant_targets() -> None:
 
 def test_metrics_by_task() -> None:
     """Every task has a metric that holds its primary figure; other names are refused."""
-    outputs = {"classification": np.eye(3), "regression": np.arange(3.0)}
+    truth = np.arange(3)
+    outputs = {"classification": np.eye(3), "regression": truth, "multilabel": np.eye(3) - 0.5}
+    targets = {"classification": truth, "regression": truth, "multilabel": np.eye(3)}
     for task, (name, higher_is_better) in PRIMARY.items():
-        assert for_task(task)(outputs[task], np.arange(3))[name] == 1
+        assert for_task(task)(outputs[task], targets[task])[name] == 1
         assert higher_is_better
     with pytest.raises(MeuseError) as caught:
         for_task("ranking")
@@ -82,3 +84,20 @@ def test_figures_are_plain_floats() -> None:
     """Figures go to JSON as they are."""
     figures = classification(np.eye(3, dtype=np.float32), np.arange(3))
     assert all(type(value) is float and math.isfinite(value) for value in figures.values())
+
+
+@settings(deadline=None, max_examples=50)
+@given(rows=st.integers(2, 60), labels=st.integers(2, 6), seed=st.integers(0, 10_000))
+def test_multilabel_agrees_with_scikit_learn(rows: int, labels: int, seed: int) -> None:
+    """Micro F1, subset accuracy and log loss are those of the reference implementation."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(rows, labels)) * 4
+    targets = (generator.random((rows, labels)) < 0.4).astype(np.float32)
+    figures = multilabel(logits, targets)
+    given_, p = logits >= 0, 1 / (1 + np.exp(-logits))
+    assert figures["micro_f1"] == pytest.approx(
+        reference.f1_score(targets, given_, average="micro", zero_division=0)
+    )
+    assert figures["subset_accuracy"] == pytest.approx((given_ == targets).all(axis=1).mean())
+    expected = -(targets * np.log(p) + (1 - targets) * np.log(1 - p)).mean()
+    assert figures["log_loss"] == pytest.approx(expected)

@@ -15,7 +15,13 @@ from faults.rig import Platform
 
 FEATURES = 8
 EPOCHS = 40
-SPEC: dict[str, Any] = {"epochs": EPOCHS, "config": {"hidden": [64], "dropout": 0.2}, "seed": 7}
+SPEC: dict[str, Any] = {
+    "epochs": EPOCHS,
+    "batch_size": 8,
+    "config": {"hidden": [256], "dropout": 0.2},
+    "seed": 7,
+    "checkpoint_seconds": 0.05,
+}
 """The training that every test of jobs repeats, under a model name of its own."""
 
 
@@ -40,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         platform.start()
         with_data = platform.client()
         with_data.upload("points", write_points(folder / "points.csv", 2000))
-        with_data.wait(with_data.train("reference", "points", **SPEC)["id"], timeout_s=60)
+        with_data.wait(with_data.train("reference", "points", **SPEC)["id"], timeout_s=240)
         assert platform.stop() == 0
     finally:
         platform.close()

@@ -218,6 +218,21 @@ class Platform:
         finally:
             os.kill(pid, signal.SIGCONT)
 
+    def freeze(self, pid: int) -> None:
+        """SIGSTOP: it hangs from now on."""
+        assert self._is_ours(pid)
+        os.kill(pid, signal.SIGSTOP)
+
+    def thaw(self, pid: int) -> bool:
+        """SIGCONT; False when it is gone."""
+        if not self._is_ours(pid):
+            return False
+        try:
+            os.kill(pid, signal.SIGCONT)
+        except ProcessLookupError:
+            return False
+        return True
+
     def is_gone(self, pid: int) -> bool:
         return not self._is_ours(pid)
 

@@ -51,6 +51,7 @@ def goes_on(client: Client, job: dict[str, Any]) -> None:
     assert [d["status"] for kind, d in events if kind == "status"].count("succeeded") == 1
 
 
+@pytest.mark.slow
 def test_sigterm(platform: Platform) -> None:
     """`meuse up` ended in the middle of a job leaves no process; its home goes on where it was."""
     client = platform.client()
@@ -88,7 +89,9 @@ def test_sigkill(platform: Platform, tmp_path: Path) -> None:
     old, what = platform.pids(), platform.run()
     assert {*platform.children("job"), *platform.replicas().values()} <= set(old)
 
-    with platform.slow(platform.pid("worker-0")):  # an orphan that still holds the port
+    stopped = next(iter(platform.replicas().values()))  # goes on when nobody knows it any more
+    # The other orphan still holds the port.
+    with platform.slow(stopped), platform.slow(platform.pid("worker-0")):
         platform.kill_supervisor()
         platform.spawn(what["http_port"], what["grpc_port"])
         time.sleep(0.7)

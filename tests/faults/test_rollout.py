@@ -7,6 +7,7 @@ answered may fail by the candidate's own fault (its model raises); nothing else 
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -186,6 +187,47 @@ def test_a_rollout_outlives_control(platform: Platform, client: Client) -> None:
     assert after["history"][: len(before["history"])] == before["history"]
     assert [e["weight"] for e in state["history"] if "weight" in e] == [10, 50, 100]
     assert set(running.counts()) == {(FULL, 200)}, running.counts()
+
+
+def test_a_rollout_rests_with_its_deployment(platform: Platform, client: Client) -> None:
+    """scale.min 0: at rest nothing starts and no weight moves; a request wakes both versions,
+    the first one is the stable version's; going to rest in the middle loses nothing."""
+    upload(platform, "naps", table(16))
+    upload(platform, "naps", table(17))
+    client.set_alias("naps", "live", 1)
+    client.deploy(
+        "naps", "naps@live",
+        scale={"min": 0, "max": 1, "zero_after_s": 4},  # longer than a version takes to start
+        canary={"steps": [20, 100], "step_s": 0.5, "min_requests": 5, "max_p95_ratio": None},
+    )  # fmt: skip
+    client.wait_ready("naps")
+
+    def rests() -> bool:
+        return client.deployment("naps")["status"] == "idle" and not platform.replicas(
+            "default/naps"
+        )
+
+    until(rests, 30)
+    client.set_alias("naps", "live", 2)
+    until(lambda: rollout(client, "naps")["candidate"] == "naps:2")
+    time.sleep(1.0)
+    assert rests(), "a new version wakes nobody"
+    assert rollout(client, "naps")["verdict"] == "starting"
+    assert client.predict([3], "naps")["model"] == "naps:1"
+    until(lambda: rollout(client, "naps")["weight"] == 20, 30)
+    until(rests, 30)
+    assert (rollout(client, "naps")["weight"], rollout(client, "naps")["step"]) == (20, 0)
+    with load(platform, "naps", lambda n: [n % 16]) as running:
+        state = ended(client, "naps", "promoted")
+        until(lambda: settled(client, "naps", "naps:2"))
+    assert [e["weight"] for e in state["history"] if "weight" in e] == [20, 100]
+    assert set(running.counts()) == {(FULL, 200)}, running.counts()
+    until(rests, 30)
+    assert client.predict([3], "naps")["model"] == "naps:2"
+    rows = client.usage(by="model,meter", fresh="true")["rows"]
+    mine = [r for r in rows if r["meter"] == "requests" and "naps" in str(r["model"])]
+    assert sum(int(row["quantity"]) for row in mine) == len(running.all()) + 2
+    client.undeploy("naps")
 
 
 def test_people_end_rollouts(platform: Platform, client: Client) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 
 from meuse.core.errors import MeuseError
-from meuse.gateway import http, oip, predict, rpctensor
+from meuse.gateway import heads, oip, paths, predict, rpctensor
 from meuse.gateway.dataplane import Result, check
 from meuse.gateway.routes import Caller
 from meuse.gateway.rpcreflection import _answer
@@ -121,14 +121,14 @@ def frame(stream: bytes, cut: int = 0) -> None:
 def path(raw: bytes) -> None:
     """Paths are any bytes but spaces and control characters."""
     with contextlib.suppress(*REFUSALS):
-        http.match(raw)
-        http.match.cache_clear()
+        paths.match(raw)
+        paths.match.cache_clear()
 
 
 def headers(value: bytes) -> None:
     """Header values are any bytes."""
-    http.request_id([(b"x-request-id", value)])
+    heads.request_id([(b"x-request-id", value)])
     with contextlib.suppress(*REFUSALS):
-        http.check_encoding(value)
+        heads.check_encoding(value)
     with contextlib.suppress(*REFUSALS):
         oip._header_length(value, 100)

@@ -1,7 +1,7 @@
 """A gateway worker as a process: `run_worker.py <json>`; see `gateway.rig`.
 
-`head_s`, `body_s`, `max_connections`, `max_rpcs`, `max_waiting`, `shown_s` and `kept_s` shrink
-bounds, so that a test can meet them.
+`head_s`, `body_s`, `stall_s`, `drain_s`, `streams_s`, `max_connections`, `max_rpcs`,
+`max_waiting`, `shown_s` and `kept_s` shrink bounds, so that a test can meet them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import logging
 import sys
 from pathlib import Path
 
-from meuse.gateway import cork, counters, links, metrics, rpc, worker
+from meuse.gateway import cork, counters, http, links, metrics, rpc, worker
 
 
 def main() -> None:
@@ -19,13 +19,17 @@ def main() -> None:
     given = json.loads(sys.argv[1])
     for name in ("sockets", "snapshot", "journal", "limits"):
         given[name] = Path(given[name])
-    given["pepper"] = bytes.fromhex(given["pepper"])
+    for name in ("pepper", "sealing_key"):
+        given[name] = bytes.fromhex(given.get(name, ""))
     cork.HEAD_S = given.pop("head_s", cork.HEAD_S)
     cork.BODY_S = given.pop("body_s", cork.BODY_S)
     worker._MAX_CONNECTIONS = given.pop("max_connections", worker._MAX_CONNECTIONS)
     links.MAX_WAITING = given.pop("max_waiting", links.MAX_WAITING)
     metrics.SHOWN_S = given.pop("shown_s", metrics.SHOWN_S)
     counters.KEPT_S = given.pop("kept_s", counters.KEPT_S)
+    http.STALL_S = given.pop("stall_s", http.STALL_S)
+    worker.DRAIN_S = given.pop("drain_s", worker.DRAIN_S)
+    worker.STREAMS_S = given.pop("streams_s", worker.STREAMS_S)
     rpc._MAX_RPCS = given.pop("max_rpcs", rpc._MAX_RPCS)
     worker.serve(worker.WorkerConfig(**given))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from gateway.test_rpc import auth, request
 from meuse.gateway.wire.inference_pb2_grpc import GRPCInferenceServiceStub
 from meuse.gateway.worker import IDLE_S
 from meuse.meter import segments
+from meuse.runtime.lifeline import BEAT_S
 from serve import models
 
 BODY = b'{"model":"m","input_data":[[1,2]]}'
@@ -112,7 +114,7 @@ def test_what_has_begun_is_answered(rig: Rig) -> None:
     running, begun = Connection(worker, key), Connection(worker, key)
     running.send(b'{"model":"m","input_data":[[400]]}')
     begun.send(b'{"model":"m","input_data":[[1]]}', parts=1)
-    until(lambda: (rig.sockets / "r1.page").read_bytes()[:1] == b"\1")
+    until(lambda: rig.started("r1"))
     terminate(worker)
     assert running.answer()[:2] == (200, True)
     time.sleep(IDLE_S)  # its head may take longer than idle connections have
@@ -124,12 +126,25 @@ def test_what_has_begun_is_answered(rig: Rig) -> None:
 
 
 def test_a_worker_says_when_it_is_ready(rig: Rig) -> None:
-    """One byte on `ready_fd` once connections are taken, and then the end of the file."""
+    """A byte on `ready_fd` once connections are taken, then one for every second that its loop
+    turns; none while it is stopped."""
     read_end, write_end = os.pipe()
     worker = rig.worker(ready_fd=write_end)
     os.close(write_end)
     assert os.read(read_end, 10) == b"1"
-    assert os.read(read_end, 10) == b""
+    assert os.read(read_end, 10) == b"1"
+    os.set_blocking(read_end, False)
+    worker.process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, worker.process.pid, os.WSTOPPED | os.WNOWAIT)
+    with contextlib.suppress(BlockingIOError):
+        os.read(read_end, 10)
+    time.sleep(2.2 * BEAT_S)
+    with pytest.raises(BlockingIOError):
+        os.read(read_end, 10)
+    worker.process.send_signal(signal.SIGCONT)
+    until(lambda: worker.status("/health/live") == 200)
+    os.set_blocking(read_end, True)
+    assert os.read(read_end, 10).startswith(b"1")
     assert worker.status("/health/live") == 200
     os.close(read_end)
 

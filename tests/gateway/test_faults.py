@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import signal
 import socket
@@ -26,12 +27,6 @@ def rows(*values: float) -> dict[str, Any]:
     return {"model": "m", "input_data": [[value] for value in values]}
 
 
-def started(rig: Rig, replica: str) -> bool:
-    """Whether a replica has begun to execute anything."""
-    page = (rig.sockets / f"{replica}.page").read_bytes()
-    return int.from_bytes(page[:4], "little") > 0
-
-
 def platform(rig: Rig, model: bytes, *replicas: str, **more: Any) -> tuple[Worker, str]:
     """A worker and the deployment `m` on some replicas, which need not exist."""
     key = rig.key()
@@ -47,7 +42,7 @@ def test_a_killed_replica_loses_no_request(rig: Rig) -> None:
     worker, key = platform(rig, models.slow(), "r1", "r2")
     values = [60 + i / 64 for i in range(24)]
     load = Load(worker.url, key, [rows(value) for value in values])
-    until(lambda: started(rig, "r1") and started(rig, "r2"))
+    until(lambda: rig.started("r1") and rig.started("r2"))
     time.sleep(0.05)
     first.kill()
     answers = load.wait()
@@ -78,6 +73,80 @@ def test_a_request_that_kills_replicas_is_quarantined(rig: Rig) -> None:
     ]
     assert waiting.wait()[0][1]["output_data"] == [[100.0, 100.0]]
     assert Counter(r.status for r in rig.records()) == {"error": 1, "ok": 13}
+
+
+def stop(process: Any) -> None:
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WNOWAIT)
+
+
+def test_a_stopped_replica_costs_a_second(rig: Rig) -> None:
+    """What it had is answered by the other one, what comes later is not sent to it, and when it
+    goes on it serves again. Nothing is recorded twice."""
+    first = rig.replica("r1", "m:1", models.slow())
+    rig.replica("r2", "m:1", models.slow())
+    worker, key = platform(rig, models.slow(), "r1", "r2", timeout_ms=30_000)
+    values = [20 + i / 64 for i in range(24)]
+    load = Load(worker.url, key, [rows(value) for value in values])
+    until(lambda: rig.started("r1") and rig.started("r2"))
+    before = rig.started("r1")
+    stop(first)
+    begun = time.monotonic()
+    assert [status for status, _ in load.wait()] == [200] * len(values)
+    assert time.monotonic() - begun < 8
+    begun = time.monotonic()
+    later = [Load(worker.url, key, [rows(1)] * 4).wait() for _ in range(5)]
+    assert [status for answers in later for status, _ in answers] == [200] * 20
+    assert time.monotonic() - begun < 3, "a request was sent to a replica that is stopped"
+    first.send_signal(signal.SIGCONT)
+    seen = set()
+
+    def serves_again() -> bool:
+        assert (
+            Load(worker.url, key, [rows(10)] * 4).wait()
+            == [(200, {"output_data": [[10.0]], "model": "m:1"})] * 4
+        )
+        seen.add(rig.started("r1") - before)
+        return len(seen) > 2
+
+    until(serves_again)
+    records = rig.records()
+    assert {(r.status, r.final, r.seq) for r in records} == {("ok", True, 0)}
+    assert len({r.id for r in records}) == len(records)
+
+
+def test_a_stop_twice_is_nobodys_fault(rig: Rig) -> None:
+    """A request that was under two replicas when they were stopped gets 503, not 422."""
+    both = [rig.replica(r, "m:1", models.slow()) for r in ("r1", "r2")]
+    worker, key = platform(rig, models.slow(), "r1", "r2")
+    load = Load(worker.url, key, [rows(3000)])
+    started = until(lambda: [i for i, r in enumerate(("r1", "r2")) if rig.started(r)])
+    stop(both[started[0]])
+    until(lambda: rig.started(f"r{2 - started[0]}"))
+    stop(both[1 - started[0]])
+    ((status, answer),) = load.wait()
+    assert (status, answer["error"]["code"]) == (503, "unavailable")
+    assert "stopped answering" in answer["error"]["message"]
+    assert [r.status for r in rig.records()] == ["error"]
+
+
+def test_an_engine_that_never_returns_gets_little_more(rig: Rig) -> None:
+    """Beside a replica that has been in one batch for long, the other one gets what comes; what
+    is in that batch has until its deadline, and no replica is hung up on."""
+    for replica in ("r1", "r2"):
+        rig.replica(replica, "m:1", models.slow())
+    worker, key = platform(rig, models.slow(), "r1", "r2", timeout_ms=6_000)
+    endless = Load(worker.url, key, [rows(1e9)])
+    until(lambda: rig.started("r1") or rig.started("r2"))
+    time.sleep(1.5)  # HELD_LOOKS
+    begun = time.monotonic()
+    for _ in range(4):
+        some = Load(worker.url, key, [rows(20 + i) for i in range(12)])
+        assert [status for status, _ in some.wait()] == [200] * 12
+    assert time.monotonic() - begun < 4
+    ((status, answer),) = endless.wait()
+    assert (status, answer["error"]["code"]) == (504, "deadline_exceeded")
+    assert Counter(r.status for r in rig.records()) == {"ok": 48, "error": 1}
 
 
 def test_without_a_replica_a_request_waits_for_one(rig: Rig) -> None:
@@ -133,6 +202,7 @@ def test_at_zero_replicas_workers_share_the_bound(rig: Rig) -> None:
     waiting = Load(worker.url, key, [body] * 3)
     assert json.loads(control.workers[0].readline()) == {"wake": "acme/m"}
     headers = {"authorization": f"Bearer {key}"}
+    time.sleep(0.5)  # the first wakes; a fourth before the third would take its place for good
 
     def answered() -> httpx.Response | None:
         try:
@@ -212,7 +282,7 @@ def test_a_drained_replica_loses_no_request(rig: Rig) -> None:
     rig.replica("r2", "m:1", models.slow())
     worker, key = platform(rig, models.slow(), "r1", "r2")
     load = Load(worker.url, key, [rows(30 + i / 64) for i in range(30)])
-    until(lambda: started(rig, "r1"))
+    until(lambda: rig.started("r1"))
     first.send_signal(signal.SIGTERM)
     assert first.wait(10) == 0
     more = Load(worker.url, key, [rows(1)] * 10)

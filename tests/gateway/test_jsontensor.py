@@ -138,3 +138,27 @@ def test_noise_is_refused_or_read(text: str, datatype: str) -> None:
         except MeuseError:
             continue
         assert got.shape[0] > 0
+
+
+@given(
+    st.integers(1, 5).flatmap(
+        lambda width: st.lists(
+            st.lists(
+                st.floats(allow_nan=False, allow_infinity=False), min_size=width, max_size=width
+            ),
+            min_size=1,
+            max_size=4,
+        )
+    )
+)
+def test_a_matrix_is_what_numpy_makes_of_it(values: list[list[float]]) -> None:
+    """Bit for bit; None where a number is beyond the type, so that the error names its row."""
+    with np.errstate(over="ignore"):
+        expected = np.array(values, np.float32)
+    got = jsontensor.packed(values, len(values[0]))
+    if np.isinf(expected).any():
+        assert got is None
+    else:
+        assert got is not None
+        assert got.tobytes() == expected.tobytes()
+        assert got.shape == expected.shape

@@ -13,8 +13,8 @@ from meuse.access import keys
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import SCOPES
 from meuse.gateway.counters import Counters
-from meuse.gateway.http import ROUTES, HttpRoute, match
 from meuse.gateway.links import Pool
+from meuse.gateway.paths import ROUTES, HttpRoute, match
 from meuse.gateway.routes import Routes
 from meuse.gateway.rpc import METHODS
 from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot
@@ -38,7 +38,10 @@ def test_every_route_is_guarded(platform: Platform, route: HttpRoute) -> None:
         def status(key: str | None) -> int:
             headers = {} if key is None else {"authorization": f"Bearer {key}"}
             body = {"predict": b'{"model":"acme/digits","input_data":[[1]]}',
-                    "predictions": b"[[1]]", "infer": b'{"inputs":[]}'}  # fmt: skip
+                    "predictions": b"[[1]]", "infer": b'{"inputs":[]}',
+                    "chat": b'{"model":"acme/digits","messages":[{"role":"user","content":"x"}]}',
+                    "completions": b'{"model":"acme/digits","prompt":"x"}',
+                    "embeddings": b'{"model":"acme/digits","input":"x"}'}  # fmt: skip
             content = body.get(route.handler) if route.method == "POST" else None
             answer = client.request(route.method, path, headers=headers, content=content)
             assert route.scope == "public" or "acme" not in answer.text.replace("acme/digits", "")
@@ -50,7 +53,7 @@ def test_every_route_is_guarded(platform: Platform, route: HttpRoute) -> None:
             assert route.scope in SCOPES
             assert [status(None), status("wrong"), status(platform.no_infer)] == [401, 401, 403]
             # Lists have only what is one's own.
-            is_list = route.handler in ("statistics", "repository_index")
+            is_list = route.handler in ("statistics", "repository_index", "models")
             expected = 200 if is_list else 404
             assert status(platform.blue) == (403 if route.scope == "usage" else expected)
 

@@ -112,7 +112,7 @@ def test_a_failed_request_is_recorded_as_an_error(platform: Platform) -> None:
         (b'{"model": "scores", "input_data": []}', "invalid_input", "input_data"),
         (b'{"model": "scores", "input_data": [[1,2],[3]]}', "invalid_input", "input_data[0]"),
         (b'{"model": "double", "input_data": [[1,2],[3,"4"]]}', "invalid_input", "input_data[1]"),
-        (b'{"model": "pair", "input_data": [[1,2]]}', "invalid_input", "input_data"),
+        (b'{"model": "pair", "input_data": [[1,2]]}', "invalid_input", "input_data[0].a"),
         (b'{"input_data": [[1,2]]}', "invalid_field", "model"),
     ],
 )  # fmt: skip

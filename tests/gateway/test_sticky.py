@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -101,18 +103,91 @@ def test_headers_stick_over_both_protocols(rig: Rig) -> None:
         assert {model(http) for _ in range(60)} == {"m:1", "m:2"}
 
 
+def test_streams_stick_by_their_metadata(rig: Rig) -> None:
+    """Every request of a stream goes where its header leads, as single calls do; a stream without
+    it sees both. When the weights move, requests of an open stream follow, and only forward."""
+    both(rig, "header:x-user")
+    key = rig.key()
+    rig.publish()
+    with grpc.insecure_channel(rig.workers[0].grpc) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+
+        def asked(count: int) -> Iterator[pb.ModelInferRequest]:
+            for _ in range(count):
+                given = pb.ModelInferRequest(model_name="m")
+                tensor = given.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+                tensor.contents.fp32_contents.extend([1, 2])
+                yield given
+
+        def stream(requests: Iterator[pb.ModelInferRequest], user: str = "") -> Iterator[str]:
+            metadata = [("authorization", f"Bearer {key}"), *([("x-user", user)] if user else [])]
+            for answer in stub.ModelStreamInfer(requests, metadata=metadata, timeout=20):
+                assert answer.error_message == ""
+                yield answer.infer_response.model_version
+
+        seen = {}
+        for user in (f"user-{i}" for i in range(12)):
+            (seen[user],) = set(stream(asked(6), user))
+            metadata = (("authorization", f"Bearer {key}"), ("x-user", user))
+            single = stub.ModelInfer(next(asked(1)), metadata=metadata, timeout=10)
+            assert single.model_version == seen[user]
+        assert set(seen.values()) == {"1", "2"}
+        assert set(stream(asked(60))) == {"1", "2"}
+
+        stable = next(user for user, version in seen.items() if version == "1")
+        goes_on = threading.Event()
+
+        def in_two_halves() -> Iterator[pb.ModelInferRequest]:
+            yield from asked(5)
+            goes_on.wait(20)
+            yield from asked(5)
+
+        answers = stream(in_two_halves(), stable)
+        assert [next(answers) for _ in range(5)] == ["1"] * 5
+        weigh(rig, 0, 100, "header:x-user")
+        rig.publish()
+        goes_on.set()
+        assert list(answers) == ["2"] * 5
+
+
+def test_streams_stick_by_key(rig: Rig) -> None:
+    """Whatever the metadata says: the key is the caller's."""
+    both(rig, "key")
+    keys = [rig.key() for _ in range(12)]
+    rig.publish()
+    seen = set()
+    with grpc.insecure_channel(rig.workers[0].grpc) as channel:
+        stub = GRPCInferenceServiceStub(channel)
+        for key in keys:
+            given = pb.ModelInferRequest(model_name="m")
+            tensor = given.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+            tensor.contents.fp32_contents.extend([1, 2])
+            versions = set()
+            for i in range(3):
+                metadata = (("authorization", f"Bearer {key}"), ("x-user", f"user-{i}"))
+                answers = stub.ModelStreamInfer(iter([given] * 4), metadata=metadata, timeout=20)
+                versions |= {answer.infer_response.model_version for answer in answers}
+            assert len(versions) == 1
+            seen |= versions
+    assert seen == {"1", "2"}
+
+
 def both(rig: Rig, sticky: str) -> None:
     for number in (1, 2):
         rig.replica(f"r{number}", f"m:{number}", models.doubled(), wait=number == 2)
-    rig.deploy(
-        "acme/m",
-        target("m:1", models.doubled(), ["r1"], weight=50),
-        target("m:2", models.doubled(), ["r2"], weight=50),
-        sticky=sticky,
-    )
+    weigh(rig, 50, 50, sticky)
     rig.publish()
     rig.worker()
     rig.listen()
+
+
+def weigh(rig: Rig, first: int, second: int, sticky: str) -> None:
+    rig.deploy(
+        "acme/m",
+        target("m:1", models.doubled(), ["r1"], weight=first),
+        target("m:2", models.doubled(), ["r2"], weight=second),
+        sticky=sticky,
+    )
 
 
 def client(rig: Rig, key: str) -> httpx.Client:

@@ -8,6 +8,8 @@ import threading
 import time
 from pathlib import Path
 
+import pytest
+
 from meuse.jobs import process
 
 WORK = str(Path(__file__).parent / "work.py")
@@ -17,15 +19,15 @@ def command(folder: Path, events: int, life: int) -> list[str]:
     return [sys.executable, WORK, str(folder), str(events), str(life)]
 
 
-def run(folder: Path, do: str, cancelled: threading.Event | None = None):
-    document = {"job": "job-1", "kind": "test", "spec": {"do": do}, "inputs": {}}
+def run(folder: Path, do: str, stop: process.Stop | None = None, **spec: object):
+    document = {"job": "job-1", "kind": "test", "spec": {"do": do, **spec}, "inputs": {}}
     (folder / "job.json").write_text(json.dumps(document))
     reports: list[tuple[str, dict]] = []
     outcome = process.run(
         folder,
         command,
         lambda kind, data: reports.append((kind, data)),
-        cancelled or threading.Event(),
+        stop or process.Stop(),
     )
     return outcome, reports
 
@@ -72,6 +74,16 @@ def test_a_killed_child_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     assert any("signal 9" in data.get("message", "") for _, data in reports)
 
 
+def test_threads_of_a_child_do_not_spin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They would take the cores from who serves; unless the operator says otherwise."""
+    monkeypatch.delenv("OMP_WAIT_POLICY")
+    _, reports = run(tmp_path, "environment")
+    assert reports[-1][1]["message"] == "PASSIVE"
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
+    _, reports = run(tmp_path, "environment")
+    assert reports[-1][1]["message"] == "ACTIVE"
+
+
 def test_a_child_that_always_dies_fails_the_job(tmp_path: Path) -> None:
     """After a few deaths the job fails with the signal named."""
     outcome, _ = run(tmp_path, "always-die")
@@ -80,11 +92,9 @@ def test_a_child_that_always_dies_fails_the_job(tmp_path: Path) -> None:
 
 def test_cancel_ends_the_child_and_what_it_started(tmp_path: Path) -> None:
     """Within two seconds of a cancel neither the child nor its own child runs."""
-    cancelled = threading.Event()
+    stop = process.Stop()
     outcomes = []
-    thread = threading.Thread(
-        target=lambda: outcomes.append(run(tmp_path, "spawn-sleep", cancelled)[0])
-    )
+    thread = threading.Thread(target=lambda: outcomes.append(run(tmp_path, "spawn-sleep", stop)[0]))
     thread.start()
     until((tmp_path / "pid").exists)
     until(lambda: (tmp_path / "pid").read_text() != "")
@@ -92,7 +102,7 @@ def test_cancel_ends_the_child_and_what_it_started(tmp_path: Path) -> None:
     group = [int(p.name) for p in Path("/proc").iterdir() if p.name.isdigit() and in_group(p, pid)]
     assert len(group) >= 2
     began = time.monotonic()
-    cancelled.set()
+    stop.cancelled.set()
     thread.join(5)
     until(lambda: all(gone(member) for member in group), 2)
     assert time.monotonic() - began < 2
@@ -104,6 +114,59 @@ def in_group(path: Path, group: int) -> bool:
         return os.getpgid(int(path.name)) == group
     except ProcessLookupError:
         return False
+
+
+def test_a_pause_lets_the_work_keep_its_checkpoint(tmp_path: Path) -> None:
+    """Work that asks stops at its next safe point; another run goes on from there to the end."""
+    stop = process.Stop()
+    outcomes = []
+    thread = threading.Thread(target=lambda: outcomes.append(run(tmp_path, "count", stop)[0]))
+    thread.start()
+    until((tmp_path / "checkpoint.safetensors").exists)
+    stop.paused.set()
+    thread.join(5)
+    assert outcomes == [{"paused": {}}]
+    reached = int((tmp_path / "checkpoint.safetensors").read_text())
+    assert 1 <= reached < 10
+    outcome, reports = run(tmp_path, "count")
+    assert outcome["result"]["resumed"]
+    assert (tmp_path / "begun").read_text().split() == ["0", str(reached)]
+    pace = [data for kind, data in reports if kind == "progress" and "note" in data]
+    assert pace[-1] == {"fraction": 1.0, "rate": 20.0, "unit": "steps", "note": "step 10"}
+
+
+def test_work_that_never_asks_is_paused_by_its_end(tmp_path: Path) -> None:
+    """After the grace period the child is ended, and its last checkpoint stands."""
+    stop = process.Stop(pause_grace_s=0.2)
+    outcomes = []
+    thread = threading.Thread(
+        target=lambda: outcomes.append(run(tmp_path, "count", stop, asks=False, step_s=0.5)[0])
+    )
+    thread.start()
+    until((tmp_path / "checkpoint.safetensors").exists)
+    stop.paused.set()
+    thread.join(5)
+    assert outcomes == [{"paused": {}}]
+    assert 1 <= int((tmp_path / "checkpoint.safetensors").read_text()) < 10
+
+
+@pytest.mark.parametrize("do", ["exhaust", "abort"])
+def test_out_of_memory_fails_once_and_says_so(tmp_path: Path, do: str) -> None:
+    """Memory that is refused, or an abort for want of it, is the job's error: no second try."""
+    outcome, reports = run(tmp_path, do)
+    error = outcome["error"]
+    assert (error["code"], error["field"]) == ("too_large", "memory")
+    assert "out of memory" in error["message"]
+    assert "job_memory_bytes" in error["hint"]
+    assert [data["message"] for kind, data in reports if kind == "log"] == [f"doing {do}"]
+
+
+def test_what_is_logged_stands_in_the_log_too(tmp_path: Path) -> None:
+    """log.txt tells the whole story: lines of the work, and what control has to say."""
+    run(tmp_path, "die-once")
+    text = (tmp_path / "log.txt").read_text()
+    assert text.count("info doing die-once") == 2
+    assert "warning job process ended (signal 9); going on" in text
 
 
 def test_a_child_leaves_when_its_parent_is_killed(tmp_path: Path) -> None:
@@ -127,8 +190,8 @@ def test_a_child_leaves_when_its_parent_is_killed(tmp_path: Path) -> None:
 
 def test_two_children_never_work_in_one_folder(tmp_path: Path) -> None:
     """The second child waits for the folder's lock until the first is gone."""
-    cancelled = threading.Event()
-    first = threading.Thread(target=run, args=(tmp_path, "sleep", cancelled))
+    stop = process.Stop()
+    first = threading.Thread(target=run, args=(tmp_path, "sleep", stop))
     first.start()
     until((tmp_path / "pid").exists)
     done: list[dict] = []
@@ -137,7 +200,7 @@ def test_two_children_never_work_in_one_folder(tmp_path: Path) -> None:
     second.join(1.5)
     assert second.is_alive()
     assert done == []
-    cancelled.set()
+    stop.cancelled.set()
     first.join(5)
     second.join(10)
     assert [outcome["result"]["answer"] for outcome in done] == [42]

@@ -578,3 +578,72 @@ def test_reading_without_a_file(tmp_path: Path) -> None:
     limit = budget(5, "day")
     found = spent(tmp_path / "none", [limit], NOW // 1000)
     assert found == {limit.id: Spent(0, 0, NOW // 1000 + 86_400_000)}
+
+
+def tokens(amount: int, **more: Any) -> Limit:
+    return budget(amount, meter="completion_tokens", **more)
+
+
+def test_less_will_do_of_what_is_elastic(host: Callable[..., Host]) -> None:
+    """The tightest budget says how much; with nothing left it is refused as everything is."""
+    mine = host(
+        Limit("a", "budget", 100, "total", "completion_tokens", tenant="acme"),
+        Limit("b", "budget", 70, "total", "completion_tokens"),
+        Limit("c", "budget", 9, "total", "requests"),
+    )
+    needs = {"requests": 1, "completion_tokens": 500}
+    with pytest.raises(MeuseError):
+        mine.limits.admit(mine.plan, needs, mine.now)
+    grant = mine.limits.admit(mine.plan, needs, mine.now, elastic="completion_tokens")
+    assert grant.held_of("completion_tokens") == 70
+    assert grant.held_of("requests") == 1
+    assert grant.held_of("rows") is None
+    with pytest.raises(MeuseError) as caught:
+        mine.limits.admit(mine.plan, needs, mine.now, elastic="completion_tokens")
+    assert caught.value.code is Code.RATE_LIMITED
+    mine.limits.settle(grant, {"requests": 1, "completion_tokens": 70})
+    with pytest.raises(MeuseError) as caught:
+        mine.limits.admit(mine.plan, needs, mine.now, elastic="completion_tokens")
+    assert caught.value.code is Code.BUDGET_EXCEEDED
+    small = {"requests": 10, "completion_tokens": 1}
+    with pytest.raises(MeuseError):  # another meter is not made to fit
+        mine.limits.admit(mine.plan, small, mine.now, elastic="completion_tokens")
+
+
+def test_what_is_used_on_the_way_counts_at_once(host: Callable[..., Host]) -> None:
+    """Used and held move together; what remains is settled at the end."""
+    limit = tokens(100)
+    mine = host(limit)
+
+    def seen() -> tuple[int, int]:
+        found = spent(mine.path, [limit], mine.now // 1000)[limit.id]
+        return found.used, found.reserved
+
+    grant = mine.limits.admit(mine.plan, {"completion_tokens": 80}, mine.now)
+    assert seen() == (0, 80)
+    mine.limits.progress(grant, {}, {"completion_tokens": 60})
+    assert seen() == (0, 60)
+    mine.limits.progress(grant, {"completion_tokens": 25}, {"completion_tokens": 35})
+    assert seen() == (25, 35)
+    mine.limits.progress(grant, {"rows": 9}, {"rows": 9})
+    assert seen() == (25, 35)
+    mine.limits.settle(grant, {"completion_tokens": 5})
+    assert seen() == (30, 0)
+    mine.limits.progress(grant, {"completion_tokens": 9}, {})
+    assert seen() == (30, 0)
+
+
+def test_how_limits_stand(host: Callable[..., Host]) -> None:
+    """Before anything is asked they are whole; then what is left, and when it comes back."""
+    rate = Limit("r", "rate", 60, "minute", burst=10)
+    mine = host(rate, tokens(100, period="day"), Limit("c", "concurrency", 4))
+    assert {s.limit.id: (s.most, s.left) for s in mine.limits.standings(mine.plan, mine.now)} == {
+        "r": (10, 10), "budget-100": (100, 100),
+    }  # fmt: skip
+    grant = mine.limits.admit(mine.plan, {"completion_tokens": 30}, mine.now)
+    found = {s.limit.id: s for s in mine.limits.standings(mine.plan, mine.now)}
+    assert (found["r"].left, found["r"].reset_us) == (9, S)
+    assert (found["budget-100"].left, found["budget-100"].reset_us) == (70, 86_400 * S)
+    mine.limits.settle(grant, {"completion_tokens": 10})
+    found = {s.limit.id: s for s in mine.limits.standings(mine.plan, mine.now + S)}
+    assert (found["r"].left, found["budget-100"].left) == (10, 90)

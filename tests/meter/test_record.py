@@ -7,7 +7,12 @@ import pytest
 
 from billing.make_usage import usage_record
 from meuse.core.nouns import METERS
-from meuse.meter.record import MAX_QUANTITY, RecordError, decode, encode
+from meuse.meter.record import MAX_QUANTITY, RecordError, Template, decode, encode
+
+COMMON = (
+    "source", "tenant", "owner", "project", "key", "deployment", "version", "plan_version",
+    "tier", "protocol", "lease",
+)  # fmt: skip
 
 
 def test_what_is_encoded_comes_back():
@@ -53,3 +58,36 @@ def test_other_bytes_are_no_record():
     for other in (b"", payload[:-1], payload + b"\0", b"\x93\x01\x02\x03"):
         with pytest.raises(RecordError):
             decode(other)
+
+
+@pytest.mark.parametrize("status", ["ok", "error"])
+@pytest.mark.parametrize("ts", [0, 1, 2**32, 253_402_300_799_999])
+@pytest.mark.parametrize("fields", [{}, {"lease": "lease-1"}, {"plan_version": None}])
+def test_a_template_gives_the_same_bytes(status, ts, fields):
+    """What differs between records is set into the bytes of what does not."""
+    record = usage_record(status=status, ts=ts, seq=0, final=True, **fields)
+    template = Template(**{name: getattr(record, name) for name in COMMON})
+    assert template.payload(record.id, status, ts, record.quantities) == encode(record)
+
+
+@pytest.mark.parametrize(("seq", "final", "status"), [(0, False, "ok"), (300, True, "error")])
+def test_a_template_gives_the_same_bytes_of_a_checkpoint(seq, final, status):
+    """Also of one of several records of a request."""
+    record = usage_record(seq=seq, final=final, status=status)
+    template = Template(**{name: getattr(record, name) for name in COMMON})
+    made = template.checkpoint(record.id, seq, final, status, record.ts, record.quantities)
+    assert made == encode(record)
+    with pytest.raises(RecordError):
+        template.checkpoint(record.id, seq, final, status, record.ts, {"bananas": 1})
+
+
+def test_a_template_refuses_what_cannot_be_counted():
+    """Bad texts when it is made, a bad id, time or quantity in a record."""
+    common = {name: getattr(usage_record(), name) for name in COMMON}
+    with pytest.raises(RecordError):
+        Template(**{**common, "tenant": None})
+    template = Template(**common)
+    for wrong in ((b"short", 0, {}), (bytes(16), -1, {}), (bytes(16), 0, {"bananas": 1}),
+                  (bytes(16), 0, {"rows": -1})):  # fmt: skip
+        with pytest.raises(RecordError):
+            template.payload(wrong[0], "ok", *wrong[1:])

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,12 @@ class Platform:
 
     def pids(self) -> dict[str, int]:
         return {name: child["pid"] for name, child in self.described()["processes"].items()}
+
+    def hello(self) -> bytes:
+        """What a worker says to a connection: its slot."""
+        what = self.described()
+        with socket.create_connection((what["host"], what["http_port"]), timeout=10) as connection:
+            return connection.makefile("rb").readline()
 
     def until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
         deadline = time.monotonic() + seconds
@@ -79,13 +86,63 @@ def test_a_killed_role_is_started_again(platform: Platform, name: str) -> None:
     assert platform.described()["processes"][name]["epoch"] > before["epoch"]
 
 
+@contextmanager
+def impatient(home: Path, hung: str) -> Iterator[Platform]:
+    """A platform whose workers have all been heard; `hung`: see toy.py."""
+    home.mkdir()
+    (home / "hung").write_text(hung)
+    made = Platform(home)
+    try:
+        made.until(lambda: made.pid("replica-1"))
+        # Who has answered has sent its first beat before; who was never heard is not judged.
+        answered: set[bytes] = set()
+        made.until(lambda: answered.add(made.hello()) or len(answered) == 2)
+        yield made
+    finally:  # whatever stands still would be waited for
+        for pid in made.alive():
+            os.kill(pid, signal.SIGCONT)
+        made.process.terminate()
+        made.process.wait(30)
+
+
+def test_a_stopped_worker_is_replaced(tmp_path: Path) -> None:
+    """One that is not heard for long is killed and started again; who stops for a moment, and
+    who promised no beats (control, ledger, replicas), is left alone."""
+    with impatient(tmp_path / "home", "2 60") as platform:
+        before = platform.pids()
+        for name in before:
+            os.kill(before[name], signal.SIGSTOP)
+        time.sleep(0.5)
+        os.kill(before["worker-1"], signal.SIGCONT)
+        platform.until(lambda: platform.pid("worker-0") not in (0, before["worker-0"]), 20)
+        time.sleep(2.5)
+        now = platform.pids()
+        assert {n: p for n, p in now.items() if p != before[n]}.keys() == {"worker-0"}
+        assert not Path(f"/proc/{before['worker-0']}").exists()
+
+
+def test_who_was_stopped_itself_blames_nobody(tmp_path: Path) -> None:
+    """The supervisor and its workers stood still together, as on a machine that slept."""
+    with impatient(tmp_path / "home", "2 1.5") as platform:
+        before = platform.pids()
+        for pid in before.values():
+            os.kill(pid, signal.SIGSTOP)
+        time.sleep(0.2)  # whatever they have said is heard
+        platform.process.send_signal(signal.SIGSTOP)
+        time.sleep(3.5)
+        platform.process.send_signal(signal.SIGCONT)
+        time.sleep(0.3)  # it looks before they get to say anything
+        for pid in before.values():
+            os.kill(pid, signal.SIGCONT)
+        time.sleep(2.5)
+        assert platform.pids() == before
+
+
 def test_a_connection_waits_while_no_worker_lives(platform: Platform) -> None:
     """The supervisor owns the listening socket: a queued connection survives a dead worker."""
-    what = platform.described()
     for name in ("worker-0", "worker-1"):
         platform.kill(name)
-    with socket.create_connection((what["host"], what["http_port"]), timeout=10) as connection:
-        assert connection.makefile("rb").readline().startswith(b"hello")
+    assert platform.hello().startswith(b"hello")
 
 
 def test_replicas_outlive_control_and_are_told_to_the_next(platform: Platform) -> None:
@@ -136,6 +193,19 @@ def test_no_orphan_is_left(platform: Platform, how: signal.Signals) -> None:
         assert not (platform.home / "run.json").exists()
 
 
+def test_workers_with_long_answers_are_told_again(tmp_path: Path) -> None:
+    """At the platform's end they have a moment, then a second SIGTERM, and are not killed."""
+    (tmp_path / "hurry").write_text("0.5")
+    (tmp_path / "streams").touch()
+    platform = Platform(tmp_path)
+    platform.until(lambda: len(platform.pids()) >= 4)
+    platform.hello()
+    platform.process.terminate()
+    assert platform.process.wait(30) == 0
+    assert (tmp_path / "hurried").exists()
+    assert platform.alive() == []
+
+
 def test_one_supervisor_per_home(platform: Platform) -> None:
     """A second one refuses, changes nothing, and may start once the first is gone."""
     second = subprocess.run(
@@ -180,8 +250,6 @@ def test_a_start_that_the_system_refuses_ends_nothing(platform: Platform) -> Non
 def test_a_run_file_that_cannot_be_written_ends_nothing(platform: Platform) -> None:
     """With its run file in the way, the supervisor still replaces a dead role."""
     (platform.home / "run.new").mkdir()
-    what = platform.described()
     platform.kill("worker-0")
-    with socket.create_connection((what["host"], what["http_port"]), timeout=10) as connection:
-        assert connection.makefile("rb").readline().startswith(b"hello")
+    assert platform.hello().startswith(b"hello")
     assert platform.process.poll() is None

@@ -3,8 +3,10 @@
 toy.py up HOME [STATE] | up-broken HOME | <role> HOME LIFELINE …
 
 Files in the home turn what comes next: `slow` (seconds until a worker is ready), `bad-worker`
-(a worker that dies before), `bad-check` (code that cannot start), `count` (of workers). New
-images are executed by way of `env`, a link.
+(a worker that dies before), `bad-check` (code that cannot start), `count` (of workers), `hung`
+(seconds until a silent child hangs, and until a pause is one), `hurry` (seconds until workers are
+told again to end), `streams` (a worker ends only when it is told again, and says so in `hurried`).
+New images are executed by way of `env`, a link.
 """
 
 import json
@@ -16,7 +18,7 @@ import threading
 import time
 from pathlib import Path
 
-from meuse.runtime import lifeline, takeover
+from meuse.runtime import children, crew, lifeline, takeover
 from meuse.runtime.plan import Plan
 from meuse.runtime.processes import LocalProcesses
 from meuse.runtime.supervisor import Supervisor
@@ -34,6 +36,10 @@ def up(home: Path, broken: bool, memory: int | None) -> None:
     }
     count = int((home / "count").read_text()) if (home / "count").exists() else 2
     home.mkdir(exist_ok=True)
+    if (home / "hung").exists():
+        children.HUNG_S, crew.PAUSED_S = map(float, (home / "hung").read_text().split())
+    if (home / "hurry").exists():
+        crew.HURRY_S = float((home / "hurry").read_text())
     if not (home / "env").exists():
         (home / "env").symlink_to("/usr/bin/env")
     plan = Plan(
@@ -85,8 +91,12 @@ def worker(home: Path, fd: int, ready: int, slot: str) -> None:
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     with socket.socket(fileno=fd) as listener:
         listener.setblocking(False)  # shared with the others: another may be first
-        lifeline.tell_ready(ready)
+        os.set_blocking(ready, False)
+        beat_at = 0.0
         while not stopping.is_set():
+            if time.monotonic() >= beat_at:
+                lifeline.beat(ready)
+                beat_at = time.monotonic() + lifeline.BEAT_S
             try:
                 connection, _ = listener.accept()
             except BlockingIOError:
@@ -94,6 +104,11 @@ def worker(home: Path, fd: int, ready: int, slot: str) -> None:
                 continue
             connection.sendall(f"hello from {slot}\n".encode())
             connection.close()
+    if (home / "streams").exists():
+        hurried = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: hurried.set())
+        hurried.wait(60)
+        (home / "hurried").touch()
 
 
 role, home = sys.argv[1], Path(sys.argv[2])

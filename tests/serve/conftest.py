@@ -11,7 +11,7 @@ from helpers_jobs import RecordedJob
 from helpers_tables import diabetes, digits
 from meuse.core.nouns import Splits
 from meuse.evaluate.metrics import for_task
-from meuse.train.loop import fit
+from meuse.train.run import fit
 from meuse.train.spec import TrainSpec
 
 
@@ -27,7 +27,8 @@ class Trained:
 def _train(folder: Path, splits: Splits) -> Trained:
     spec = TrainSpec.from_dict({"model_name": "m", "data": "d", "epochs": 2})
     done = fit(RecordedJob(folder / "job"), splits, spec, for_task(splits.task))
-    return Trained(done.model_path.read_bytes(), done.weights_path.read_bytes(), splits)
+    onnx, safetensors = (path.read_bytes() for path in done.files)
+    return Trained(onnx, safetensors, splits)
 
 
 @pytest.fixture(scope="session")

@@ -131,3 +131,32 @@ def broken() -> bytes:
         [_value("y", FLOAT, [7, 3])],
         {"shape": np.array([7, 3], np.int64)},
     )
+
+
+def embedder(*, tokens: bool = False) -> bytes:
+    """text [n] of strings → v [n, 2]: how a known word is pictured, 0 for others; and, where
+    wanted, tokens [n]: one for each text."""
+    nodes = [
+        helper.make_node(
+            "LabelEncoder", ["text"], ["x"], domain="ai.onnx.ml", keys_strings=["cat", "dog"],
+            values_floats=[1.0, 2.0], default_float=0.0,
+        ),
+        helper.make_node("Unsqueeze", ["x", "axis"], ["column"]),
+        helper.make_node("Mul", ["column", "half"], ["other"]),
+        helper.make_node("Concat", ["column", "other"], ["v"], axis=1),
+        helper.make_node("Cast", ["x"], ["whole"], to=INT64),
+        helper.make_node("Mul", ["whole", "zero"], ["none"]),
+        helper.make_node("Add", ["none", "one"], ["tokens"]),
+    ]  # fmt: skip
+    outputs = [_value("v", FLOAT, ["n", 2]), _value("tokens", INT64, ["n"])]
+    weights = {
+        "axis": np.array([1]), "half": np.array(0.5, np.float32), "zero": np.array([0]),
+        "one": np.array([1]),
+    }  # fmt: skip
+    initializers = [numpy_helper.from_array(a, name) for name, a in weights.items()]
+    graph = helper.make_graph(
+        nodes if tokens else nodes[:4], "g", [_value("text", STRING, ["n"])],
+        outputs if tokens else outputs[:1], initializers,
+    )  # fmt: skip
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    return bytes(helper.make_model(graph, opset_imports=imports, ir_version=9).SerializeToString())

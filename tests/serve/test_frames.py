@@ -16,7 +16,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from meuse.serve import frames, strings
-from meuse.serve.frames import DTYPES, Decoder, Failure, FrameError, Hello, Request, Response, Spec
+from meuse.serve.frames import (
+    DTYPES,
+    Decoder,
+    Failure,
+    Finished,
+    FrameError,
+    Generate,
+    Hello,
+    Part,
+    Request,
+    Response,
+    Spec,
+    Started,
+    Tokens,
+)
 
 shapes = st.lists(st.integers(0, 4), max_size=4).map(tuple)
 arrays = st.builds(
@@ -41,7 +55,26 @@ def specs(tensors: list[tuple[str, Any]]) -> tuple[Spec, ...]:
     return tuple(frames.spec_of(name, array) for name, array in tensors)
 
 
+counts = st.integers(-1, 2**53)
+words = st.text(max_size=20)
+parts = st.builds(
+    Part, numbers, st.integers(0, 15), counts, words, st.binary(max_size=9), st.binary(max_size=9)
+)
+failures = st.none() | st.builds(Failure, st.text(max_size=9), st.text(max_size=9))
+generation = st.one_of(
+    st.builds(Generate, numbers, st.binary(min_size=16, max_size=16), numbers, st.binary()),
+    st.builds(Started, numbers, counts, counts),
+    st.builds(Tokens, st.lists(parts, max_size=4).map(tuple)),
+    st.builds(
+        Finished,
+        numbers,
+        st.lists(st.sampled_from(["stop", "length", "tool_calls", ""]), max_size=3).map(tuple),
+        *[counts] * 6,
+        failures,
+    ),
+)
 messages = st.one_of(
+    st.tuples(generation, st.just([])),
     st.tuples(st.builds(Hello, st.text(max_size=20), st.text(max_size=20), numbers), st.just([])),
     tensor_lists.flatmap(
         lambda ts: st.tuples(
@@ -65,7 +98,7 @@ messages = st.one_of(
                 numbers,
                 numbers,
                 numbers,
-                st.none() | st.builds(Failure, st.text(max_size=9), st.text(max_size=9)),
+                failures,
             ),
             st.just([a for _, a in ts]),
         )
@@ -114,7 +147,7 @@ def test_a_flipped_byte_outside_the_payload_is_noticed(sent: Any, data: st.DataO
     stream = bytearray(wire(sent))
     at = data.draw(st.integers(0, len(stream) - 1))
     stream[at] ^= data.draw(st.integers(1, 255))
-    header_end = 10 + struct.unpack_from("<IH", wire(sent))[1]
+    header_end = 12 + struct.unpack_from("<II", wire(sent))[1]
     try:
         got = Decoder().feed(bytes(stream))
     except FrameError:
@@ -148,7 +181,7 @@ def test_noise_is_refused_or_waited_for(noise: bytes) -> None:
 def test_other_headers_are_refused(value: Any) -> None:
     """A header that is well-formed msgpack but no frame raises `FrameError`."""
     body = msgspec.msgpack.encode(value)
-    stream = struct.pack("<IHI", 6 + len(body), len(body), zlib.crc32(body)) + body
+    stream = struct.pack("<III", 8 + len(body), len(body), zlib.crc32(body)) + body
     with pytest.raises(FrameError):
         Decoder().feed(stream)
 
@@ -171,7 +204,7 @@ def test_other_headers_are_refused(value: Any) -> None:
 def test_bad_tensors_are_refused(datatype: str, shape: tuple[int, ...]) -> None:
     """Sizes that do not fit the bytes, and datatypes that are not served."""
     body = msgspec.msgpack.encode(Request(1, b"u" * 16, 0, False, (Spec("x", datatype, shape),)))
-    stream = struct.pack("<IHI", 6 + len(body) + 16, len(body), zlib.crc32(body)) + body + b"0" * 16
+    stream = struct.pack("<III", 8 + len(body) + 16, len(body), zlib.crc32(body)) + body + b"0" * 16
     with pytest.raises(FrameError):
         Decoder().feed(stream)
 
@@ -181,7 +214,7 @@ def test_sizes_are_limited_before_they_are_held() -> None:
     with pytest.raises(FrameError):
         Decoder(max_frame=1000).feed(struct.pack("<I", 1001))
     with pytest.raises(FrameError):
-        frames.encode(Hello("r" * 70_000, "v", 1))
+        frames.encode(Hello("r" * (frames.MAX_HEADER + 1), "v", 1))
     one = np.zeros(1, np.float64)
     huge = np.lib.stride_tricks.as_strided(one, (frames.MAX_FRAME,), (0,))
     with pytest.raises(FrameError):

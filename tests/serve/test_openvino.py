@@ -59,7 +59,7 @@ def test_signatures_are_those_of_onnx_runtime(name: str) -> None:
 def test_answers_are_those_of_onnx_runtime(format: str, rows: int, classifier: Trained) -> None:
     """On a trained model, as ONNX and as IR, at any batch."""
     model = zipped(**ir(classifier.onnx)) if format == "openvino" else classifier.onnx
-    inputs = {"input": classifier.splits.test.x[:rows]}
+    inputs = {"input": classifier.splits.test.frame.numbers[:rows]}
     got = engines.load(format, model, engine="openvino").run(inputs)
     wanted = engines.load("onnx", classifier.onnx).run(inputs)
     assert got.keys() == wanted.keys()

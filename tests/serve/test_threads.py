@@ -54,15 +54,16 @@ def wide() -> bytes:
 
 def wide_weights(folder: Path) -> bytes:
     """A network of the same size as safetensors."""
-    import torch
-
     from meuse.train import weights
-    from meuse.train.recipes import Standardised, mlp
+    from meuse.train.answers import Answers
+    from meuse.train.prepare.steps import Preparation
+    from meuse.train.recipes.catalog import Mlp
+    from meuse.train.recipes.tables import mlp
 
     config = {"hidden": [WIDE] * DEEP, "dropout": 0.0}
-    body = mlp(WIDE, 2, config)  # type: ignore[arg-type]
-    model = Standardised(body, torch.zeros(WIDE), torch.ones(WIDE), None)
-    return weights.save(model, "mlp", config, (0, 1), folder / "w").read_bytes()
+    network, answers = mlp((WIDE,), 2, Mlp((WIDE,) * DEEP, 0.0)), Answers("classification", 2)
+    preparation, path = Preparation.of_numbers([f"x{i}" for i in range(WIDE)]), folder / "w"
+    return weights.save(network, "mlp", config, preparation, answers, (0, 1), path).read_bytes()
 
 
 @contextlib.contextmanager
@@ -111,8 +112,8 @@ def busy(pid: int) -> dict[int, int]:
 
 
 def load_with(link: socket.socket, name: str, pid: int, ticks: int) -> None:
-    """Batches of 64 rows until the process has spent so much CPU time."""
-    decoder, x, number = Decoder(), np.ones((64, WIDE), np.float32), 0
+    """Batches of 512 rows until the process has spent so much CPU time."""
+    decoder, x, number = Decoder(), np.ones((512, WIDE), np.float32), 0
     most = sum(busy(pid).values()) + ticks
     while sum(busy(pid).values()) < most:
         number += 1
@@ -135,7 +136,11 @@ def test_as_many_threads_compute_as_cores_were_given(engine: str, cores: int) ->
         name = "input" if engine == "torch" else "x"
         load_with(link, name, pid, TICKS // 10)
         before = busy(pid)
-        load_with(link, name, pid, TICKS)
-        spent = {task: ticks - before.get(task, 0) for task, ticks in busy(pid).items()}
-    computing = [task for task, ticks in spent.items() if ticks > 0.15 * sum(spent.values())]
+        for more in (1, 2, 3):  # on a busy machine one thread may do all of it for a while
+            load_with(link, name, pid, more * TICKS)
+            spent = {task: ticks - before.get(task, 0) for task, ticks in busy(pid).items()}
+            most = 0.15 * sum(spent.values())
+            computing = [task for task, ticks in spent.items() if ticks > most]
+            if len(computing) == cores:
+                break
     assert len(computing) == cores, spent

@@ -13,10 +13,13 @@ from safetensors.torch import load, save
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Signature
+from meuse.core.ports import PrepareInputs
 from meuse.serve import engines
 from meuse.serve.engines.torch import KEY
 from meuse.train import weights
 from serve.conftest import Trained
+
+NAME = "network.0.bias"
 
 
 def engine_of(model: bytes) -> Any:
@@ -54,7 +57,7 @@ def test_answers_are_those_of_the_onnx_export(
 ) -> None:
     """Standardisation and class indices included, on trained models and real rows."""
     trained: Trained = request.getfixturevalue(task)
-    inputs = {"input": trained.splits.test.x[:rows]}
+    inputs = {"input": trained.splits.test.frame.numbers[:rows]}
     other, onnx = engine_of(trained.safetensors), engines.load("onnx", trained.onnx)
     got, wanted = other.run(inputs), onnx.run(inputs)
     assert got.keys() == wanted.keys()
@@ -73,7 +76,7 @@ def test_the_signature_has_the_classes(classifier: Trained) -> None:
 
 def test_views_of_received_bytes_will_do(classifier: Trained) -> None:
     """Arrays that may not be written to give the same answers, and no warning."""
-    rows = classifier.splits.test.x[:2]
+    rows = classifier.splits.test.frame.numbers[:2]
     view = np.frombuffer(rows.tobytes(), np.float32).reshape(rows.shape)
     engine = engine_of(classifier.safetensors)
     assert np.array_equal(
@@ -85,12 +88,12 @@ def test_views_of_received_bytes_will_do(classifier: Trained) -> None:
 def test_tensors_must_be_those_of_the_recipe(classifier: Trained) -> None:
     """None missing, none extra, each of its shape and datatype."""
     good = classifier.safetensors
-    assert "missing: model.mean" in refused(changed(good, lambda t: t.pop("model.mean")))
+    assert f"missing: {NAME}" in refused(changed(good, lambda t: t.pop(NAME)))
     assert "no tensors evil" in refused(changed(good, lambda t: t.update(evil=torch.ones(1))))
-    shape = changed(good, lambda t: t.update({"model.std": torch.ones(3)}))
-    assert "model.std is torch.float32 [3]" in refused(shape)
-    kind = changed(good, lambda t: t.update({"model.std": torch.ones(64).half()}))
-    assert "model.std is torch.float16 [64]" in refused(kind)
+    shape = changed(good, lambda t: t.update({NAME: torch.ones(3)}))
+    assert f"{NAME} is torch.float32 [3]" in refused(shape)
+    kind = changed(good, lambda t: t.update({NAME: torch.ones(256).half()}))
+    assert f"{NAME} is torch.float16 [256]" in refused(kind)
 
 
 @pytest.mark.parametrize(
@@ -101,8 +104,11 @@ def test_tensors_must_be_those_of_the_recipe(classifier: Trained) -> None:
         {"config": {"hidden": [10**9]}},
         {"config": {"layers": 3}},
         {"config": None},
-        {"features": -1},
-        {"features": 10**9},
+        {"preparation": {"columns": 3}},
+        {"preparation": None},
+        {"task": "magic"},
+        {"target": [1]},
+        {"target": ["a", "b"]},
         {"classes": ["one"]},
         {"classes": [[1], [2]]},
         {"code": "print()"},
@@ -127,7 +133,7 @@ def test_other_sizes_cost_no_memory(classifier: Trained) -> None:
         (2).to_bytes(8, "little") + b"{}",
         (2).to_bytes(8, "little") + b"[]",
         (100_000).to_bytes(8, "little") + b"[" * 100_000,
-        (2 << 20).to_bytes(8, "little") + b" " * (2 << 20),
+        (17 << 20).to_bytes(8, "little") + b" " * (17 << 20),
         torch.save,
     ],
 )
@@ -150,9 +156,9 @@ def test_a_cut_off_file_is_refused(classifier: Trained) -> None:
 def test_nothing_is_built_without_a_builder() -> None:
     """The engine knows no recipe of its own: what it is given decides."""
 
-    def build(said: Mapping[str, Any]) -> tuple[torch.nn.Module, Signature]:
+    def build(said: Mapping[str, Any]) -> tuple[torch.nn.Module, Signature, PrepareInputs]:
         assert said == {"mine": 1}
-        return torch.nn.Linear(2, 1), Signature((), ())
+        return torch.nn.Linear(2, 1), Signature((), ()), lambda inputs: inputs["input"]
 
     model = save({"weight": torch.ones(1, 2), "bias": torch.zeros(1)}, {KEY: '{"mine": 1}'})
     assert engines.load("safetensors", model, build=build).signature == Signature((), ())

@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from alembic import command
 from alembic.autogenerate import compare_metadata
+from alembic.config import Config as AlembicConfig
 from alembic.migration import MigrationContext
 
 from billing.make_usage import DAY, HOUR, usage_record
@@ -18,7 +20,7 @@ from meuse.core.clock import BUCKET_MS
 from meuse.core.errors import Code, MeuseError
 from meuse.meter.record import encode
 from meuse.store import money_tables
-from meuse.store.database import Database
+from meuse.store.database import MIGRATIONS, Database
 from meuse.store.money import MoneyStore
 
 
@@ -82,6 +84,80 @@ def test_migrated_tables_are_the_ones_we_use(database):
     assert set(money_tables.metadata.tables) <= tables
 
 
+def test_records_of_an_older_platform_are_kept_and_known(database_url):
+    """Records that were rows of their own read the same, and are still taken only once."""
+    database = Database(database_url)
+    migrate_to(database, "0001")
+    records = [
+        usage_record(),
+        usage_record(plan_version=None),
+        usage_record(plan_version=None, status="error", final=False, seq=3),
+        usage_record(tenant="other", lease="lease-1"),
+    ]
+    names = (
+        "id", "tenant_id", "source", "seq", "final", "owner_id", "project_id", "key_id",
+        "deployment", "version", "plan_version", "tier", "protocol", "status", "ts_ms", "lease",
+    )  # fmt: skip
+    kept = [
+        dict(
+            zip(
+                names,
+                (r.id, r.tenant, r.source, r.seq, r.final, r.owner, r.project, r.key,
+                 r.deployment, r.version, r.plan_version, r.tier, r.protocol, r.status, r.ts,
+                 r.lease),
+                strict=True,
+            ),
+            quantities=json.dumps(r.quantities, separators=(",", ":")),
+        )
+        for r in records
+    ]  # fmt: skip
+    old = sa.table("usage_record", *(sa.column(name) for name in (*kept[0], "digest")))
+    with database.write() as connection:
+        connection.execute(sa.insert(old), [row | {"digest": bytes(16)} for row in kept])
+    database.migrate("money")
+    with database.read() as connection:
+        query = sa.select(money_tables.records).order_by(money_tables.records.c.id)
+        assert [dict(row) for row in connection.execute(query).mappings()] == sorted(
+            kept, key=lambda row: row["id"]
+        )
+    store = MoneyStore(database)
+    done = ingest(store, *records, usage_record(), usage_record(tenant="third"))
+    assert (done.new, done.duplicates, done.conflicts) == (2, 4, 0)
+    assert ingest(store, usage_record(id=records[0].id, lease="lease-2")).conflicts == 1
+    database.close()
+
+
+def migrate_to(database, revision):
+    config = AlembicConfig()
+    config.set_main_option("script_location", str(MIGRATIONS / "money"))
+    config.attributes["version_table"] = "alembic_money"
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+
+
+def test_what_records_share_is_kept_once_and_survives_a_failed_batch(store, database):
+    """Numbers of a batch that was rolled back are not used for a later one."""
+    bad = (usage_record(seq=None), b"payload")
+    with pytest.raises(sa.exc.IntegrityError):
+        store.ingest(
+            "h-0-1-0", [*batch(usage_record(key="lost")), bad], offset=0, next_offset=9,
+            state="open",
+        )  # fmt: skip
+    ingest(store, usage_record(key="other"), usage_record(key="lost"), usage_record(key="other"))
+    ingest(MoneyStore(database), usage_record(key="lost"), segment="h-0-2-0")
+    with database.read() as connection:
+        found = connection.execute(
+            sa.select(money_tables.records.c.key_id, sa.func.count()).group_by(
+                money_tables.records.c.key_id
+            )
+        ).all()
+        assert sorted(tuple(row) for row in found) == [("lost", 2), ("other", 2)]
+        shared = connection.execute(sa.select(money_tables.contexts)).all()
+        assert len(shared) == 2
+        assert len({row.payer for row in shared}) == 1
+
+
 def test_records_rollup_and_cursor_move_together(store, database):
     """A batch is kept, added up by bucket and counted in the cursor."""
     done = ingest(
@@ -102,7 +178,7 @@ def test_records_rollup_and_cursor_move_together(store, database):
     with database.read() as connection:
         row = connection.execute(sa.select(money_tables.records)).mappings().first()
     assert json.loads(row["quantities"])["rows"] in (2, 4, 8)
-    assert (row["final"], len(row["digest"])) == (True, 16)
+    assert (row["final"], row["tenant_id"], row["key_id"]) == (True, "acme", "key-1")
 
 
 def test_the_same_record_counts_once(store):
@@ -133,6 +209,80 @@ def test_the_same_id_with_other_bytes_is_an_alarm(store, caplog):
     # Another tenant's or source's record may have the same id.
     assert ingest(store, usage_record(id=record.id, tenant="other")).new == 1
     assert ingest(store, usage_record(id=record.id, source="import")).new == 1
+
+
+def test_a_line_of_a_batch_that_is_answered_again_is_billed_once(store):
+    """The first answer counts and nothing is an alarm; other sources of that tier conflict."""
+    first = usage_record(tier="batch", quantities={"completion_tokens": 7})
+    again = usage_record(id=first.id, tier="batch", quantities={"completion_tokens": 9})
+    assert ingest(store, first, again).duplicates == 1
+    assert ingest(store, again).duplicates == 1
+    assert quantities(store) == {"completion_tokens": 7}
+    assert store.alarms() == []
+    job = usage_record(source="job", tier="batch", quantities={"rows": 7})
+    assert ingest(store, job, usage_record(id=job.id, source="job", tier="batch")).conflicts == 1
+
+
+def steps_of(*counts, **fields):
+    """Records of one request that has so many tokens, and then so many; the last is final."""
+    first = usage_record(**fields)
+    return [
+        usage_record(
+            id=first.id, seq=seq, final=seq == len(counts) - 1, ts=DAY + seq + 1,
+            quantities={"requests": 1, "completion_tokens": n}, **fields,
+        )
+        for seq, n in enumerate(counts)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("at_once", [1, 2, 9])
+def test_what_a_request_came_to_so_far_adds_the_difference(store, database, at_once):
+    """However they are batched, rising records count as the last of them, and one is kept."""
+    steps = steps_of(64, 128, 128, 150)
+    other = usage_record()
+    stream = [*steps[:2], other, *steps[2:]]
+    for at in range(0, len(stream), at_once):
+        ingest(store, *stream[at : at + at_once])
+    assert quantities(store) == {"requests": 2, "rows": 8, "completion_tokens": 150}
+    with database.read() as connection:
+        rows = connection.execute(sa.select(money_tables.records)).mappings().all()
+    (kept,) = [row for row in rows if row["id"] == steps[0].id]
+    assert (kept["seq"], kept["final"]) == (3, True)
+    assert json.loads(kept["quantities"]) == {"requests": 1, "completion_tokens": 150}
+    again = ingest(store, *stream)
+    assert (again.new, again.duplicates, again.conflicts) == (0, 5, 0)
+    assert store.alarms() == []
+
+
+def test_the_difference_counts_when_it_was_made(store):
+    """A request over a bucket's border counts in each what was produced in it."""
+    first, last = steps_of(10, 30)
+    ingest(store, first)
+    late = usage_record(
+        id=first.id, seq=1, ts=DAY + BUCKET_MS, quantities=last.quantities, status="error"
+    )
+    assert ingest(store, late).new == 1
+    before = store.rollup_rows("acme", DAY, DAY + BUCKET_MS)
+    assert {r.meter: r.quantity for r in before} == {"requests": 1, "completion_tokens": 10}
+    after = {r.meter: r.quantity for r in store.rollup_rows("acme", DAY + BUCKET_MS, DAY + HOUR)}
+    assert after == {"completion_tokens": 20}
+
+
+def test_records_that_contradict_what_a_request_came_to_are_alarms(store):
+    """The same number with other bytes, less than before, and anything after the last one."""
+    first, second, last = steps_of(10, 20, 30)
+    ingest(store, first, second)
+    for wrong in (
+        usage_record(id=first.id, seq=1, final=False, quantities={"completion_tokens": 21}),
+        usage_record(id=first.id, seq=2, final=False, quantities={"completion_tokens": 19}),
+        usage_record(id=first.id, seq=2, final=False, quantities={"requests": 1}),
+    ):
+        assert ingest(store, wrong).conflicts == 1
+    assert ingest(store, last).new == 1
+    beyond = usage_record(id=first.id, seq=3, final=False, quantities={"completion_tokens": 99})
+    assert ingest(store, beyond).conflicts == 1
+    assert quantities(store) == {"requests": 1, "completion_tokens": 30}
+    assert len(store.alarms()) == 4
 
 
 def test_a_batch_is_all_or_nothing(store):

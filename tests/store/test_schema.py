@@ -2,7 +2,9 @@
 
 import sqlalchemy as sa
 
+from meuse.core.nouns import Column, Scope
 from meuse.store.database import Database
+from meuse.store.datasets import SqlDatasets
 from meuse.store.tables import metadata
 
 
@@ -30,6 +32,24 @@ def test_migrations_make_the_declared_tables(database_url: str) -> None:
             }
             found = {frozenset(c["column_names"]) for c in inspector.get_unique_constraints(name)}
             assert unique == found, name
+    database.close()
+
+
+def test_datasets_from_before_the_canonical_form_are_kept(database_url: str) -> None:
+    """Rows of the schema before are there after the migration, and can be read."""
+    database = Database(database_url)
+    database.migrate("meuse", "0003")
+    old = {
+        "tenant_id": "default", "project_id": "default", "name": "old", "version": 1,
+        "digest": "d" * 64, "format": "csv", "rows": 3, "bytes": 10, "created_ms": 1,
+        "columns": '[{"name": "x", "kind": "integer", "missing": 0}]',
+    }  # fmt: skip
+    with database.write() as connection:
+        table = sa.table("dataset_version", *(sa.column(name) for name in old))
+        connection.execute(table.insert().values(**old))
+    database.migrate("meuse")
+    found = SqlDatasets(database).get(Scope("default"), "old")
+    assert (found.rows, found.columns, found.table_digest) == (3, (Column("x", "integer"),), "")
     database.close()
 
 

@@ -11,7 +11,25 @@ from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from meuse.api import access, datasets, deployments, jobs, limits, models, money
+from meuse.api import (
+    access,
+    aliases,
+    cards,
+    dataset_uploads,
+    datasets,
+    deployments,
+    external,
+    files,
+    jobs,
+    limits,
+    methods,
+    models,
+    money,
+    openai_batches,
+    openai_files,
+    recipes,
+    reports,
+)
 from meuse.api.context import ANY, Control, error_response, requires
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Principal
@@ -32,7 +50,10 @@ def make_app(control: Control) -> FastAPI:
         openapi_url=None,  # FastAPI's own route would answer without a key
     )
     app.state.control = control
-    for part in (datasets, jobs, models, deployments, access, limits, money):
+    for part in (
+        dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
+        access, limits, money, recipes, methods, reports, openai_files, openai_batches,
+    ):  # fmt: skip
         app.include_router(part.router)
 
     @app.get("/openapi.json", include_in_schema=False)

@@ -13,28 +13,40 @@ from fastapi import Path as InPath
 from fastapi.params import Depends as DependsParam
 from fastapi.responses import JSONResponse
 
+from meuse.access.sealing import Sealer
 from meuse.access.tenancy import Tenancy
+from meuse.api.bell import Bell
 from meuse.api.ledger import LedgerClient
+from meuse.core import openai_errors
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.ids import new_id
-from meuse.core.nouns import Column, Limit, Principal, Scope, Signature, Spent
+from meuse.core.nouns import Inspected, Limit, Principal, Scope, Signature, Spent
 from meuse.core.ports import (
+    BatchStore,
     Blobs,
     DatasetStore,
     DeploymentStore,
+    FileStore,
     JobQueue,
     JobStore,
     LimitStore,
     RegistryStore,
+    UploadStore,
 )
+from meuse.data.hosts import Host
 from meuse.deploy.reconciler import Reconciler
 from meuse.jobs.kinds import JobKind
 
-Inspect = Callable[[Path, str], tuple[int, tuple[Column, ...]]]
-"""(file, format) → (rows, columns), parsed in a child process. Raises `invalid_data`."""
+Inspect = Callable[..., Inspected]
+"""(file, format, file to write, options[, progress, timeout_s]) → what is in it; the rows are in
+the file to write, in the canonical form. Read in a child process. Raises `invalid_data`."""
 
 Spending = Callable[[Iterable[Limit]], dict[str, Spent]]
 """Budgets → what their present periods hold, by id, as this host's workers have counted."""
+
+Profile = Callable[[Path, Path, Mapping[str, Any]], None]
+"""(table, file to write, {format, target, split}): the profile as JSON, made in a child process.
+Raises `invalid_field`, `invalid_data`."""
 
 InspectModel = Callable[[Path, str], Signature]
 """(file, format) → its signature, loaded and tried in a child process. Raises `invalid_data`."""
@@ -50,6 +62,7 @@ class Control:
     registry: RegistryStore
     jobs: JobStore
     queue: JobQueue
+    bell: Bell
     kinds: Mapping[str, JobKind]
     deployments: DeploymentStore
     limits: LimitStore
@@ -58,10 +71,21 @@ class Control:
     ledger: LedgerClient
     inspect: Inspect
     inspect_model: InspectModel
+    profile: Profile
+    upload_store: UploadStore
+    files: FileStore
+    file_blobs: Blobs
+    batches: BatchStore
     uploads: Path
     max_upload_bytes: int
+    max_dataset_bytes: int
+    max_open_uploads: int
     max_model_bytes: int
+    max_file_bytes: int
+    max_tenant_file_bytes: int
     max_replicas: int
+    sealer: Sealer
+    external_hosts: tuple[Host, ...]
     http_url: str
     grpc_url: str
 
@@ -150,7 +174,10 @@ def tenant_scope(caller: Principal, tenant: str | None) -> Scope:
 
 
 def error_response(request: Request, error: MeuseError, **more: Any) -> JSONResponse:
-    """An error as HTTP carries it; `more` stands beside it."""
+    """An error as HTTP carries it, under `/v1` as OpenAI does; `more` stands beside it."""
     request_id = request.headers.get("x-request-id") or new_id("req")
-    body = {"error": {**error.to_dict(), "request_id": request_id}, **more}
+    if request.url.path.startswith("/v1/"):
+        body = openai_errors.dress(error)
+    else:
+        body = {"error": {**error.to_dict(), "request_id": request_id}, **more}
     return JSONResponse(body, error.http_status, headers={"x-request-id": request_id})

@@ -12,6 +12,7 @@ from meuse.api.context import Body, Control, Parts, requires
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import Deployment, Principal
+from meuse.deploy import generation
 from meuse.deploy import spec as specs
 from meuse.registry import references
 
@@ -47,13 +48,21 @@ def describe(parts: Control, deployment: Deployment) -> dict[str, Any]:
         "cache": deployment.cache and asdict(deployment.cache),
         "engine": asdict(deployment.engine),
         "error": state.error,
-        "endpoints": [
-            f"{parts.http_url}/predictions/{name}",
-            f"{parts.http_url}/v2/models/{name}/infer",
-            f"{parts.grpc_url}/inference.GRPCInferenceService/ModelInfer ({name})",
-        ],
+        "endpoints": _endpoints(parts, deployment),
         "updated": to_rfc3339(deployment.updated_ms),
     }
+
+
+def _endpoints(parts: Control, deployment: Deployment) -> list[str]:
+    name = deployment.name
+    if deployment.engine.name in (generation.ENGINE, generation.EXTERNAL):
+        paths = ("chat/completions", "completions")
+        return [f"{parts.http_url}/v1/{path} (model {name})" for path in paths]
+    return [
+        f"{parts.http_url}/predictions/{name}",
+        f"{parts.http_url}/v2/models/{name}/infer",
+        f"{parts.grpc_url}/inference.GRPCInferenceService/ModelInfer ({name})",
+    ]
 
 
 @router.put("/{name}", status_code=202)
@@ -68,14 +77,16 @@ def put(
     shadow?, canary?, cache?, engine?}. A new spec supersedes one that is still on its way.
     `If-Match: <generation>` answers 412 when somebody was faster."""
     wanted = specs.parse(caller.scope, name, body)
-    pinned = []
+    pinned, versions = [], []
     for i, target in enumerate(wanted.targets):
         field = "model" if "model" in body else f"targets[{i}].model"
         version = references.resolve(parts.registry, caller.scope, target.model, field)
         specs.artifact_for(version, wanted.engine)
+        versions.append(version)
         # An alias is followed; a bare name means the latest version now, not every later one.
         pinned.append(target if "@" in target.model else replace(target, model=version.ref))
     wanted = replace(wanted, targets=tuple(pinned))
+    wanted = generation.complete(wanted, body, versions, parts.reconciler.budget)
     _check_room(parts, wanted)
     for i, tenant in enumerate(wanted.access):
         if tenant != "*":
@@ -108,6 +119,8 @@ def _check_room(parts: Control, wanted: Deployment) -> None:
 
 def _replicas(deployment: Deployment) -> int:
     """As many as are kept at least; while a version takes over there are more."""
+    if deployment.engine.name == generation.EXTERNAL:
+        return 0
     return deployment.scale.min * len(deployment.targets) + (deployment.shadow is not None)
 
 

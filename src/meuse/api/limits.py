@@ -81,9 +81,10 @@ def delete_limit(parts: Parts, caller: Keys, limit_id: str) -> dict[str, Any]:
 
 @router.post("/budgets", status_code=201)
 def make_budget(parts: Parts, caller: Keys, body: Body) -> JSONResponse:
-    """Give {tenant?, project?, key?, model?} a budget of {limit} units of {meter: requests|rows}
-    per {period: minute|day|month|total, UTC}, counted from now on. Beyond it requests are
-    refused with 402, unless {hard: false}."""
+    """Give {tenant?, project?, key?, model?} a budget of {limit} units of {meter:
+    requests|rows|training_ms} per {period: minute|day|month|total, UTC}, counted from now on.
+    Beyond it requests are refused with 402 and jobs stop at a checkpoint, unless {hard: false}.
+    Jobs (of no key) spend rows when they predict, and the milliseconds of their training."""
     record = _made(parts, caller, body, "budget", terms.parse_budget(body))
     published = parts.reconciler.publish()
     spent = parts.spent([record.limit])[record.limit.id]

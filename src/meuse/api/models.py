@@ -1,4 +1,4 @@
-"""Models, versions and aliases."""
+"""Models and versions."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 from fastapi.responses import JSONResponse
 
-from meuse.api.context import Body, Control, Number, Parts, requires
+from meuse.api.context import Control, Number, Parts, requires
+from meuse.api.jobs import submit
 from meuse.api.uploads import content_type, save
+from meuse.convert.spec import FORMATS
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.ids import check_name
 from meuse.core.nouns import (
     CUSTOM,
     Artifact,
+    Job,
     Lineage,
     ModelVersion,
     NewVersion,
     Principal,
     Signature,
 )
-from meuse.registry import references
+from meuse.registry.external import SEALED
 
 router = APIRouter(prefix="/api/models", tags=["models"])
 Caller = Annotated[Principal, requires("models")]
@@ -38,12 +41,17 @@ _BY_TYPE = {
     "application/zip": "openvino",
     "": "onnx",
 }
-_NAMES = {"onnx": "model.onnx", "openvino": "model.zip"}
+_NAMES = {
+    "onnx": "model.onnx",
+    "openvino": "model.zip",
+    "safetensors": "model.safetensors",
+    "packed": "model.packed",
+}
 
 
 def describe(version: ModelVersion) -> dict[str, Any]:
     body = asdict(version)
-    del body["created_ms"]
+    del body["created_ms"], body["card"]  # the card has a page of its own
     return body | {"ref": version.ref, "created": to_rfc3339(version.created_ms)}
 
 
@@ -88,7 +96,11 @@ async def upload(
     format: str | None = None,
     classes: Annotated[list[str] | None, Query()] = None,
 ) -> JSONResponse:
-    """Bring a model: a single ONNX file, or a zip of the .xml and .bin of an OpenVINO IR.
+    """Bring a model: a single ONNX file, a zip of the .xml and .bin of an OpenVINO IR,
+    safetensors with the recipe in their metadata, or a packed file (docs/packed.md).
+
+    Formats that need conversion (`format=sklearn`, `lightgbm`, `mlflow`, `keras`,
+    `huggingface`, `tensorflow`) answer 202 with an import job: {job_id, status, model_name}.
 
     `classes` (once per label, in the order of the indices) when the first output holds class
     indices. 201 with the new version; the same file under the same name again gives 200 and
@@ -100,6 +112,10 @@ async def upload(
     with tempfile.NamedTemporaryFile(dir=parts.uploads, prefix="upload-") as file:
         path = Path(file.name)
         await save(request.stream(), path, parts.max_model_bytes, "max_model_bytes")
+        if kind in FORMATS:
+            job = await run_in_threadpool(_convert, parts, caller, name, kind, path, classes)
+            answer = {"job_id": job.id, "status": job.status, "model_name": name}
+            return JSONResponse(answer, 202)
         version, new = await run_in_threadpool(_keep, parts, caller, name, kind, path, classes)
     return JSONResponse(describe(version), 201 if new else 200)
 
@@ -114,9 +130,25 @@ def _format(given: str | None, kind: str) -> str:
                 hint="Send application/onnx, or name it: ?format=onnx.",
             )
         return _BY_TYPE[kind]
-    if given not in _BY_TYPE.values():
-        raise invalid("format", f"{given!r} is not a format to upload", "Use onnx or openvino.")
+    if given not in _NAMES and given not in FORMATS:
+        known = ", ".join([*_NAMES, *FORMATS])
+        raise invalid("format", f"{given!r} is not a format to upload", f"Use one of: {known}.")
     return given
+
+
+def _convert(
+    parts: Control,
+    caller: Principal,
+    name: str,
+    format: str,
+    path: Path,
+    classes: list[str] | None,
+) -> Job:
+    """Keep the file, and make the job that reads it in a sandbox."""
+    with path.open("rb") as file:
+        digest, _ = parts.blobs.put(caller.tenant, file)
+    spec = {"model_name": name, "format": format, "source": {"upload": digest}}
+    return submit(parts, caller, "import", {**spec, "classes": classes or None})
 
 
 def _keep(
@@ -167,41 +199,7 @@ def one(parts: Parts, caller: Caller, name: str, version: Number) -> dict[str, A
 def download(parts: Parts, caller: Caller, name: str, version: Number, artifact: str) -> Response:
     """The bytes of an artifact, verified against its digest."""
     for item in parts.registry.get_version(caller.scope, name, version).artifacts:
-        if item.name == artifact:
+        if item.name == artifact and item.format != SEALED:
             data = parts.blobs.read(caller.tenant, item.digest)
             return Response(data, media_type="application/octet-stream")
     raise not_found("artifact", artifact)
-
-
-@router.get("/{name}/aliases/{alias}")
-def alias(parts: Parts, caller: Caller, name: str, alias: str) -> dict[str, Any]:
-    return describe(references.resolve(parts.registry, caller.scope, f"{name}@{alias}", "alias"))
-
-
-@router.put("/{name}/aliases/{alias}")
-def set_alias(parts: Parts, caller: Caller, name: str, alias: str, body: Body) -> dict[str, Any]:
-    """Point an alias at a version: {version: 2}. Deployments on the alias roll to it."""
-    check_name(alias, "alias")
-    version = body.get("version")
-    if isinstance(version, bool) or not isinstance(version, int) or set(body) != {"version"}:
-        raise invalid("version", "the body is {version: <number>}")
-    if not 0 < version < 2**31:
-        raise invalid("version", f"{version} is not a version")
-    parts.registry.set_alias(caller.scope, name, alias, version)
-    parts.reconciler.wake()  # workers route by version: they hear of it when the rollout is ready
-    return {"model": name, "alias": alias, "version": version}
-
-
-@router.delete("/{name}/aliases/{alias}", status_code=204)
-def delete_alias(parts: Parts, caller: Caller, name: str, alias: str) -> Response:
-    users = [
-        d.name
-        for d in parts.deployments.list(caller.scope)
-        if any(t.model == f"{name}@{alias}" for t in d.targets)
-    ]
-    if users:
-        raise MeuseError(
-            Code.CONFLICT, f"the alias is used by deployments: {', '.join(users)}", field="alias"
-        )
-    parts.registry.delete_alias(caller.scope, name, alias)
-    return Response(status_code=204)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-ROLES = ("up", "control", "ledger", "worker", "replica", "spare", "job", "inspect", "check")
+ROLES = (
+    "up", "control", "ledger", "worker", "replica", "spare", "job", "trial", "inspect", "check",
+)  # fmt: skip
 
 
 def main() -> int:

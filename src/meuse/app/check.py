@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from meuse.app import commands, up
 from meuse.core.errors import MeuseError
+from meuse.data import hosts
 from meuse.runtime import lifeline, takeover
 from meuse.settings import load
 
@@ -28,6 +29,7 @@ def main(argv: Sequence[str]) -> int:
     try:
         settings = load(**options)
         up.check_binding(settings)
+        hosts.parse(settings.data_allowed_hosts)
         commands.roles(settings)
         for part in PARTS:
             importlib.import_module(f"meuse.app.{part}")

@@ -6,12 +6,16 @@ Parts such as `{sockets}` are filled in by the supervisor when it starts the pro
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from meuse.core.nouns import ENGINES, Deployment, ModelVersion
+from meuse.deploy import generation
 from meuse.deploy.spec import artifact_for
 from meuse.settings import Settings
 
@@ -63,7 +67,13 @@ def replica(
     batching = deployment.batching
     artifact = artifact_for(version, deployment.engine)
     engine = engine_of(deployment, version)
-    cores = deployment.engine.cores or settings.replica_threads
+    options = deployment.engine
+    cores = options.cores or settings.replica_threads
+    words: list[str] = []
+    if engine == generation.ENGINE:
+        words += ["--cache-mb", str(options.cache_mb or generation.CACHE_MB)]
+        words += ["--max-sequences", str(options.max_sequences or generation.SEQUENCES)]
+        words += ["--max-batched-tokens", str(options.max_batched_tokens or 0)]
     return [
         *_python("replica", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),
@@ -72,6 +82,7 @@ def replica(
         *("--format", artifact.format, "--digest", artifact.digest),
         *("--max-rows", str(batching.max_rows), "--max-queue", str(batching.max_queue)),
         *("--objective-ms", str(deployment.objective_ms or 0)),
+        *words,
     ]
 
 
@@ -85,9 +96,11 @@ def spare(settings: Settings, name: str, engine: str) -> list[str]:
 
 def spare_for(settings: Settings, deployment: Deployment, version: ModelVersion) -> str | None:
     """The kind of spare process that can become its replica. Pools of threads are made when
-    an engine is imported: with other cores than the settings' none can, and that is None."""
+    an engine is imported: with other cores than the settings' none can, and that is None. A
+    language model is loaded for so long that a spare process saves nothing."""
     cores = deployment.engine.cores or settings.replica_threads
-    return engine_of(deployment, version) if cores == settings.replica_threads else None
+    engine = engine_of(deployment, version)
+    return engine if cores == settings.replica_threads and engine != generation.ENGINE else None
 
 
 def engine_of(deployment: Deployment, version: ModelVersion) -> str:
@@ -103,22 +116,40 @@ def job(settings: Settings, folder: Path, events: int, lifeline: int) -> list[st
     ]
 
 
-def inspect(settings: Settings, path: Path, format: str, lifeline: int) -> list[str]:
+def inspect(
+    settings: Settings,
+    path: Path,
+    format: str,
+    lifeline: int,
+    out: Path,
+    options: Mapping[str, Any],
+) -> list[str]:
     return [
         *_python("inspect", settings.home),
         *("--path", str(path), "--format", format, "--lifeline", str(lifeline)),
+        *("--out", str(out), "--options", json.dumps(dict(options))),
     ]
 
 
-def parse(role: str, argv: Sequence[str], text: str = "", numbers: str = "") -> argparse.Namespace:
-    """Options of a process: `home` (a path), and those named, as text or as integers."""
+def parse(
+    role: str, argv: Sequence[str], text: str = "", numbers: str = "", optional: str = ""
+) -> argparse.Namespace:
+    """Options of a process: `home` (a path), and those named, as text or as integers; those that
+    need not be given are integers, then 0."""
     parser = argparse.ArgumentParser(prog=f"meuse {role}")
     parser.add_argument("--home", type=Path, required=True)
     for name in text.split():
         parser.add_argument(f"--{name}", required=True)
     for name in numbers.split():
         parser.add_argument(f"--{name}", type=int, required=True)
+    for name in optional.split():
+        parser.add_argument(f"--{name}", type=int, default=0)
     return parser.parse_args(argv)
+
+
+def host_name() -> str:
+    """This machine's, as segments of the journal carry it."""
+    return socket.gethostname().partition(".")[0] or "localhost"
 
 
 def log_to_stderr(role: str) -> None:

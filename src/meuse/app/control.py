@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
-import subprocess
+import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,44 +12,56 @@ from typing import Any
 
 import uvicorn
 
+from meuse.access import keys
+from meuse.access.sealing import Sealer
 from meuse.access.tenancy import Tenancy
 from meuse.api.application import make_app
+from meuse.api.bell import Bell
 from meuse.api.context import Control
 from meuse.api.ledger import LedgerClient
 from meuse.app import commands
-from meuse.app.kinds import JobKinds
+from meuse.app.inspector import Inspector
+from meuse.app.kinds import kinds as job_kinds
+from meuse.app.kinds.batch import Batches
+from meuse.app.kinds.import_ import Foreign
+from meuse.app.kinds.ingest import Intake
+from meuse.app.kinds.pull import Sources
+from meuse.app.kinds.shared import Stores
+from meuse.app.sweeper import Sweeper
 from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
-from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Column, Signature
+from meuse.data import hosts
 from meuse.deploy.canaries import Canaries
 from meuse.deploy.elastic import Elastic
 from meuse.deploy.footprint import Footprints, machine_budget, resident
+from meuse.deploy.picture import tenants as tenant_entries
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.reconciler import Reconciler
 from meuse.deploy.replicas import Replicas
 from meuse.deploy.spares import Spares
-from meuse.jobs.queue import DbosJobs
+from meuse.deploy.upstreams import Upstreams
+from meuse.jobs.admission import Limits
+from meuse.jobs.queue import Config, DbosJobs
+from meuse.meter.jobs import JobJournal
 from meuse.meter.limits import spent
 from meuse.runtime import lifeline
 from meuse.runtime.processes import LocalProcesses
 from meuse.serve import snapshot
-from meuse.settings import Settings, load
+from meuse.settings import load
 from meuse.store.access import SqlAccess, SqlPlans
+from meuse.store.batches import SqlBatches
 from meuse.store.blobs import FolderBlobs
 from meuse.store.database import Database
 from meuse.store.datasets import SqlDatasets
 from meuse.store.deployments import SqlDeployments
+from meuse.store.files import SqlFiles
 from meuse.store.jobs import SqlJobs
 from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
 from meuse.store.rollouts import SqlRollouts
+from meuse.store.uploads import SqlUploads
 
 log = logging.getLogger(__name__)
-
-INSPECT_TIMEOUT_S = 120.0
-INSPECT_WAIT_S = 10.0
-INSPECTORS = 2  # each may take 4 GiB and a thread that other calls need
 
 
 def main(argv: Sequence[str]) -> int:
@@ -65,14 +76,18 @@ def main(argv: Sequence[str]) -> int:
     database = Database(settings.database("meuse"))
     database.migrate("meuse")
     datasets, registry = SqlDatasets(database), SqlRegistry(database)
-    deployments, jobs = SqlDeployments(database), SqlJobs(database)
+    bell = Bell()
+    deployments, jobs = SqlDeployments(database), SqlJobs(database, bell.ring)
     access, plans = SqlAccess(database), SqlPlans(database)
     limits = SqlLimits(database)
-    tenancy = Tenancy(access, plans, settings.pepper.read_bytes(), settings.environment, now_ms)
+    pepper = settings.pepper.read_bytes()
+    tenancy = Tenancy(access, plans, pepper, settings.environment, now_ms)
     tenancy.bootstrap(lambda key: write_secret(settings.admin_key, key.encode() + b"\n"))
     uploads = settings.home / "uploads"
     for cut_off in uploads.glob("upload-*"):  # when a predecessor was killed
         cut_off.unlink()
+    for cut_off in uploads.glob("table-*"):
+        shutil.rmtree(cut_off)
 
     wake = threading.Event()  # the pipe speaks before the reconciler exists
     processes = LocalProcesses(options.pipe, wake.set)
@@ -96,6 +111,10 @@ def main(argv: Sequence[str]) -> int:
         lambda name, engine: commands.spare(settings, name, engine),
         build=options.build,
     )
+    blobs = FolderBlobs(settings.blobs)
+    sealer = Sealer(settings.sealing_key.read_bytes())
+    external_hosts = hosts.parse(settings.external_hosts)
+    upstreams = Upstreams(blobs, sealer, external_hosts, wake.set)
     reconciler = Reconciler(
         deployments=deployments,
         registry=registry,
@@ -112,42 +131,104 @@ def main(argv: Sequence[str]) -> int:
         command=lambda name, spec, version: commands.replica(settings, name, spec, version),
         spare_for=lambda spec, version: commands.spare_for(settings, spec, version),
         wake=wake,
+        upstreams=upstreams,
     )
-    kinds = JobKinds(datasets, registry, deployments, reconciler.wake).by_name()
+    upload_store = SqlUploads(database)
+    files, file_blobs, batches = (
+        SqlFiles(database),
+        FolderBlobs(settings.files),
+        SqlBatches(database),
+    )
+    http_url = f"http://{_netloc(options.host)}:{options.http_port}"
+    intake = Intake(
+        upload_store,
+        uploads,
+        settings.data_allowed_hosts,
+        settings.max_dataset_bytes,
+        settings.data_fetch_seconds,
+    )
+    kinds = job_kinds(
+        Stores(datasets, registry, deployments, reconciler.wake),
+        JobJournal(settings.journal, commands.host_name(), now_ms),
+        lambda tenant: tenant_entries(access, plans)[tenant].plan_version,
+        Foreign(
+            settings.sandbox_tier,
+            settings.sandbox_wall_s,
+            settings.import_folders,
+            str(settings.toolchains),
+        ),
+        intake,
+        Sources(
+            settings.pull_index,
+            settings.pull_allowed_hosts,
+            settings.import_folders,
+            settings.max_pull_bytes,
+            settings.pull_seconds,
+        ),
+        lambda: [record.limit for record in limits.list()],
+        settings.limits,
+        Batches(
+            batches, files, lambda key, until_ms: keys.mint_pass(pepper, key, until_ms), http_url
+        ),
+    )
     queue = DbosJobs(
         store=jobs,
         kinds=kinds,
         folder=settings.jobs,
         command=lambda folder, events, life: commands.job(settings, folder, events, life),
         database_url=settings.database("jobs"),
-        concurrency=settings.job_concurrency,
+        config=Config(
+            limits=Limits(
+                settings.jobs_at_once,
+                settings.jobs_memory_bytes or machine_budget(),
+                settings.jobs_running_per_tenant,
+            ),
+            job_memory_bytes=settings.job_memory_bytes or machine_budget(),
+            queued_per_tenant=settings.jobs_queued_per_tenant,
+            pause_grace_s=settings.job_pause_grace_s,
+        ),
     )
     queue.launch()
     threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
-    inspect = inspector(settings)
+    threading.Thread(target=upstreams.run, name="upstreams", daemon=True).start()
+    sweeper = Sweeper(
+        upload_store, jobs, datasets, blobs, files, file_blobs, uploads, settings.upload_expiry_s
+    )
+    threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+    inspector = Inspector(settings)
     app = make_app(
         Control(
             tenancy=tenancy,
             datasets=datasets,
-            blobs=FolderBlobs(settings.blobs),
+            blobs=blobs,
             registry=registry,
             jobs=jobs,
             queue=queue,
+            bell=bell,
             kinds=kinds,
             deployments=deployments,
             limits=limits,
             spent=lambda budgets: spent(settings.limits, budgets, now_ms()),
             reconciler=reconciler,
             ledger=LedgerClient(sockets / "ledger.sock"),
-            inspect=lambda path, format: _table(inspect(path, format)),
-            inspect_model=lambda path, format: Signature.from_dict(
-                inspect(path, format)["signature"]
-            ),
+            inspect=inspector.table,
+            inspect_model=inspector.model,
+            profile=inspector.profile,
+            upload_store=upload_store,
+            files=files,
+            file_blobs=file_blobs,
+            batches=batches,
             uploads=uploads,
             max_upload_bytes=settings.max_upload_bytes,
+            max_dataset_bytes=settings.max_dataset_bytes,
+            max_open_uploads=settings.max_open_uploads,
             max_model_bytes=settings.max_model_bytes,
+            max_file_bytes=settings.max_file_bytes,
+            max_tenant_file_bytes=settings.max_tenant_file_bytes,
             max_replicas=settings.max_replicas,
-            http_url=f"http://{_netloc(options.host)}:{options.http_port}",
+            sealer=sealer,
+            external_hosts=external_hosts,
+            http_url=http_url,
             grpc_url=f"grpc://{_netloc(options.host)}:{options.grpc_port}",
         )
     )
@@ -186,55 +267,6 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         await super().shutdown(sockets)
         self._at_end()
-
-
-def inspector(settings: Settings) -> Callable[[Path, str], dict[str, Any]]:
-    """Read uploads in a child: a hostile file costs a child process, not control."""
-
-    places = threading.Semaphore(INSPECTORS)
-
-    def inspect(path: Path, format: str) -> dict[str, Any]:
-        if not places.acquire(timeout=INSPECT_WAIT_S):
-            raise MeuseError(
-                Code.OVERLOADED, "too many uploads are being read", hint="Try again later."
-            )
-        try:
-            return read(path, format)
-        finally:
-            places.release()
-
-    def read(path: Path, format: str) -> dict[str, Any]:
-        life_read, life_write = os.pipe()
-        try:
-            done = subprocess.run(
-                commands.inspect(settings, path, format, life_read),
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                pass_fds=(life_read,),
-                timeout=INSPECT_TIMEOUT_S,
-                check=False,
-            )
-            answer: dict[str, Any] = json.loads(done.stdout)
-        except (subprocess.TimeoutExpired, ValueError):
-            log.warning("inspection of an upload failed")
-            raise MeuseError(
-                Code.INVALID_DATA,
-                "the file could not be read",
-                field="body",
-                hint="It is damaged, or reading it takes too much time or memory.",
-            ) from None
-        finally:
-            os.close(life_read)
-            os.close(life_write)
-        if "error" in answer:
-            raise MeuseError.from_dict(answer["error"])
-        return answer
-
-    return inspect
-
-
-def _table(answer: dict[str, Any]) -> tuple[int, tuple[Column, ...]]:
-    return answer["rows"], tuple(Column(**column) for column in answer["columns"])
 
 
 def _netloc(host: str) -> str:

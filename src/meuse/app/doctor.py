@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from meuse.core.errors import MeuseError
 from meuse.meter import segments
+from meuse.runtime import sandbox, toolchains
+from meuse.runtime.toolchains import Toolchain
 from meuse.settings import Settings
 from meuse.store.database import Database
 
@@ -43,6 +45,7 @@ def examine(settings: Settings) -> list[Finding]:
         "database": _database,
         "platform": _platform,
         "journal": _journal,
+        "sandbox": _sandbox,
     }
     findings = []
     for name, check in checks.items():
@@ -55,7 +58,18 @@ def examine(settings: Settings) -> list[Finding]:
         missing = [m for m in modules if importlib.util.find_spec(m) is None]
         text = f"missing {', '.join(missing)}: {fix}" if missing else "installed"
         findings.append(Finding(name, not missing, text))
+    for name, chain in toolchains.KNOWN.items():
+        there = toolchains.find(name, settings.toolchains)
+        text = f"installed in {there.path}" if there else _absent(chain)
+        findings.append(Finding(f"toolchain {name}", True, text))  # on demand: no fault either way
     return findings
+
+
+def _absent(chain: Toolchain) -> str:
+    return (
+        f"not installed; {chain.summary}: meuse toolchains install {chain.name} "
+        f"(downloads about {chain.download_mib} MiB)"
+    )
 
 
 def _python(_: Settings) -> tuple[bool, str]:
@@ -113,6 +127,13 @@ def _journal(settings: Settings) -> tuple[bool, str]:
     waiting = segments.list_segments(settings.journal) if settings.journal.exists() else []
     size = sum(path.stat().st_size for path in waiting)
     return True, f"{len(waiting)} segments, {size} bytes"
+
+
+def _sandbox(settings: Settings) -> tuple[bool, str]:
+    found = sandbox.survey()
+    ok = found.tier >= settings.sandbox_tier
+    refused = "" if ok else f"; imports and custom code are refused below {settings.sandbox_tier}"
+    return ok, found.text + refused
 
 
 def _alive(pid: int) -> bool:

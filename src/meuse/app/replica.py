@@ -6,14 +6,19 @@ import argparse
 import ctypes
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+import msgspec
+
 from meuse.app import commands
-from meuse.core.errors import MeuseError
+from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Signature
+from meuse.core.ports import PrepareInputs
 from meuse.runtime import lifeline
+from meuse.serve.generation import manifest
 from meuse.settings import load
 from meuse.store.blobs import FolderBlobs
 
@@ -35,6 +40,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         argv,
         "sockets id tenant version format digest engine",
         "lifeline cores max-rows max-queue objective-ms",
+        "cache-mb max-sequences max-batched-tokens",
     )
 
 
@@ -42,38 +48,100 @@ def run(argv: Sequence[str]) -> int:
     """Load, serve, return when told to end; the process has its log and its lifeline."""
     options = parse(argv)
     set_pools(options.cores)
-    from meuse.serve import engines
-    from meuse.serve.replica import ReplicaConfig, serve
-
-    settings, sockets = load(options.home), Path(options.sockets)
+    sockets = Path(options.sockets)
     try:
-        blobs = FolderBlobs(settings.blobs)
-        engine = engines.load(
-            options.format,
-            blobs.read(options.tenant, options.digest),  # held by nobody once it is loaded
-            options.cores,
-            engine=options.engine,
-            build=build,
-        )
-        _give_back_memory()
-        serve(
-            engine,
-            ReplicaConfig(
-                id=options.id,
-                version=options.version,
-                socket=sockets / f"{options.id}.sock",
-                page=sockets / f"{options.id}.page",
-                max_rows=options.max_rows,
-                max_queue=options.max_queue,
-                objective_ms=options.objective_ms or None,
-            ),
-        )
+        if options.format == manifest.FORMAT:
+            generate(options)
+        else:
+            infer(options)
     except MeuseError as error:
         # The reconciler reads why, and shows it on the deployment.
         (sockets / f"{options.id}.error").write_text(str(error))
         log.error("%s cannot be served: %s", options.version, error)
         return 1
     return 0
+
+
+def infer(options: argparse.Namespace) -> None:
+    """Tensors in, tensors out."""
+    from meuse.serve import engines
+    from meuse.serve.replica import ReplicaConfig, serve
+
+    sockets = Path(options.sockets)
+    engine = engines.load(
+        options.format,
+        # Held by nobody once it is loaded.
+        FolderBlobs(load(options.home).blobs).read(options.tenant, options.digest),
+        options.cores,
+        engine=options.engine,
+        build=build,
+    )
+    _give_back_memory()
+    serve(
+        engine,
+        ReplicaConfig(
+            id=options.id,
+            version=options.version,
+            socket=sockets / f"{options.id}.sock",
+            page=sockets / f"{options.id}.page",
+            max_rows=options.max_rows,
+            max_queue=options.max_queue,
+            objective_ms=options.objective_ms or None,
+        ),
+    )
+
+
+def generate(options: argparse.Namespace) -> None:
+    """Text in, text out. The model's files lie beside the socket while they are read."""
+    from meuse.serve.generation import load as models
+    from meuse.serve.generation import replica
+
+    sockets = Path(options.sockets)
+    blobs = FolderBlobs(load(options.home).blobs)
+    body = blobs.read(options.tenant, options.digest)
+    folder = sockets / f"{options.id}.model"
+    try:
+        described = manifest.decode(body)
+        lay_out(described, folder, blobs, options.tenant)
+        parts = models.load(
+            described,
+            folder,
+            models.Options(
+                threads=options.cores,
+                max_sequences=options.max_sequences,
+                max_batched_tokens=options.max_batched_tokens,
+                cache_mb=options.cache_mb,
+            ),
+        )
+    except msgspec.MsgspecError as error:
+        raise MeuseError(Code.INVALID_DATA, f"the manifest is not understood: {error}") from None
+    finally:
+        # Read by now, or mapped: then the system keeps what nobody can name any more.
+        shutil.rmtree(folder, ignore_errors=True)
+    _give_back_memory()
+    replica.serve(
+        parts,
+        replica.Config(
+            id=options.id,
+            version=options.version,
+            socket=sockets / f"{options.id}.sock",
+            page=sockets / f"{options.id}.page",
+            max_queue=options.max_queue,
+        ),
+    )
+
+
+def lay_out(described: manifest.Manifest, folder: Path, blobs: FolderBlobs, tenant: str) -> None:
+    """The manifest's files under their names, verified. Raises `invalid_data` for a name that
+    leads out of the folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for file in described.files:
+        path = PurePosixPath(file.name)
+        if path.is_absolute() or not path.parts or ".." in path.parts:
+            raise MeuseError(Code.INVALID_DATA, f"{file.name!r} is no name of a model's file")
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        blobs.copy_to(tenant, file.digest, target)
 
 
 def set_pools(cores: int) -> None:
@@ -88,8 +156,8 @@ def _give_back_memory() -> None:
         trim(0)
 
 
-def build(described: Mapping[str, Any]) -> tuple[Any, Signature]:
-    """The network of a recipe: the one thing of training that serving needs."""
+def build(described: Mapping[str, Any]) -> tuple[Any, Signature, PrepareInputs]:
+    """Network and preparation of a version: the one thing of training that serving needs."""
     from meuse.train.weights import build
 
     return build(described)

@@ -19,6 +19,7 @@ from typing import Any
 from meuse.app import commands
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.version import __version__
+from meuse.data import hosts
 from meuse.runtime import takeover
 from meuse.runtime.home import AlreadyRunningError
 from meuse.runtime.listening import PortError
@@ -88,6 +89,9 @@ def up(
     """
     check_binding(settings)
     check_tracing(settings)
+    hosts.parse(settings.data_allowed_hosts)
+    hosts.parse(settings.pull_allowed_hosts)
+    hosts.parse(settings.external_hosts)
     prepare(settings)
     plan = Plan(
         home=settings.home,
@@ -145,12 +149,13 @@ def check_tracing(settings: Settings) -> None:
 
 
 def prepare(settings: Settings) -> None:
-    """Make the home's folders and the pepper of keys at rest."""
+    """Make the home's folders, the pepper of keys and the key that seals others' secrets."""
     settings.home.mkdir(parents=True, exist_ok=True, mode=0o700)
     for folder in (settings.journal, settings.blobs, settings.jobs, settings.pepper.parent):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    if not settings.pepper.exists():
-        write_secret(settings.pepper, secrets.token_bytes(32))
+    for secret in (settings.pepper, settings.sealing_key):
+        if not secret.exists():
+            write_secret(secret, secrets.token_bytes(32))
 
 
 def write_secret(path: os.PathLike[str], data: bytes) -> None:

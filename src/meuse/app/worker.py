@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,7 +21,7 @@ def main(argv: Sequence[str]) -> int:
         WorkerConfig(
             slot=options.slot,
             epoch=options.epoch,
-            host=socket.gethostname().partition(".")[0] or "localhost",
+            host=commands.host_name(),
             http_fd=options.http_fd,
             grpc_address=f"{host}:{options.grpc_port}",
             sockets=Path(options.sockets),
@@ -38,6 +37,8 @@ def main(argv: Sequence[str]) -> int:
             log_requests=settings.log_requests,
             otlp_endpoint=settings.otlp_endpoint,
             trace_ratio=settings.trace_ratio,
+            external_hosts=settings.external_hosts,
+            sealing_key=settings.sealing_key.read_bytes(),
             ready_fd=options.ready,
         )
     )

@@ -51,6 +51,7 @@ class Ingester:
         self._batch_bytes = batch_bytes
         self._turn = threading.Lock()
         self._complete_to = 0
+        self._open: dict[str, int] = {}  # how far live segments are in: the store's cursors
 
     @property
     def complete_to_ms(self) -> int:
@@ -68,7 +69,9 @@ class Ingester:
             complete_to = self._clock()
             records = 0
             failed: Exception | None = None
-            for segment in self._journal.segments():
+            segments = self._journal.segments()
+            self._open = {name: self._open[name] for name in segments if name in self._open}
+            for segment in segments:
                 try:
                     new, held_at = self._take(segment)
                 except FileNotFoundError:
@@ -86,16 +89,23 @@ class Ingester:
 
     def _take(self, segment: str) -> tuple[int, int]:
         """(new records, up to when this segment lets usage count as complete)."""
-        cursor = self._store.cursor(segment)
-        if cursor.state == "quarantined":
-            return 0, cursor.last_ts_ms
+        # Forgotten until all went well: after an error the store says where it stands.
+        offset = self._open.pop(segment, None)
+        if offset is None:
+            cursor = self._store.cursor(segment)
+            if cursor.state == "quarantined":
+                return 0, cursor.last_ts_ms
+            if cursor.state == "closed":
+                return 0, self._remove(segment, cursor)
+            offset = cursor.offset
         # Asked before reading: a writer that dies after the read may have written more.
         released = self._journal.is_released(segment)
-        if cursor.state == "closed":
-            return 0, self._remove(segment, cursor)
         # Bounded by the size now, or a busy writer would keep us here.
         size = self._journal.size(segment)
-        new, offset = 0, cursor.offset
+        new = 0
+        if offset == size and not released:
+            self._open[segment] = offset
+            return 0, NEVER
         while True:
             batch = self._journal.read(segment, offset, self._batch_bytes, closed=released)
             state = _state(batch, released)
@@ -115,7 +125,10 @@ class Ingester:
                 self._journal.remove(segment)
             if state == "quarantined":
                 return new, self._store.cursor(segment).last_ts_ms
-            if state == "closed" or batch.state != "more" or offset >= size:
+            if state == "closed":
+                return new, NEVER
+            if batch.state != "more" or offset >= size:
+                self._open[segment] = offset
                 return new, NEVER
 
     def _remove(self, segment: str, cursor: Cursor) -> int:

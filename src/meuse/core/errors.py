@@ -32,8 +32,10 @@ class Code(StrEnum):
     BUDGET_EXCEEDED = "budget_exceeded"
     OVERLOADED = "overloaded"
     RATE_LIMITED = "rate_limited"
+    LIMIT_EXCEEDED = "limit_exceeded"
     ENGINE_ERROR = "engine_error"
     INTERNAL = "internal"
+    UPSTREAM_ERROR = "upstream_error"
     UNAVAILABLE = "unavailable"
     DEADLINE_EXCEEDED = "deadline_exceeded"
 
@@ -59,8 +61,10 @@ STATUS: dict[Code, tuple[int, str]] = {
     Code.BUDGET_EXCEEDED: (402, "RESOURCE_EXHAUSTED"),
     Code.OVERLOADED: (429, "RESOURCE_EXHAUSTED"),
     Code.RATE_LIMITED: (429, "RESOURCE_EXHAUSTED"),
+    Code.LIMIT_EXCEEDED: (429, "RESOURCE_EXHAUSTED"),
     Code.ENGINE_ERROR: (500, "INTERNAL"),
     Code.INTERNAL: (500, "INTERNAL"),
+    Code.UPSTREAM_ERROR: (502, "UNAVAILABLE"),
     Code.UNAVAILABLE: (503, "UNAVAILABLE"),
     Code.DEADLINE_EXCEEDED: (504, "DEADLINE_EXCEEDED"),
 }
@@ -127,6 +131,19 @@ class MeuseError(Exception):
             field=body.get("field"),
             hint=body.get("hint"),
         )
+
+
+class RefusedError(MeuseError):
+    """Work that was done and measured, and did not reach its goal (`gate_refused`).
+
+    `report` is what was measured, JSON-able: it is kept with the job that failed so.
+    """
+
+    def __init__(
+        self, message: str, *, report: dict[str, Any], field: str | None, hint: str | None
+    ) -> None:
+        super().__init__(Code.GATE_REFUSED, message, field=field, hint=hint)
+        self.report = report
 
 
 def invalid(field: str, message: str, hint: str | None = None) -> MeuseError:

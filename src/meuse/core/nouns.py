@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from meuse.core.states import JobStatus
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     from numpy.typing import NDArray
 
@@ -59,6 +62,8 @@ class TensorSpec:
     name: str
     datatype: str
     shape: tuple[int, ...]
+    # Numbers that may be missing: NaN in a tensor, null in JSON. The model fills them in.
+    nullable: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +82,12 @@ class Signature:
     def from_dict(cls, body: dict[str, Any]) -> Signature:
         def specs(rows: list[dict[str, Any]]) -> tuple[TensorSpec, ...]:
             return tuple(
-                TensorSpec(r["name"], r["datatype"], tuple(int(n) for n in r["shape"]))
+                TensorSpec(
+                    r["name"],
+                    r["datatype"],
+                    tuple(int(n) for n in r["shape"]),
+                    bool(r.get("nullable", False)),
+                )
                 for r in rows
             )
 
@@ -91,16 +101,29 @@ class Signature:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a dataset. `kind`: integer, float or string."""
+    """A column of a dataset. `kind`: integer, float, string or image.
+
+    Booleans and dates are strings (`true`, ISO 8601). `shape` of an image is (height, width,
+    channels), -1 where rows differ.
+    """
 
     name: str
     kind: str
     missing: int = 0
+    shape: tuple[int, ...] = ()
+
+    @property
+    def numeric(self) -> bool:
+        return self.kind in ("integer", "float")
 
 
 @dataclass(frozen=True, slots=True)
 class DatasetVersion:
-    """Data by digest (of the stored bytes). `format` is csv or npz."""
+    """Data by digest (of the uploaded bytes). `format` is what was uploaded.
+
+    `table_digest` is the blob with the rows in the canonical form, as they were read with
+    `options`; empty for versions that are older than that form.
+    """
 
     name: str
     version: int
@@ -110,17 +133,143 @@ class DatasetVersion:
     columns: tuple[Column, ...]
     bytes: int
     created_ms: int
+    table_digest: str = ""
+    table_bytes: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+    """Files of an archive that were broken and left out."""
 
     @property
     def ref(self) -> str:
         return f"{self.name}:{self.version}"
 
 
+PLAIN_PROFILE = "plain"
+"""What a profile without target and split was asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file on its way to a dataset version, in parts or whole.
+
+    `bytes` and `sha256` are what the caller announced (0 and empty: it did not). `options` are
+    those of reading. `job` is the id of the job that reads it; empty while parts may come.
+    """
+
+    id: str
+    scope: Scope
+    name: str
+    format: str | None
+    bytes: int
+    part_bytes: int
+    sha256: str
+    options: dict[str, Any]
+    created_ms: int
+    updated_ms: int
+    job: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """A file of the OpenAI API: what batches and fine-tuning read, and what they give."""
+
+    id: str
+    scope: Scope
+    filename: str
+    purpose: str
+    digest: str
+    bytes: int
+    created_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests of a file, to be answered in idle capacity by the `job` in the name of a `key`.
+
+    `cancelling_ms` is when somebody asked to stop it. `outcome` (JSON) is what the job came to;
+    None as long as it has not: how it stands is then how its job stands.
+    """
+
+    id: str
+    scope: Scope
+    key: str
+    job: str
+    input_file: str
+    endpoint: str
+    metadata: dict[str, str] | None
+    created_ms: int
+    expires_ms: int
+    cancelling_ms: int | None = None
+    outcome: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspected:
+    """What an upload holds, and the canonical file that it was written to."""
+
+    rows: int
+    columns: tuple[Column, ...]
+    table: Path
+    warnings: tuple[str, ...] = ()
+    skipped: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """Rows by column, raw, as a caller of the served model would send them.
+
+    `names` are all columns in the order of the dataset, `numeric` those that stand in
+    `numbers` (float32 [n, len(numeric)], NaN where missing). `texts` are arrays [n] of `str`
+    (empty: missing), `images` uint8 [n, height, width, channels].
+    """
+
+    names: tuple[str, ...]
+    numeric: tuple[str, ...]
+    numbers: NDArray[np.float32]
+    texts: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    images: Mapping[str, NDArray[np.uint8]] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def take(self, rows: NDArray[np.int64] | slice) -> Frame:
+        """These rows, in this order."""
+        return Frame(
+            self.names,
+            self.numeric,
+            self.numbers[rows],
+            {name: values[rows] for name, values in self.texts.items()},
+            {name: values[rows] for name, values in self.images.items()},
+        )
+
+    def select(self, names: Sequence[str]) -> Frame:
+        """These columns only, in this order."""
+        numeric = tuple(name for name in names if name in self.numeric)
+        numbers = self.numbers
+        if numeric != self.numeric:
+            numbers = numbers[:, [self.numeric.index(name) for name in numeric]]
+        return Frame(
+            tuple(names),
+            numeric,
+            numbers,
+            {name: self.texts[name] for name in names if name in self.texts},
+            {name: self.images[name] for name in names if name in self.images},
+        )
+
+    @classmethod
+    def of_numbers(cls, numbers: NDArray[np.float32], names: Sequence[str] = ()) -> Frame:
+        """Numeric columns only; without names they are called `x0`, `x1`, …."""
+        named = tuple(names) or tuple(f"x{i}" for i in range(numbers.shape[1]))
+        return cls(named, named, numbers)
+
+
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Features `x` (float32 [n, f]) and targets `y` (int64 class indices or float32, [n])."""
+    """Raw rows and their targets `y`: int64 class indices [n], float32 [n], or for several
+    labels a row float32 0 and 1 [n, k]."""
 
-    x: NDArray[np.float32]
+    frame: Frame
     y: NDArray[Any]
 
     def __len__(self) -> int:
@@ -134,10 +283,17 @@ class Splits:
     train: Examples
     validation: Examples
     test: Examples
-    features: tuple[str, ...]
+    features: tuple[Column, ...]
     target: str
-    task: str  # classification | regression
+    task: str  # classification | multilabel | regression
     classes: tuple[str | int, ...] | None
+    positions: tuple[NDArray[np.int64], ...] = ()
+    """Rows of the dataset, for each split."""
+    warnings: tuple[str, ...] = ()
+    spec: dict[str, Any] = field(default_factory=dict)
+    """How it was split (`SplitSpec`), for the lineage."""
+    by: tuple[NDArray[Any], ...] = ()
+    """What it was split by, for each split: the values [n] of the spec's column, if it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,11 +307,20 @@ class Artifact:
 
 
 ENGINES = {
-    "onnx": ("onnx",),
+    "onnx": ("onnx", "packed"),
     "openvino": ("openvino", "onnx"),
+    "litert": ("litert",),
     "torch": ("safetensors",),
+    "genai": ("llm",),
+    "external": ("external",),
 }
 """The formats of artifacts that each engine runs. Nothing of another format is loaded."""
+
+ENCODER = "encoder"
+"""The format of an artifact that a text classifier can start from. No engine runs it."""
+
+GENERATION = "text-generation"
+"""The task of a version that is a language model."""
 
 CUSTOM = "custom"
 """The task of a version that was uploaded: what it predicts is its owner's business."""
@@ -163,10 +328,18 @@ CUSTOM = "custom"
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How replicas run a version; None leaves it to the artifact and to the settings."""
+    """How replicas run a version; None leaves it to the artifact and to the settings.
+
+    Of language models alone: `cache_mb` is the memory of the cache of keys and values (MiB),
+    `max_sequences` how many are generated at once, `max_batched_tokens` how many tokens one
+    step of the engine takes.
+    """
 
     name: str | None = None
     cores: int | None = None
+    cache_mb: int | None = None
+    max_sequences: int | None = None
+    max_batched_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +353,8 @@ class Lineage:
     seed: int
     target: str
     parent: str | None = None
+    split: dict[str, Any] = field(default_factory=dict)
+    """How the data was split (a `SplitSpec`); empty: by ratio and `seed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,6 +370,8 @@ class ModelVersion:
     lineage: Lineage
     created_ms: int
     report: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    """What its job noted for the card (`registry.card.note`)."""
 
     @property
     def ref(self) -> str:
@@ -212,11 +389,38 @@ class NewVersion:
     metrics: dict[str, float]
     lineage: Lineage
     report: dict[str, Any] = field(default_factory=dict)
+    card: dict[str, Any] = field(default_factory=dict)
+    part: int = 0
+    """Which of the versions that one job makes: each is registered once."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEvaluation:
+    """What a version scored in one job; `body` is a record of `evaluate.record`."""
+
+    model: str
+    version: int
+    job: str
+    body: dict[str, Any]
+    created_ms: int
+
+    @property
+    def ref(self) -> str:
+        return f"{self.model}:{self.version}"
+
+
+PRIORITIES = ("high", "normal", "low")
+"""In which order a tenant's own jobs start. No priority overtakes another tenant's jobs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Durable work. `result` is set on success, `error` (an error dict) on failure."""
+    """Durable work. `result` is set on success, `error` (an error dict) on failure.
+
+    `started_ms` and `ended_ms` are of the present attempt. `live` is what a running job last
+    said of its pace: any of rate (per second), unit, note, and ends_ms, when it will end if it
+    goes on like that. `estimate_bytes` is the memory that it will need; None: not known.
+    """
 
     id: str
     scope: Scope
@@ -231,6 +435,30 @@ class Job:
     cancel_requested: bool
     created_ms: int
     updated_ms: int
+    priority: str = "normal"
+    pause_requested: bool = False
+    started_ms: int | None = None
+    ended_ms: int | None = None
+    estimate_bytes: int | None = None
+    live: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedJob:
+    """What decides when a job starts: of a queued job, or of one that runs."""
+
+    id: str
+    attempt: int
+    tenant: str
+    priority: str
+    created_ms: int
+    estimate_bytes: int | None
+
+    @classmethod
+    def of(cls, job: Job) -> QueuedJob:
+        return cls(
+            job.id, job.attempt, job.scope.tenant, job.priority, job.created_ms, job.estimate_bytes
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,7 +575,10 @@ class Deployment:
     def revision(self) -> str:
         """Names how its replicas are started: they are replaced when it is another."""
         bounds = (self.batching.max_rows, self.batching.max_queue, self.objective_ms)
-        parts: tuple[object, ...] = (self.engine.name, self.engine.cores, *bounds)
+        engine = self.engine
+        parts: tuple[object, ...] = (engine.name, engine.cores, *bounds)
+        generation = (engine.cache_mb, engine.max_sequences, engine.max_batched_tokens)
+        parts += generation if any(part is not None for part in generation) else ()
         return "/".join("" if part is None else str(part) for part in parts)
 
 

@@ -1,4 +1,5 @@
 """Data: what an uploaded table holds, and its deterministic splits.
 
-Knows csv, NPZ and numpy; neither torch nor pandas, no store and no job.
+Knows pyarrow, Pillow and numpy; neither torch nor pandas, no store and no job. `formats`,
+`options` and `split_spec` load none of them: control reads specs with these.
 """

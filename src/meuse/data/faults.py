@@ -8,12 +8,18 @@ from __future__ import annotations
 from meuse.core.errors import Code, MeuseError
 
 MIB = 1024 * 1024
-MAX_BYTES = 512 * MIB
-"""Largest table, uncompressed."""
+MAX_BYTES = 16 * 1024 * MIB
+"""Largest upload, uncompressed, of the formats that are read as streams."""
+MAX_LOADED_BYTES = 512 * MIB
+"""Largest upload, uncompressed, of those that are read whole (NPZ)."""
 MAX_COLUMNS = 100_000
 """Widest table; every column has a name and a place in the dataset's record."""
 MAX_NAME = 256
 """Longest name of a column, in characters."""
+
+
+class Retry(Exception):  # noqa: N818
+    """A fast way to read the file gave up; the next one may read it, or name the fault."""
 
 
 def bad_data(message: str, *, field: str = "body", hint: str | None = None) -> MeuseError:
@@ -45,6 +51,7 @@ def check_names(names: list[str], place: str) -> None:
             hint="Drop columns.",
         )
     seen: set[str] = set()
+    folded: dict[str, str] = {}
     for position, name in enumerate(names, 1):
         if not name:
             raise bad_data(f"column {position} has no name", field=place, hint=header)
@@ -58,3 +65,10 @@ def check_names(names: list[str], place: str) -> None:
         if name in seen:
             raise bad_data(f"the column name {name!r} stands twice", field=place, hint=header)
         seen.add(name)
+        other = folded.setdefault(name.casefold(), name)
+        if other != name:
+            raise bad_data(
+                f"the column names {other!r} and {name!r} differ in case only",
+                field=place,
+                hint="Rename one: many tools take them for the same column.",
+            )

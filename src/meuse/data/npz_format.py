@@ -11,16 +11,23 @@ import tokenize
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from meuse.core.nouns import Column
-from meuse.data.faults import bad_data, check_names, check_size
+from meuse.data import judge
+from meuse.data.canonical import Batch, Field, Reading
+from meuse.data.faults import MAX_LOADED_BYTES, bad_data, check_names, check_size
+from meuse.data.options import ReadOptions
 
 _HINT = "Write it with numpy.savez(path, x=features, y=labels)."
+_ROWS = 16_384
+_BATCH_BYTES = 8 << 20
+_INT64_MAX = 2**63 - 1
 # What zipfile, the decompressors and numpy's header parser raise on damaged files.
 _BROKEN = (
     OSError, EOFError, ValueError, SyntaxError, OverflowError, RuntimeError, MemoryError,
@@ -31,7 +38,9 @@ _BROKEN = (
 def load(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
     """The table's columns by name, each [rows]: integers, floats or text (`U`).
 
-    A 1-D array is one column under its key, an N-D array becomes `key_0`, `key_1`, ….
+    A 1-D array is one column under its key. One of uint8 with 3 or 4 dimensions is a column of
+    images, [rows, height, width, channels] (1 or 3; channels may come first, a fourth is
+    dropped). Any other N-D array becomes `key_0`, `key_1`, ….
     Raises `invalid_data`, `too_large`.
     """
     _check_archive(path, max_bytes)
@@ -56,19 +65,63 @@ def load(path: Path, max_bytes: int) -> dict[str, NDArray[Any]]:
     return dict(columns)
 
 
-def inspect(path: Path, max_bytes: int) -> tuple[int, tuple[Column, ...]]:
-    """Rows and columns of an NPZ file. Raises `invalid_data`, `too_large`."""
-    table = load(path, max_bytes)
+def readings(path: Path, options: ReadOptions) -> Iterator[Reading]:
+    """The one way to read the file. Raises `invalid_data`, `too_large`."""
+    table = load(path, min(options.max_bytes, MAX_LOADED_BYTES))
+    options.check_columns(list(table))
+    for name, kind in options.kinds.items():
+        if (kind == "image") != (table[name].ndim > 1):
+            raise bad_data(
+                f"{name!r} is not an array of images"
+                if kind == "image"
+                else f"{name!r} is an array of images",
+                field=f"kinds.{name}",
+                hint="Images are uint8 [rows, height, width] or [rows, height, width, channels].",
+            )
+    fields = tuple(_field(name, values, options.kinds.get(name)) for name, values in table.items())
     rows = len(next(iter(table.values())))
-    return rows, tuple(_describe(name, values) for name, values in table.items())
+    size = max(1, min(_ROWS, _BATCH_BYTES // max(1, _row_bytes(table))))
+
+    def batches() -> Iterator[Batch]:
+        for start in range(0, rows, size):
+            yield [_array(f, table[f.name][start : start + size], start, options) for f in fields]
+
+    yield Reading(fields, batches())
 
 
-def _describe(name: str, values: NDArray[Any]) -> Column:
-    if values.dtype.kind == "U":
-        return Column(name, "string", int((values == "").sum()))
-    if values.dtype.kind == "f":
-        return Column(name, "float", int(np.isnan(values).sum()))
-    return Column(name, "integer", 0)
+def _row_bytes(table: dict[str, NDArray[Any]]) -> int:
+    return sum(values[:1].nbytes for values in table.values())
+
+
+def _field(name: str, values: NDArray[Any], kind: str | None) -> Field:
+    if values.ndim == 4:
+        height, width, channels = values.shape[1:]
+        return Field(name, "image", (height, width, channels))
+    kinds = {"U": "string", "f": "float"}
+    if values.dtype == np.uint64 and values.max() > _INT64_MAX:
+        return Field(name, kind or "float")
+    return Field(name, kind or kinds.get(values.dtype.kind, "integer"))
+
+
+def _array(field: Field, values: NDArray[Any], start: int, options: ReadOptions) -> pa.Array[Any]:
+    if field.pixels is not None:
+        pixels = np.ascontiguousarray(values)
+        return pa.FixedSizeBinaryArray.from_buffers(
+            field.type, len(values), [None, pa.py_buffer(pixels)]
+        )
+    if values.dtype.kind == "f" and field.kind == "float":
+        wide = values.astype(np.float64)
+        return pa.array(wide, mask=np.isnan(wide))
+    if values.dtype.kind in "iu" and field.kind != "string":
+        return pa.array(values.astype(np.int64 if field.kind == "integer" else np.float64))
+
+    def place(rows: list[int]) -> list[str]:
+        return [f"row {row + 1}" for row in rows]
+
+    texts = pa.array([str(value) for value in values.tolist()], pa.string())
+    return judge.convert(
+        texts, field.kind, options.missing, judge.stray(field.name, field.kind, place, start)
+    )
 
 
 def _columns(key: str, array: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
@@ -76,6 +129,13 @@ def _columns(key: str, array: NDArray[Any]) -> list[tuple[str, NDArray[Any]]]:
         array = array.astype(np.int64)
     if array.ndim == 1:
         return [(key, array)]
+    if array.dtype == np.uint8 and array.ndim in (3, 4):
+        pixels = array[..., None] if array.ndim == 3 else array
+        for channels in ((1, 3), (4,)):
+            if pixels.shape[3] in channels:
+                return [(key, pixels[..., :3])]
+            if pixels.shape[1] in channels:  # they came first
+                return [(key, pixels.transpose(0, 2, 3, 1)[..., :3])]
     flat = array.reshape(len(array), -1)
     return [(f"{key}_{index}", flat[:, index]) for index in range(flat.shape[1])]
 

@@ -1,27 +1,31 @@
-"""Splits: what is trained on, what is selected on and what is judged on.
+"""Splits: which rows train, which select and which judge. Deterministic, whatever the machine.
 
-Knows tasks and targets. A split depends on the table, the task, the ratios and the seed
+Knows tables, targets and the split's spec. A split depends on the table, the task and the spec
 alone, by a generator of its own; a test pins one split, so that no new numpy moves them.
 """
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from meuse.core.errors import invalid
 from meuse.core.nouns import Examples, Splits
+from meuse.data import targets
+from meuse.data.canonical import open_table
 from meuse.data.faults import bad_data
-from meuse.data.tables import Table, read
+from meuse.data.ingest import ingest
+from meuse.data.split_spec import RATIOS, SPLIT_COLUMN, SPLIT_WORDS, Ratios, SplitSpec, parse_ratios
+from meuse.data.tables import Table, check_complete, choose_target, read
 
-TASKS = ("classification", "regression")
-Ratios = tuple[float, float, float]
-RATIOS: Ratios = (0.7, 0.15, 0.15)
-MIN_REGRESSION_ROWS = 10
-MAX_INFERRED_CLASSES = 100
+TABLE = "table"
+"""The format of a canonical file, beside those of uploads."""
+NAMES = ("train", "validation", "test")
 Rows = NDArray[np.int64]
 
 
@@ -33,46 +37,129 @@ def load_splits(
     task: str | None,
     seed: int,
     ratios: Ratios = RATIOS,
+    split: SplitSpec | None = None,
+    raw: bool = False,
+    image_size: tuple[int, int] | None = None,
 ) -> Splits:
-    """Read the table at `path` and split it into train, validation and test.
+    """Read the dataset at `path` and split it into train, validation and test.
 
-    `target` None takes the last column. `task` None infers it: a target of text or
-    integers with at most 100 distinct values, and fewer than half as many as there are
-    rows, means classification, anything else regression. Features are float32 [n, f];
-    targets are int64 class indices (classes sorted) or float32.
+    `format` is `table` for a canonical file; an upload of any other format is ingested first.
+    `target` None takes the last column. `task` None infers it (`targets.infer_task`); `binary`
+    and `multiclass` are `classification` in the answer. `split` None is by ratio, with `ratios`
+    and `seed`, or by the column `split` when all its values name splits. Unless `raw` is true,
+    every feature must be a number and none may be missing.
 
-    Raises what `tables.read` raises, `invalid_field` for a wrong `task` or `ratios`, and
-    `invalid_data` (field `target`) for a target that does not suit the task.
+    Raises what `tables.read` raises, `invalid_field` for a wrong `task`, `ratios` or column, and
+    `invalid_data` (field `target`, `rows` or `columns.<name>`) for what cannot be split so.
     """
-    _check_choices(task, ratios)
-    table = read(path, format, target)
-    chosen = task or infer_task(table)
-    classes: tuple[str | int, ...] | None = None
+    targets.check_task(task)
+    parse_ratios(ratios)
+    if format != TABLE:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix="splits-") as folder:
+            table = Path(folder) / TABLE
+            ingest(path, format, table)
+            return load_splits(
+                table, TABLE, target=target, task=task, seed=seed, ratios=ratios, split=split,
+                raw=raw, image_size=image_size,
+            )  # fmt: skip
+    spec = split or _implied(path, target, ratios, seed) or SplitSpec(ratios=ratios, seed=seed)
+    opened = open_table(path)
+    spec.check(opened.columns, choose_target(opened.columns, target).name)
+    table_read = read(
+        path,
+        target,
+        drop=spec.sets_aside,
+        aside={spec.column} if spec.column else (),
+        image_size=image_size,
+        labels_may_miss=task == "multilabel",
+    )
+    if not raw:
+        check_complete(table_read)
+    return split_table(table_read, task, spec)
+
+
+def split_table(table: Table, task: str | None, spec: SplitSpec) -> Splits:
+    """Share out the rows of a table in memory."""
+    chosen = task or targets.infer_task(table.y)
+    classes: targets.Classes | None = None
     y: NDArray[Any]
-    if chosen == "classification":
-        classes, y = _class_indices(table)
-        parts = stratified(y, len(classes), seed, ratios)
+    if chosen == "multilabel":
+        classes, y = targets.label_matrix(table.y, table.target.name)
+    elif chosen == "regression":
+        y = targets.regression_values(table.y, table.target.name, inferred=task is None)
     else:
-        y = _regression_values(table, inferred=task is None)
-        parts = shuffled(len(y), seed, ratios)
-    train, validation, test = (Examples(table.x[rows], y[rows]) for rows in parts)
-    return Splits(train, validation, test, table.features, table.target.name, chosen, classes)
+        least = 3 if spec.by == "ratio" else 1
+        classes, y = targets.class_indices(table.y, table.target.name, chosen, least)
+        chosen = "classification"
+    parts = assign(table, y, classes, spec)
+    for name, rows in zip(NAMES, parts, strict=True):
+        if len(rows) == 0:
+            raise bad_data(
+                f"a split by {spec.by} leaves no row for {name}",
+                field="rows",
+                hint="Add rows, or choose other ratios or another way to split.",
+            )
+    if classes is not None:
+        present = [_present(y[rows], len(classes)) for rows in parts]
+        targets.check_seen(classes, present, NAMES)
+    elif float(np.ptp(y[parts[0]])) == 0:
+        raise bad_data(
+            f"the target {table.target.name!r} is the same in every training row",
+            field="target",
+            hint="Choose another target or another way to split.",
+        )
+    train, validation, test = (Examples(table.frame.take(rows), y[rows]) for rows in parts)
+    return Splits(
+        train,
+        validation,
+        test,
+        table.features,
+        table.target.name,
+        chosen,
+        classes,
+        tuple(parts),
+        table.warnings,
+        spec.to_dict(),
+        tuple(table.aside[spec.column][rows] for rows in parts) if spec.column else (),
+    )
 
 
-def infer_task(table: Table) -> str:
-    """The task that the target's kind and number of distinct values suggest."""
-    if table.y.dtype.kind == "f":
-        return "regression"
-    distinct = len(set(table.y.tolist()))
-    few = distinct <= MAX_INFERRED_CLASSES and distinct * 2 < len(table.y)
-    return "classification" if few else "regression"
+def assign(
+    table: Table, y: NDArray[Any], classes: targets.Classes | None, spec: SplitSpec
+) -> list[Rows]:
+    """Row numbers of the three splits."""
+    labels = y if classes is not None and y.ndim == 1 else None
+    if spec.by == "ratio":
+        return by_ratio(len(y), labels, spec)
+    assert spec.column is not None
+    values = table.aside[spec.column]
+    if spec.by == "stratify":
+        _, codes = np.unique(_keys(values), return_inverse=True)
+        return stratified(codes.astype(np.int64), int(codes.max()) + 1, spec.seed, spec.ratios)
+    if spec.by == "group":
+        _check_present(values, spec.column, table.place)
+        return grouped(values, spec)
+    if spec.by == "time":
+        return by_time(_times(values, spec.column, table.place), spec)
+    return by_column(values, labels, spec, table.place)
+
+
+def by_ratio(rows: int, labels: Rows | None, spec: SplitSpec) -> list[Rows]:
+    """At random; each class by itself when there are class indices."""
+    if rows < 3:
+        raise bad_data(
+            f"there are {rows} rows; three splits need at least 3", field="rows", hint="Add rows."
+        )
+    if labels is None:
+        return shuffled(rows, spec.seed, spec.ratios)
+    return stratified(labels, int(labels.max()) + 1, spec.seed, spec.ratios)
 
 
 def stratified(y: NDArray[np.int64], classes: int, seed: int, ratios: Ratios) -> list[Rows]:
     """Row numbers of the three splits, each class shared out by the ratios.
 
-    Every class of at least three rows stands in every split. `y` holds indices [n] below
-    `classes`. The rows of a split are in random order.
+    Every class of at least three rows stands in every split; rarer ones train first. `y` holds
+    indices [n] below `classes`. The rows of a split are in random order.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     pools: list[list[Rows]] = [[], [], []]
@@ -91,8 +178,77 @@ def shuffled(rows: int, seed: int, ratios: Ratios) -> list[Rows]:
     return list(np.split(generator.permutation(rows), bounds))
 
 
+def grouped(values: NDArray[Any], spec: SplitSpec) -> list[Rows]:
+    """Groups in random order; each goes whole to the split that lacks most of its share."""
+    found, codes, counts = np.unique(values, return_inverse=True, return_counts=True)
+    if len(found) < 3:
+        raise bad_data(
+            f"the column {spec.column!r} has {len(found)} group{'s' if len(found) > 1 else ''}; "
+            "three splits need at least 3",
+            field=f"columns.{spec.column}",
+            hint="Choose a column with more groups, or split by ratio.",
+        )
+    generator = np.random.Generator(np.random.PCG64(spec.seed))
+    order = generator.permutation(len(found))
+    split_of = np.empty(len(found), np.int64)
+    wanted = [ratio * len(values) for ratio in spec.ratios]
+    held = [0, 0, 0]
+    for place, group in enumerate(order):
+        left = len(order) - place
+        empty = [index for index in range(3) if held[index] == 0]
+        among = empty if len(empty) >= left else range(3)
+        best = max(among, key=lambda index: (wanted[index] - held[index]) / wanted[index])
+        split_of[group] = best
+        held[best] += int(counts[group])
+    return [generator.permutation(np.flatnonzero(split_of[codes] == index)) for index in range(3)]
+
+
+def by_time(times: NDArray[np.int64] | NDArray[np.float64], spec: SplitSpec) -> list[Rows]:
+    """The oldest rows train, the newest test. Rows of one moment stay together where that leaves
+    every split a row; a split's rows are in order of time."""
+    order = np.argsort(times, kind="stable")
+    if len(order) < 3:
+        raise bad_data("three splits need at least 3 rows", field="rows", hint="Add rows.")
+    ordered = times[order]
+    bounds = np.cumsum(allocate(len(order), spec.ratios))[:-1].tolist()
+    # Past the last row of the same moment: what is known then is not to be predicted.
+    first, second = (int(np.searchsorted(ordered, ordered[b - 1], "right")) for b in bounds)
+    if not 0 < first < second < len(order):
+        first, second = bounds
+    return [order[:first], order[first:second], order[second:]]
+
+
+def by_column(
+    values: NDArray[Any], labels: Rows | None, spec: SplitSpec, place: Callable[[int], str]
+) -> list[Rows]:
+    """As the cells say. Without validation rows some of the training rows become them."""
+    words = np.array([SPLIT_WORDS.get(str(v).strip().lower(), "") for v in values.tolist()], object)
+    if (words == "").any():
+        row = int(np.argmax(words == ""))
+        raise bad_data(
+            f"the column {spec.column!r} has {str(values[row])[:40]!r} at {place(row)}, "
+            "which names no split",
+            field=f"columns.{spec.column}",
+            hint="Its cells must be train, validation or test.",
+        )
+    train, validation, test = (np.flatnonzero(words == name) for name in NAMES)
+    for name, rows in (("train", train), ("test", test)):
+        if len(rows) == 0:
+            raise bad_data(
+                f"the column {spec.column!r} gives no row to {name}",
+                field=f"columns.{spec.column}",
+                hint="Mark rows for train and for test; validation may be left out.",
+            )
+    if len(validation) == 0 and len(train) > 1:
+        train, validation = _held_out(train, labels, spec)
+    return [train, validation, test]
+
+
 def allocate(rows: int, ratios: Ratios) -> tuple[int, int, int]:
-    """Share `rows` (at least 3) out by largest remainder, at least one to each split."""
+    """Share `rows` out by largest remainder, at least one to each split (the first splits, when
+    there are fewer than three)."""
+    if rows < 3:
+        return (1 if rows else 0), (1 if rows > 1 else 0), 0
     exact = [rows * ratio for ratio in ratios]
     counts = [int(share) for share in exact]
     by_remainder = sorted(range(3), key=lambda i: (counts[i] - exact[i], i))
@@ -105,62 +261,88 @@ def allocate(rows: int, ratios: Ratios) -> tuple[int, int, int]:
     return counts[0], counts[1], counts[2]
 
 
-def _check_choices(task: str | None, ratios: Ratios) -> None:
-    if task is not None and task not in TASKS:
-        raise invalid("task", f"{task!r} is not a task", f"Use one of: {', '.join(TASKS)}.")
-    if len(ratios) != 3 or min(ratios) <= 0 or abs(sum(ratios) - 1) > 1e-9:
-        raise invalid("ratios", "three positive ratios must add up to 1", "Use 0.7, 0.15, 0.15.")
+def _implied(path: Path, target: str | None, ratios: Ratios, seed: int) -> SplitSpec | None:
+    """A column called `split` whose every cell names a split is taken at its word."""
+    table = open_table(path)
+    found = next((c for c in table.columns if c.name == SPLIT_COLUMN), None)
+    if found is None or found.kind != "string" or found.missing or target == SPLIT_COLUMN:
+        return None
+    for _, group in table.groups([SPLIT_COLUMN]):
+        words = {str(word).strip().lower() for word in group[SPLIT_COLUMN].unique().to_pylist()}
+        if not words <= SPLIT_WORDS.keys():
+            return None
+    return SplitSpec("column", SPLIT_COLUMN, ratios, seed)
 
 
-def _class_indices(table: Table) -> tuple[tuple[str | int, ...], NDArray[np.int64]]:
-    """(classes, sorted; the class index of every row)."""
-    labels: NDArray[Any] = table.y
-    if labels.dtype.kind == "f":
-        if not np.array_equal(labels, np.floor(labels)):
+def _held_out(train: Rows, labels: Rows | None, spec: SplitSpec) -> tuple[Rows, Rows]:
+    """Training rows without, and those of the validation share, each class by itself."""
+    share = spec.ratios[1] / (spec.ratios[0] + spec.ratios[1])
+    generator = np.random.Generator(np.random.PCG64(spec.seed))
+    classes = (
+        [train]
+        if labels is None
+        else [train[labels[train] == label] for label in np.unique(labels[train])]
+    )
+    held: list[Rows] = []
+    for rows in classes:
+        count = min(len(rows) - 1, max(1, round(share * len(rows))))
+        held.append(generator.permutation(rows)[:count])
+    validation = np.sort(np.concatenate(held))
+    return np.setdiff1d(train, validation, assume_unique=True), validation
+
+
+def _present(y: NDArray[Any], classes: int) -> NDArray[np.bool_]:
+    if y.ndim == 2:
+        return np.asarray(y.any(axis=0))
+    return np.bincount(y, minlength=classes) > 0
+
+
+def _keys(values: NDArray[Any]) -> NDArray[Any]:
+    return values.astype(str) if values.dtype.kind == "O" else np.nan_to_num(values, nan=np.inf)
+
+
+def _check_present(values: NDArray[Any], name: str, place: Callable[[int], str]) -> None:
+    absent = values == "" if values.dtype.kind == "O" else np.isnan(values)
+    if absent.any():
+        raise bad_data(
+            f"the column {name!r} has no value at {place(int(np.argmax(absent)))}",
+            field=f"columns.{name}",
+            hint="Every row needs one to be split by it.",
+        )
+
+
+def _times(
+    values: NDArray[Any], name: str, place: Callable[[int], str]
+) -> NDArray[np.int64] | NDArray[np.float64]:
+    """Numbers as they are; texts as ISO 8601 dates and times (with or without a zone)."""
+    _check_present(values, name, place)
+    if values.dtype.kind != "O":
+        return values
+    texts = pa.array(values.tolist(), pa.string())
+    try:
+        return _moments(texts)
+    except pa.ArrowInvalid:
+        pass
+    for row in range(len(texts)):
+        try:
+            _moments(texts.slice(row, 1))
+        except pa.ArrowInvalid:
             raise bad_data(
-                f"the target {table.target.name!r} holds fractions, which are not classes",
-                field="target",
-                hint="Use task=regression, or a target of integers or text.",
-            )
-        labels = labels.astype(np.int64)
-    found, y, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    if len(found) < 2:
-        raise bad_data(
-            f"every row has the target {found.tolist()[0]!r}; two classes are needed",
-            field="target",
-            hint="Choose another target, or add rows of another class.",
-        )
-    rare = np.flatnonzero(counts < 3)
-    if len(rare):
-        row_count = int(counts[rare[0]])
-        raise bad_data(
-            f"the class {found.tolist()[rare[0]]!r} has {row_count} "
-            f"row{'s' if row_count > 1 else ''}; every class needs at least 3, "
-            "one for each split",
-            field="target",
-            hint="Add rows of this class, drop it, or use task=regression for numbers.",
-        )
-    return tuple(found.tolist()), y.astype(np.int64)
+                f"the column {name!r} has {values[row][:40]!r} at {place(row)}, which is no time",
+                field=f"columns.{name}",
+                hint="Use numbers, or dates as 2026-11-24 or 2026-11-24T14:18:16Z.",
+            ) from None
+    raise bad_data(
+        f"the column {name!r} has times with a zone and times without",
+        field=f"columns.{name}",
+        hint="Write all of them with Z or an offset, or none.",
+    )
 
 
-def _regression_values(table: Table, *, inferred: bool) -> NDArray[np.float32]:
-    if table.y.dtype.kind in "OU":
-        distinct = len(set(table.y.tolist()))
-        hint = "Use task=classification, or choose a numeric target."
-        if inferred:
-            hint = (
-                f"It has {distinct} distinct texts in {len(table.y)} rows, too many to take them "
-                "for classes: set task=classification to insist, or choose another target."
-            )
-        raise bad_data(
-            f"the target {table.target.name!r} holds text, which cannot be regressed",
-            field="target",
-            hint=hint,
-        )
-    if len(table.y) < MIN_REGRESSION_ROWS:
-        raise bad_data(
-            f"there are {len(table.y)} rows; regression needs at least {MIN_REGRESSION_ROWS}",
-            field="rows",
-            hint="Add rows.",
-        )
-    return table.y.astype(np.float32)
+def _moments(texts: pa.StringArray) -> NDArray[np.int64]:
+    try:
+        plain = texts.cast(pa.timestamp("us"))
+    except pa.ArrowInvalid:
+        plain = texts.cast(pa.timestamp("us", "UTC"))
+    found: NDArray[np.int64] = plain.cast(pa.int64()).to_numpy()
+    return found

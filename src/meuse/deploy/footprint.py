@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from meuse.core.nouns import Artifact
@@ -20,6 +21,20 @@ PER_BYTE = 3
 """Of an artifact: its bytes, the engine's copy, room to work."""
 AGAIN_S = 10.0
 WARM_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What a replica loads. `guess` is its bytes until a replica of the same `digest` was
+    measured; it counts `least` even where it is measured smaller, for it will grow."""
+
+    digest: str
+    guess: int
+    least: int = 0
+
+    @classmethod
+    def of(cls, artifact: Artifact) -> Load:
+        return cls(artifact.digest, BASE + PER_BYTE * artifact.bytes)
 
 
 class Footprints:
@@ -41,8 +56,8 @@ class Footprints:
         self._next: dict[str, float] = {}  # when it is measured again
         self._known: dict[str, int] = {}  # by digest
 
-    def look(self, running: Collection[Replica], artifacts: Mapping[str, Artifact]) -> None:
-        """Measure what is due; `artifacts` are what the replicas run, by id."""
+    def look(self, running: Collection[Replica], loads: Mapping[str, Load]) -> None:
+        """Measure what is due; `loads` are what the replicas run, by id."""
         now, pids = self._clock(), self._pids()
         for name in [n for n in self._next if n not in pids]:
             self._bytes.pop(name, None)
@@ -54,17 +69,17 @@ class Footprints:
                 found = self._measure(pids[replica.id])
                 if found is not None:
                     self._bytes[replica.id] = found
-                    if replica.id in artifacts:
-                        self._known[artifacts[replica.id].digest] = found
+                    if replica.id in loads:
+                        self._known[loads[replica.id].digest] = found
 
-    def expected(self, artifact: Artifact) -> int:
+    def expected(self, load: Load) -> int:
         """The bytes of one more replica that runs it."""
-        return self._known.get(artifact.digest, BASE + PER_BYTE * artifact.bytes)
+        return max(load.least, self._known.get(load.digest, load.guess))
 
     def held(
         self,
         running: Collection[Replica],
-        artifacts: Mapping[str, Artifact],
+        loads: Mapping[str, Load],
         is_idle: Callable[[str], bool],
         used_at: Callable[[str], float],
     ) -> list[Held]:
@@ -78,14 +93,15 @@ class Footprints:
         held = [Held("", leaving, 0.0, idle=False)]
         for name in {replica.deployment for replica in running}:
             mine = [replica for replica in running if replica.deployment == name]
-            size = sum(self._of(replica.id, artifacts.get(replica.id)) for replica in mine)
+            size = sum(self._of(replica.id, loads.get(replica.id)) for replica in mine)
             idle = all(replica.ready for replica in mine) and is_idle(name)
             held.append(Held(name, size, used_at(name), idle))
         return held
 
-    def _of(self, replica: str, artifact: Artifact | None) -> int:
-        expected = self.expected(artifact) if artifact is not None else 0
-        return self._bytes.get(replica, expected)
+    def _of(self, replica: str, load: Load | None) -> int:
+        if load is None:
+            return self._bytes.get(replica, 0)
+        return max(load.least, self._bytes.get(replica, self.expected(load)))
 
 
 def machine_budget() -> int:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping
 
-from meuse.core.errors import MeuseError
-from meuse.core.nouns import Deployment, Limit, ModelVersion, TensorSpec
+import msgspec
+
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import GENERATION, Deployment, Limit, ModelVersion, TensorSpec
 from meuse.core.ports import AccessStore, LimitStore, PlanStore
 from meuse.deploy.plan import Route
 from meuse.serve.snapshot import (
     CacheEntry,
     DeploymentEntry,
+    GenerationEntry,
     KeyEntry,
     ReplicaEntry,
     ShadowEntry,
@@ -19,12 +22,15 @@ from meuse.serve.snapshot import (
     TargetEntry,
     TenantEntry,
     TensorEntry,
+    UpstreamEntry,
 )
 
 log = logging.getLogger(__name__)
 
 FindVersion = Callable[[Deployment, str], ModelVersion]
 """(deployment, "model:3") → the version. Raises `not_found`."""
+FindUpstream = Callable[[Deployment, ModelVersion], UpstreamEntry | None]
+"""The server elsewhere that answers for it, if any."""
 
 
 def keys(access: AccessStore) -> dict[str, KeyEntry]:
@@ -51,6 +57,7 @@ def deployments(
     routes: Mapping[str, tuple[Route, ...]],
     find: FindVersion,
     shadows: Mapping[str, Route] | None = None,
+    upstream: FindUpstream = lambda _, __: None,
 ) -> dict[str, DeploymentEntry]:
     """By "owner/name". One that cannot be described is published without targets: a broken
     deployment must not hold up what everybody else publishes, revocations least of all."""
@@ -58,7 +65,9 @@ def deployments(
     for spec in specs:
         try:
             targets = tuple(
-                _target(find(spec, route.version), route) for route in routes.get(spec.key, ())
+                _target(version, route, upstream(spec, version))
+                for route in routes.get(spec.key, ())
+                for version in (find(spec, route.version),)
             )
         except MeuseError as error:
             log.error("%s is not routed: %s", spec.key, error)
@@ -99,7 +108,9 @@ def _shadow(spec: Deployment, route: Route, find: FindVersion) -> ShadowEntry | 
         return None
 
 
-def _target(version: ModelVersion, route: Route) -> TargetEntry:
+def _target(
+    version: ModelVersion, route: Route, upstream: UpstreamEntry | None = None
+) -> TargetEntry:
     return TargetEntry(
         version=version.ref,
         weight=route.weight,
@@ -108,8 +119,23 @@ def _target(version: ModelVersion, route: Route) -> TargetEntry:
         replicas=tuple(ReplicaEntry(replica) for replica in route.replicas),
         classes=version.signature.classes,
         platform=version.artifacts[0].format,
+        created_ms=version.created_ms,
+        generation=_generation(version),
+        upstream=upstream,
     )
 
 
+def _generation(version: ModelVersion) -> GenerationEntry | None:
+    """What the version of a language model tells of itself (`pull.facts.report`)."""
+    if version.task != GENERATION:
+        return None
+    try:
+        return msgspec.convert(version.report.get("generation"), GenerationEntry)
+    except msgspec.ValidationError as error:
+        raise MeuseError(
+            Code.INVALID_DATA, f"{version.ref} does not tell what it can take: {error}"
+        ) from None
+
+
 def _tensors(specs: Iterable[TensorSpec]) -> tuple[TensorEntry, ...]:
-    return tuple(TensorEntry(s.name, s.datatype, s.shape) for s in specs)
+    return tuple(TensorEntry(s.name, s.datatype, s.shape, s.nullable) for s in specs)

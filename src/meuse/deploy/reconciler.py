@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Artifact, Deployment, ModelVersion, Scope
+from meuse.core.nouns import GENERATION, Deployment, ModelVersion, Scope
 from meuse.core.ports import (
     AccessStore,
     DeploymentStore,
@@ -26,18 +26,20 @@ from meuse.core.ports import (
     RegistryStore,
 )
 from meuse.core.states import DeploymentStatus
-from meuse.deploy import memory, picture
+from meuse.deploy import generation, memory, picture
 from meuse.deploy import plan as planning
 from meuse.deploy.canaries import Canaries
 from meuse.deploy.elastic import Elastic, Scaling
-from meuse.deploy.footprint import Footprints
+from meuse.deploy.footprint import Footprints, Load
 from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
-from meuse.deploy.replicas import Replicas
+from meuse.deploy.replicas import START_S, Failures, Replicas
 from meuse.deploy.rollout import Rollout
 from meuse.deploy.spec import artifact_for
+from meuse.deploy.upstreams import PREFIX, Upstreams
+from meuse.deploy.watch import batch_limit_s
 from meuse.registry import references
-from meuse.serve.snapshot import Snapshot
+from meuse.serve.snapshot import Snapshot, UpstreamEntry
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +48,8 @@ WAITING_TURN_S = 0.25
 LOOK_S = 0.5
 IDLE_TURN_S = 1.0
 BUSY_FOR_S = 5.0
+STREAMS_S = 130.0
+"""How long a replica that is no longer wanted may go on with texts that it had begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,9 @@ class Reconciler:
         command: Callable[[str, Deployment, ModelVersion], list[str]],
         spare_for: Callable[[Deployment, ModelVersion], str | None],
         wake: threading.Event,
+        upstreams: Upstreams | None = None,
     ) -> None:
+        self._upstreams = upstreams
         self._deployments = deployments
         self._registry = registry
         self._access = access
@@ -138,6 +144,11 @@ class Reconciler:
     def wake(self) -> None:
         self._wake.set()
 
+    @property
+    def budget(self) -> int:
+        """The memory of all replicas together, in bytes."""
+        return self._footprints.budget
+
     def load(self, deployment: Deployment) -> None:
         """See to it that one that is at zero gets a replica."""
         self._elastic.wake(deployment.full_name)
@@ -191,7 +202,10 @@ class Reconciler:
         """One look and its consequences: (something changed, something is on its way)."""
         with self._turning:
             specs = {d.key: d for d in self._deployments.list(None)}
-            running = self._replicas.look()
+            running = self._replicas.kill_hung(
+                self._replicas.look(),
+                {key: batch_limit_s(spec.timeout_ms) for key, spec in specs.items()},
+            )
             died = self._replicas.died()
             self._canaries.keep_only(specs.values())
             wanted = [self._weigh(spec, running, died) for spec in specs.values()]
@@ -205,10 +219,11 @@ class Reconciler:
             )
             wanted = self._counted(specs, wanted, running)
             self._counts = {want.name: want.replicas for want in wanted}
+            own, running = running, running + self._elsewhere(specs, wanted)
             step = planning.plan(wanted, running, self._routes, self._replicas.blocked())
             have = Counter(r.deployment for r in running)
             urgent = sorted(step.start, key=lambda start: have[start.deployment])
-            starts, lacking = self._afford(specs, urgent, running)
+            starts, lacking = self._afford(specs, urgent, own)
             for start in starts:
                 self._start(specs[start.deployment], start)
             changed = step.routes != self._routes or bool(starts)
@@ -216,8 +231,11 @@ class Reconciler:
             published = self.publish()
             if published:
                 for replica in step.stop:
-                    self._replicas.stop(replica)
-            self._states = {want.name: self._state(want, running, lacking) for want in wanted}
+                    if not replica.startswith(PREFIX):
+                        self._replicas.stop(replica)
+            self._states = {
+                want.name: self._state(specs[want.name], want, running, lacking) for want in wanted
+            }
             on_its_way = (DeploymentStatus.PENDING, DeploymentStatus.ROLLING)
             unsettled = any(state.status in on_its_way for state in self._states.values())
             if not (unsettled or self._replicas.starting):
@@ -293,21 +311,19 @@ class Reconciler:
     ) -> tuple[list[Start], dict[str, int]]:
         """(what may start within the budget of memory, the bytes that others lack). Idle
         deployments are unloaded for them, by the next turn."""
-        artifacts = {
-            r.id: self._artifact(specs[r.deployment], r.version)
+        loads = {
+            r.id: self._load(specs[r.deployment], r.version)
             for r in running
             if r.deployment in specs
         }
-        self._footprints.look(running, artifacts)
+        self._footprints.look(running, loads)
         verdict = memory.admit(
             self._footprints.budget,
-            self._footprints.held(running, artifacts, self._elastic.is_idle, self._elastic.used_at),
+            self._footprints.held(running, loads, self._elastic.is_idle, self._elastic.used_at),
             [
                 (
                     start.deployment,
-                    self._footprints.expected(
-                        self._artifact(specs[start.deployment], start.version)
-                    ),
+                    self._footprints.expected(self._load(specs[start.deployment], start.version)),
                 )
                 for start in starts
             ],
@@ -319,10 +335,13 @@ class Reconciler:
 
     def _start(self, spec: Deployment, start: Start) -> None:
         version = self._version(spec, start.version)
+        is_text = version.task == GENERATION
         self._replicas.start(
             start,
             lambda replica: self._command(replica, spec, version),
             self._spare_for(spec, version),
+            patience_s=generation.START_S if is_text else START_S,
+            grace_s=STREAMS_S if is_text else None,
         )
 
     def _keep_spares(self, specs: dict[str, Deployment], wanted: list[Wanted]) -> None:
@@ -335,13 +354,38 @@ class Reconciler:
         }
         self._replicas.keep_spares([kind for kind in kinds if kind is not None])
 
-    def _state(self, want: Wanted, running: list[Replica], lacking: dict[str, int]) -> State:
+    def _elsewhere(self, specs: dict[str, Deployment], wanted: list[Wanted]) -> list[Replica]:
+        """The servers that others run for what is wanted, as replicas."""
+        if self._upstreams is None:
+            return []
+        return self._upstreams.replicas(
+            [
+                (want, target.version, entry)
+                for want in wanted
+                for target in want.targets
+                if (entry := self._upstream(specs[want.name], target.version)) is not None
+            ]
+        )
+
+    def _upstream(self, spec: Deployment, ref: str) -> UpstreamEntry | None:
+        if self._upstreams is None:
+            return None
+        return self._upstreams.entry(spec.scope, self._version(spec, ref))
+
+    def _state(
+        self, spec: Deployment, want: Wanted, running: list[Replica], lacking: dict[str, int]
+    ) -> State:
         mine = [r for r in running if r.deployment == want.name]
         failures = [
             failed
             for target in want.targets  # a shadow's count for nothing
             for failed in self._replicas.failures(want.name, target.version)
         ]
+        if self._upstreams is not None:
+            found = [self._upstream(spec, target.version) for target in want.targets]
+            health = self._upstreams.failing([entry for entry in found if entry is not None])
+            if health is not None:
+                failures.append(Failures(health.failures, reason=health.reason))
         routes = self._routes.get(want.name, ())
         status = planning.status(want, mine, routes, max((f.count for f in failures), default=0))
         before = self._states.get(want.name)
@@ -362,18 +406,18 @@ class Reconciler:
             keys=picture.keys(self._access),
             tenants=picture.tenants(self._access, self._plans),
             deployments=picture.deployments(
-                self._deployments.list(None), self._routes, self._version, self._shadows
+                self._deployments.list(None),
+                self._routes,
+                self._version,
+                self._shadows,
+                lambda spec, version: self._upstream(spec, version.ref),
             ),
             limits=picture.limits(self._limits),
         )
 
-    def _artifact(self, spec: Deployment, ref: str) -> Artifact:
+    def _load(self, spec: Deployment, ref: str) -> Load:
         """What a replica of a version loads, or may have loaded under an earlier spec."""
-        version = self._version(spec, ref)
-        try:
-            return artifact_for(version, spec.engine)
-        except MeuseError:
-            return version.artifacts[0]
+        return generation.load(self._version(spec, ref), spec.engine)
 
     def _version(self, spec: Deployment, ref: str) -> ModelVersion:
         known = self._versions.get((spec.scope, ref))

@@ -10,7 +10,7 @@ import logging
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from meuse.core.ids import new_id
 from meuse.core.ports import Launcher
 from meuse.deploy.plan import Replica, Start
 from meuse.deploy.spares import Spares
+from meuse.deploy.watch import Watch
 
 log = logging.getLogger(__name__)
 
@@ -59,19 +60,31 @@ class Replicas:
         self._ready: set[str] = set()
         self._gone: dict[str, float] = {}
         self._started: dict[str, Start] = {}  # ours, not yet ready
+        self._patience: dict[str, float] = {}  # of those, in seconds
         self._failures: dict[Start, Failures] = {}
         self._serving: dict[str, Start] = {}  # ready, and not asked to stop
         self._died: list[Start] = []
+        self._watch = Watch(sockets, clock)
 
     @property
     def starting(self) -> bool:
         return bool(self._started)
 
     def start(
-        self, what: Start, command: Callable[[str], list[str]], spare: str | None = None
+        self,
+        what: Start,
+        command: Callable[[str], list[str]],
+        spare: str | None = None,
+        *,
+        patience_s: float = START_S,
+        grace_s: float | None = None,
     ) -> str:
-        """Start `command(id)`, in a spare process of this kind if there is one; the id."""
+        """Start `command(id)`, in a spare process of this kind if there is one; the id. It fails
+        when it is not ready within `patience_s`. When it is stopped later it has `grace_s`, None:
+        as all have, to answer what it has begun."""
         label = {**asdict(what), "build": self._build}
+        if grace_s is not None:
+            label["grace_s"] = grace_s
         replica = None
         if self._spares is not None and spare is not None:
             replica = self._spares.assign(spare, command, label)
@@ -80,6 +93,7 @@ class Replicas:
             replica = new_id("replica")
             self._launcher.start(replica, command(replica), label)
         self._started[replica] = what
+        self._patience[replica] = patience_s
         where = "a spare" if was_spare else "a new"
         log.info("%s of %s starts in %s process, %s", what.version, what.deployment, where, replica)
         return replica
@@ -97,6 +111,17 @@ class Replicas:
         self._started.pop(replica, None)  # its end is no failure
         self._serving.pop(replica, None)
         self._launcher.stop(replica)
+
+    def kill_hung(self, running: list[Replica], limits: Mapping[str, float]) -> list[Replica]:
+        """End those that hang; all others. `limits` are the seconds that a batch may take, by
+        deployment. Counts as a death, of which `died` tells."""
+        hung = self._watch.look(
+            {r.id: limits[r.deployment] for r in running if r.ready and r.deployment in limits}
+        )
+        for replica, why in hung.items():
+            log.warning("%s hangs and is killed: %s", replica, why)
+            self._launcher.kill(replica)
+        return [r for r in running if r.id not in hung]
 
     def look(self) -> list[Replica]:
         """All that run now. Counts starts that came to nothing."""
@@ -152,6 +177,7 @@ class Replicas:
         self._failures = {s: f for s, f in self._failures.items() if s in current}
 
     def _judge_starts(self, running: Collection[str], now: float) -> None:
+        self._patience = {r: s for r, s in self._patience.items() if r in self._started}
         for replica, start in list(self._started.items()):
             if replica in self._ready:
                 log.info("%s is ready", replica)
@@ -160,9 +186,10 @@ class Replicas:
             elif replica not in running:
                 del self._started[replica]
                 self._failed(start, self._reason(replica))
-            elif now - self._seen[replica] > START_S:
+            elif now - self._seen[replica] > self._patience[replica]:
                 self.stop(replica)
-                self._failed(start, f"the replica was not ready after {START_S:g} s")
+                patience = self._patience[replica]
+                self._failed(start, f"the replica was not ready after {patience:g} s")
 
     def _failed(self, start: Start, reason: str) -> None:
         failures = self._failures.setdefault(start, Failures())

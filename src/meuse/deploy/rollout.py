@@ -48,6 +48,7 @@ OUR_FAULT = frozenset(
     {
         Code.ENGINE_ERROR,
         Code.INTERNAL,
+        Code.UPSTREAM_ERROR,
         Code.UNAVAILABLE,
         Code.DEADLINE_EXCEEDED,
         Code.QUARANTINED,

@@ -159,6 +159,9 @@ _CACHE: dict[str, Read] = {
 _ENGINE: dict[str, Read] = {
     "name": _or_none(lambda field, value: choice(field, value, ENGINES)),
     "cores": _or_none(_whole(1, MAX_CORES)),
+    "cache_mb": _or_none(_whole(16, 1 << 20)),
+    "max_sequences": _or_none(_whole(1, 4096)),
+    "max_batched_tokens": _or_none(_whole(1, 1 << 20)),
 }
 
 

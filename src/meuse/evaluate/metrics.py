@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from meuse.core.errors import invalid
+from meuse.core.figures import PRIMARY_FIGURE
 from meuse.core.ports import Metric
 
-PRIMARY: dict[str, tuple[str, bool]] = {
-    "classification": ("accuracy", True),
-    "regression": ("r2", True),
-}
+PRIMARY: dict[str, tuple[str, bool]] = {t: (name, True) for t, name in PRIMARY_FIGURE.items()}
 """The figure that selects and judges a model, and whether higher is better."""
 
 
@@ -55,10 +53,34 @@ def regression(outputs: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]
     return {"r2": r2, "mae": float(np.abs(error).mean()), "mse": squares / len(truth)}
 
 
+def multilabel(outputs: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
+    """`micro_f1`, `macro_f1`, `subset_accuracy` and `log_loss` (nats per label of a row).
+
+    `outputs` are logits [n, k], `targets` 0 or 1 [n, k], n ≥ 1; a label counts as given where
+    its logit is not negative. `macro_f1` is over the labels that occur among targets or
+    predictions; where none does, both F1 are 0.
+    """
+    logits = np.asarray(outputs, np.float64)
+    truth = np.asarray(targets, np.float64)
+    given = logits >= 0
+    hits, total = (given * truth).sum(axis=0), given.sum(axis=0) + truth.sum(axis=0)
+    seen = total > 0
+    # log(1 + e^z) without overflow, minus z where the label holds.
+    loss = np.logaddexp(0, logits) - truth * logits
+    return {
+        "micro_f1": float(2 * hits.sum() / max(total.sum(), 1)),
+        "macro_f1": float((2 * hits[seen] / total[seen]).mean()) if seen.any() else 0.0,
+        "subset_accuracy": float((given == truth).all(axis=1).mean()),
+        "log_loss": float(loss.mean()),
+    }
+
+
 def for_task(task: str) -> Metric:
     """The metric of a task. Raises `invalid_field` for another name."""
     if task == "classification":
         return classification
+    if task == "multilabel":
+        return multilabel
     if task == "regression":
         return regression
     raise invalid("task", f"{task!r} is not a task", f"Use one of: {', '.join(PRIMARY)}.")

@@ -18,6 +18,8 @@ connection that drains says so with its next answer.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
@@ -32,6 +34,9 @@ HEAD_S = 10.0
 BODY_S = 20.0
 MIN_BODY = 16 * 1024
 """Bytes of a body that must come within each `BODY_S`, while we take them: 0.8 KB/s."""
+_NO_LINGER = struct.pack("ii", 1, 0)
+ABORT = "meuse.abort"
+"""In the scope: cuts the connection, also one whose client takes nothing any more."""
 _PER_HEADER = 32  # many empty headers cost us more than their bytes
 _SURELY_SMALL = 4096  # too few bytes for so many headers
 _LINGER_S = 2.0
@@ -56,6 +61,13 @@ class CorkedTransport:
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out.append(data)
+
+    def send(self, data: bytes) -> None:
+        """As `write`, for a whole response: it waits for nothing but what was written before."""
+        if self._out:
+            self._out.append(data)
+        else:
+            self._transport.write(data)
 
     def close(self) -> None:
         self._flush()
@@ -112,7 +124,7 @@ class CorkedHttpProtocol(HttpToolsProtocol):
         self._stop_timer()
         self._stop_body_timer()
         cycle: Any = self.cycle
-        if type(cycle) is Short:
+        if isinstance(cycle, Short):
             cycle.gone()
         super().connection_lost(exc)
         if self.timeout_keep_alive_task is not None:
@@ -171,9 +183,11 @@ class CorkedHttpProtocol(HttpToolsProtocol):
             self._stop_body_timer()
         short = self._pending
         if short is not None:
-            self._pending = self._before = None
-            short.start()
-            return
+            before, self._pending, self._before = self._before, None, None
+            if short.start():
+                return
+            self._before = before
+            self._take_the_long_way(short)
         super().on_message_complete()
 
     def _begin_short(self) -> bool:
@@ -189,8 +203,8 @@ class CorkedHttpProtocol(HttpToolsProtocol):
             return False
         keep_alive = parser.should_keep_alive() and not self._draining
         self._before = cycle
-        short = Short(self._app, route, self, self.headers, keep_alive)
-        self._pending = self.cycle = short  # type: ignore[assignment]
+        short = route.kind(self._app, route, self, self.headers, keep_alive)
+        self._pending = self.cycle = short
         return True
 
     def _is_over_limit(self) -> bool:
@@ -210,13 +224,37 @@ class CorkedHttpProtocol(HttpToolsProtocol):
         super().on_message_begin()
         self.url, self.headers, self.expect_100_continue = url, headers, expect
         self.scope["headers"] = headers
+        self.scope[ABORT] = self._cut  # type: ignore[literal-required]  # ours beside ASGI's
         super().on_headers_complete()
         if self._draining:
             self.cycle.keep_alive = False
 
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        cycle: Any = self.cycle
+        if isinstance(cycle, Short):
+            cycle.pause()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        cycle: Any = self.cycle
+        if isinstance(cycle, Short):
+            cycle.resume()
+
+    def write(self, data: bytes) -> None:
+        """A part of an answer of the short way."""
+        self.transport.write(data)
+
+    def _cut(self) -> None:
+        """Close at once, and forget what the kernel still holds for a client that takes nothing."""
+        self.transport.get_extra_info("socket").setsockopt(
+            socket.SOL_SOCKET, socket.SO_LINGER, _NO_LINGER
+        )
+        self.transport.abort()
+
     def respond(self, data: bytes, *, keep_alive: bool) -> None:
         """The answer of the short way; then the connection is uvicorn's again."""
-        self.transport.write(data)
+        cast("CorkedTransport", self.transport).send(data)
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
+from meuse.gateway.batches import TIER, record_id
 from meuse.gateway.cache import Cache, Caches, Tensors, key_of
 from meuse.gateway.counters import Counters
 from meuse.gateway.link import Answer, FailedError, Flight
@@ -30,11 +31,12 @@ from meuse.gateway.signature import Inputs, check, in_order
 from meuse.gateway.statistics import Statistics, of_target
 from meuse.gateway.usage import Journal, Status, Usage, work_of
 from meuse.meter.cells import BusyError
-from meuse.meter.limits import Grant, Limits
+from meuse.meter.limits import Grant, Limits, Plan, Standing
 from meuse.serve.frames import HIGH, NORMAL, size_of
 from meuse.serve.snapshot import EMPTY, Snapshot
 
 if TYPE_CHECKING:
+    from meuse.gateway.generation import Generation
     from meuse.gateway.observe import Observation, Observer
 
 logger = logging.getLogger(__name__)
@@ -113,21 +115,23 @@ class DataPlane:
         self, links: Links, journal: Journal, limits: Limits, counters: Counters, pepper: bytes
     ) -> None:
         self._links = links
-        self._limits = limits
+        self.limits = limits
         self.counters = counters
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
         self._caches = Caches()
-        self._usage = Usage(journal, limits)
+        self.usage = Usage(journal, limits)
         self._mirror = Mirror(counters, self._record_internal)
         self.observer: Observer | None = None
+        self.texts: set[Generation] = set()
+        """Texts that are being produced."""
         self.is_ending = False
         """Streams end in their own time; other workers take what is new."""
 
     @property
     def recorded(self) -> int:
         """How many records were appended: whether there is anything to sync."""
-        return self._usage.recorded
+        return self.usage.recorded
 
     @property
     def snapshot_number(self) -> int:
@@ -145,12 +149,21 @@ class DataPlane:
         """From now on everything follows this snapshot; what is in flight goes on."""
         self._links.update(snapshot)
         self._routes = Routes(snapshot, self._pepper, self._links.pool, self.counters)
-        self._limits.load(snapshot.limits, snapshot.number)
+        self.limits.load(snapshot.limits, snapshot.number)
         self._caches.follow(snapshot.deployments.values())
         for route in self._routes:
             route.cache = self._caches.of(route.deployment)
         self._links.leave_old()
         self.counters.follow(snapshot)
+
+    def end_texts(self) -> None:
+        """Stop what produces text; each says so to its caller, and is charged so far."""
+        for text in tuple(self.texts):
+            text.leave(
+                MeuseError(
+                    Code.UNAVAILABLE, "the gateway ends before the answer does", hint="Ask again."
+                )
+            )
 
     def connected(self) -> dict[tuple[str, str], int]:
         """This worker's connected replicas by deployment and version."""
@@ -161,6 +174,45 @@ class DataPlane:
         caller = self._routes.authenticate(authorization)
         caller.require(scope)
         return caller
+
+    def current(self, caller: Caller, scope: str) -> Caller:
+        """The caller under the routes of now. Raises `unauthenticated` or `forbidden`."""
+        if caller.snapshot != self._routes.snapshot.number:
+            return self.authenticate(caller.authorization, scope)
+        caller.require(scope)
+        return caller
+
+    def plan(self, caller: Caller, route: Route) -> Plan | None:
+        """The limits that a caller meets at a deployment."""
+        if route not in caller.limits:
+            caller.limits[route] = self.limits.plan(
+                caller.tenant, caller.project, caller.key, route.full_name
+            )
+        return caller.limits[route]
+
+    def standings(self, caller: Caller, model: str) -> list[Standing]:
+        """How the limits stand that a caller meets at a model; none where there is no such."""
+        try:
+            name, _ = self.adapted(caller, model)
+            plan = self.plan(caller, self._routes.find(caller, name))
+        except MeuseError:
+            return []
+        return [] if plan is None else self.limits.standings(plan)
+
+    def adapted(self, caller: Caller, model: str) -> tuple[str, str]:
+        """The deployment and the adapter that a name means to this caller, "" for none: as
+        `deployment:adapter`, where it has that one. Raises `not_found`."""
+        name, colon, adapter = model.rpartition(":")
+        if not colon:
+            return model, ""
+        for target in self._routes.find(caller, name).targets:
+            entry = target.entry.generation
+            if entry is not None and adapter in entry.adapters:
+                return name, adapter
+        raise MeuseError(
+            Code.NOT_FOUND, f"there is no model {model!r}", field="model",
+            hint="GET /v1/models lists those that you may call.",
+        )  # fmt: skip
 
     def describe(self, caller: Caller, model: str, version: str | None) -> Target:
         """The target that metadata and readiness are about."""
@@ -235,6 +287,9 @@ class DataPlane:
             target = route.choose(call.version, caller.key, call.headers)
             inputs = call.read(target)
             work.rows = check(target.entry.inputs, target.input_at, inputs)
+            size = 0
+            for _, array in inputs:
+                size += size_of(array)
             work.caller, work.target = caller, target
             timeout_ms = route.deployment.timeout_ms
             if call.timeout_ms is not None:
@@ -243,7 +298,7 @@ class DataPlane:
                 work.id,
                 work.until_ms or now_ms() + timeout_ms,
                 inputs,
-                sum([size_of(array) for _, array in inputs]),
+                size,
                 functools.partial(self._answered, work),
                 _priority(call, caller, target),
                 caller.tenant,
@@ -292,14 +347,13 @@ class DataPlane:
         try:
             plan = caller.limits[route]
         except KeyError:
-            plan = self._limits.plan(caller.tenant, caller.project, caller.key, route.full_name)
-            caller.limits[route] = plan
+            plan = self.plan(caller, route)
         if plan is not None:
-            work.grant = self._limits.admit(plan, {"requests": 1, "rows": work.rows})
+            work.grant = self.limits.admit(plan, {"requests": 1, "rows": work.rows})
 
     def _release(self, work: Work) -> None:
         if work.grant is not None:
-            self._limits.release(work.grant)
+            self.limits.release(work.grant)
             work.grant = None
 
     def _kept(self, work: Work, cache: Cache, flight: Flight) -> bool:
@@ -434,9 +488,9 @@ class DataPlane:
             work.seen.refused(route.full_name, error.code)
 
     def _record(self, work: Work, status: Status, quantities: dict[str, int]) -> None:
-        self._usage.request(
-            work.caller, work.target, work.call.protocol, work.id, status, quantities, work.grant
-        )
+        caller, call = work.caller, work.call
+        id = work.id if caller.tier != TIER else record_id(caller, call.headers, work.id)
+        self.usage.request(caller, work.target, call.protocol, id, status, quantities, work.grant)
 
     def _record_internal(
         self, shadow: Target, ids: bytes, protocol: str, status: Status, rows: int, compute_us: int
@@ -444,7 +498,7 @@ class DataPlane:
         """What a shadow cost."""
         tenant = self._routes.snapshot.tenants.get(shadow.route.deployment.tenant)
         plan = tenant.plan_version if tenant else None
-        self._usage.internal(shadow, plan, protocol, ids, status, work_of(rows, compute_us))
+        self.usage.internal(shadow, plan, protocol, ids, status, work_of(rows, compute_us))
 
 
 def _priority(call: Call, caller: Caller, target: Target) -> int:

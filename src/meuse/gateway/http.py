@@ -1,26 +1,23 @@
 """The bare ASGI callable: dispatch, keys, body limits, errors.
 
-`ROUTES` names every route of the data plane with the scope that it needs and is what dispatch
-runs on. Everything else is handed to control. Inference requests that are whole at once do not
-come here as ASGI but by `short`, over the same readers and writers. Knows no model, no engine.
+Dispatch runs on `paths.ROUTES`; everything else is handed to control. Inference requests that
+are whole at once do not come here as ASGI but by `short`, over the same readers and writers.
+Knows no model, no engine.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 import logging
-import re
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
-from urllib.parse import unquote
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 import msgspec
 
+from meuse.core import openai_errors
 from meuse.core.errors import Code, MeuseError
-from meuse.core.ids import uuid7_bytes
-from meuse.gateway import metrics, oip, predict
+from meuse.gateway import metrics, oip
 from meuse.gateway.body import (
     BodyReader,
     ClientGoneError,
@@ -32,122 +29,42 @@ from meuse.gateway.body import (
     too_large,
 )
 from meuse.gateway.control_proxy import ControlProxy
-from meuse.gateway.dataplane import Call, DataPlane, Result
+from meuse.gateway.cork import ABORT
+from meuse.gateway.dataplane import DataPlane
+from meuse.gateway.heads import (
+    JSON,
+    Header,
+    Headers,
+    Request,
+    check_encoding,
+    identified,
+    look,
+    priority_of,
+    request_id,
+    timeout_ms_of,
+)
+from meuse.gateway.openai import models as openai_models
+from meuse.gateway.openai import rates
+from meuse.gateway.openai.texts import Answer as TextAnswer
+from meuse.gateway.openai.texts import Texts, Wanted
+from meuse.gateway.paths import MAX_PATH, ROUTES, Match, match
+from meuse.gateway.readers import READERS, TEXTS, Answer, Asked, ShortRoute, ask, short_route
 from meuse.gateway.repository import Repository, check_parameters
-from meuse.gateway.routes import Caller
-from meuse.serve.frames import HIGH, LOW, NORMAL
+from meuse.gateway.upstream import asked as upstream_asked
+from meuse.gateway.upstream.awaited import Awaited
+from meuse.gateway.upstream.relay import Relay, Sink, is_remote
+from meuse.serve.frames import NORMAL
 
 logger = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, slots=True)
-class HttpRoute:
-    """`{model}` and `{deployment}` take one segment, or `owner/name`."""
-
-    method: str
-    pattern: str
-    scope: str  # "public", or the scope that the key must have
-    handler: str  # a method of `App`
-
-
-_V2 = "/v2/models/{model}"
-# Paths are read from the right: the first pattern that matches wins.
-ROUTES = (
-    HttpRoute("POST", "/predict", "infer", "predict"),
-    HttpRoute("POST", "/predictions/{deployment}", "infer", "predictions"),
-    HttpRoute("POST", _V2 + "/versions/{version}/infer", "infer", "infer"),
-    HttpRoute("POST", _V2 + "/infer", "infer", "infer"),
-    HttpRoute("GET", _V2 + "/versions/{version}/ready", "infer", "model_ready"),
-    HttpRoute("GET", _V2 + "/ready", "infer", "model_ready"),
-    HttpRoute("GET", "/v2/models/stats", "infer", "statistics"),
-    HttpRoute("GET", _V2 + "/versions/{version}/stats", "infer", "model_statistics"),
-    HttpRoute("GET", _V2 + "/stats", "infer", "model_statistics"),
-    HttpRoute("GET", _V2 + "/versions/{version}", "infer", "model_metadata"),
-    HttpRoute("GET", _V2, "infer", "model_metadata"),
-    HttpRoute("POST", "/v2/repository/index", "infer", "repository_index"),
-    HttpRoute("POST", "/v2/repository/models/{model}/load", "deploy", "load"),
-    HttpRoute("POST", "/v2/repository/models/{model}/unload", "deploy", "unload"),
-    HttpRoute("GET", "/metrics", "usage", "metrics"),
-    HttpRoute("GET", "/v2", "public", "server_metadata"),
-    HttpRoute("GET", "/v2/health/live", "public", "live"),
-    HttpRoute("GET", "/v2/health/ready", "public", "ready"),
-    HttpRoute("GET", "/health/live", "public", "live"),
-    HttpRoute("GET", "/health/ready", "public", "ready"),
-)
-
+STALL_S = 30.0
+"""How long the client of a stream may take nothing of it; what waits meanwhile is bounded."""
 _OURS = (b"/v2/", b"/predictions/")
-_MAX_PATH = 1024
-_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
-_JSON = (b"content-type", b"application/json")
-_HIT, _MISS = (b"x-meuse-cache", b"hit"), (b"x-meuse-cache", b"miss")
-_BINARY = (b"content-type", b"application/octet-stream")
-_HEADER_LENGTH = oip.HEADER_LENGTH.lower().encode()
+_EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _encode = msgspec.json.Encoder().encode
 
-Header = tuple[bytes, bytes]
-Headers = Sequence[Header]
-"""Names in lower case."""
-
-
-def _regex(pattern: str) -> re.Pattern[str]:
-    named = pattern.replace("{version}", "(?P<version>[^/]+)")
-    named = re.sub(r"\{(model|deployment)\}", r"(?P<model>[^/]+(?:/[^/]+)?)", named)
-    return re.compile(named)
-
-
-_PATTERNS = [(_regex(route.pattern), route) for route in ROUTES]
-
-# What is looked for in a head; headers have lower-case names.
-_LOOKED_FOR = frozenset(
-    {
-        b"authorization", b"content-length", b"content-encoding", _HEADER_LENGTH,
-        b"x-timeout-ms", b"x-priority",
-    }
-)  # fmt: skip
-_PRIORITIES = {b"high": HIGH, b"normal": NORMAL, b"low": LOW}
-_MAX_TIMEOUT_MS = 24 * 3600 * 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Match:
-    """A path: what it may be asked for by method, and the names in it."""
-
-    methods: dict[str, HttpRoute]
-    model: str
-    version: str | None
-
-
-@functools.lru_cache(1024)
-def match(raw_path: bytes) -> Match | None:
-    """The routes of an undecoded path; each segment is decoded by itself."""
-    path = raw_path.decode("latin-1")
-    for pattern, route in _PATTERNS:
-        if found := pattern.fullmatch(path):
-            same = {r.method: r for _, r in _PATTERNS if r.pattern == route.pattern}
-            names = found.groupdict()
-            version = names.get("version")
-            return Match(
-                same, unquote(names.get("model") or ""), unquote(version) if version else None
-            )
-    return None
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a handler is given. `caller` is None on public routes only."""
-
-    match: Match
-    body: bytes
-    caller: Caller | None
-    headers: Headers
-    found: dict[bytes, bytes]
-    """Of the headers, those that are looked for."""
-
-    @property
-    def known(self) -> Caller:
-        if self.caller is None:
-            raise MeuseError(Code.INTERNAL, "a public route asked for its caller")
-        return self.caller
+T = TypeVar("T")
+Produce = Callable[[Wanted, bytes], Awaitable[TextAnswer]]
 
 
 class _IndexRequest(msgspec.Struct):
@@ -161,27 +78,6 @@ class _LoadRequest(msgspec.Struct):
 _index_request = msgspec.json.Decoder(_IndexRequest)
 _load_request = msgspec.json.Decoder(_LoadRequest)
 
-Answer = tuple[int, bytes] | tuple[int, bytes, list[Header]]
-"""Status, body, and headers where they are not those of JSON."""
-
-
-@dataclass(slots=True)
-class Asked:
-    """An inference request that was read: the call, and how its result is dressed."""
-
-    call: Call
-    write: Callable[[Result], Answer]
-
-
-@dataclass(frozen=True, slots=True)
-class ShortRoute:
-    """An inference route that may go the short way."""
-
-    raw_path: bytes
-    match: Match
-    scope: str
-    read: Callable[[Request], Asked]
-
 
 class App:
     """One per worker."""
@@ -190,28 +86,39 @@ class App:
         self, plane: DataPlane, proxy: ControlProxy, repository: Repository, max_body_bytes: int
     ) -> None:
         self.plane = plane
-        self.json = [_JSON]
+        self.json = [JSON]
         self._proxy = proxy
         self._repository = repository
+        texts = Texts(plane)
+        self._producers: dict[str, Produce] = {
+            "chat": texts.chat, "completions": texts.completions,
+        }  # fmt: skip
         self._exposition = metrics.Exposition(plane)
         self._bodies = BodyReader(max_body_bytes)
         self._max_body_bytes = max_body_bytes
         self._handlers: dict[str, Callable[[Request], Awaitable[Answer]]] = {
             route.handler: getattr(self, "_" + route.handler)
             for route in ROUTES
-            if route.handler not in READERS
+            if route.handler not in READERS and route.handler not in self._producers
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         raw_path: bytes = scope["raw_path"]
-        found = match(raw_path) if len(raw_path) <= _MAX_PATH else None
+        found = match(raw_path) if len(raw_path) <= MAX_PATH else None
         try:
             if found is None:
                 if raw_path.startswith(_OURS):
                     raise MeuseError(Code.NOT_FOUND, "there is nothing here", field="path")
                 await self._proxy(scope, receive, send, request_id(scope["headers"]))
                 return
-            status, body, *more = await self._answer(scope, receive, found)
+            answer = await self._answer(scope, receive, found)
+            if isinstance(answer, TextAnswer | Awaited):
+                try:
+                    await _while_there(_send_events(answer, scope, send), receive)
+                finally:
+                    answer.leave()
+                return
+            status, body, *more = answer
         except ClientGoneError:
             self.plane.counters.client_gone()
             return
@@ -224,11 +131,13 @@ class App:
             await self._refuse(scope, receive, send, ours)
             return
         length = (b"content-length", str(len(body)).encode())
-        headers = [*more[0], length] if more else [_JSON, length]
+        headers = [*more[0], length] if more else [JSON, length]
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive, found: Match) -> Answer:
+    async def _answer(
+        self, scope: Scope, receive: Receive, found: Match
+    ) -> Answer | TextAnswer | Awaited:
         route = found.methods.get(scope["method"])
         if route is None:
             allowed = ", ".join(found.methods)
@@ -249,42 +158,72 @@ class App:
             length = found_headers.get(b"content-length", b"")
             body = await self._bodies.read(receive, int(length) if length.isdigit() else 0)
         request = Request(found, body, caller, scope["headers"], found_headers)
+        if (produce := self._producers.get(route.handler)) is not None:
+            return await _while_there(self._text(produce, request), receive)
         read = READERS.get(route.handler)
         if read is None:
             return await self._handlers[route.handler](request)
         asked = ask(read, request)
-        return asked.write(await self._infer(asked.call, receive))
+        return asked.write(await _while_there(self.plane.infer(asked.call), receive))
 
-    async def _infer(self, call: Call, receive: Receive) -> Result:
-        """The result, unless the client leaves before: then nobody works for it any more."""
-        work = asyncio.ensure_future(self.plane.infer(call))
-        gone = asyncio.ensure_future(_until_gone(receive))
+    async def _text(self, produce: Produce, request: Request) -> Answer | TextAnswer | Awaited:
+        """What there is before the first byte: all of it, or the beginning of a stream."""
+        answer: TextAnswer | Awaited
+        sink = Awaited()
+        relay = self._relay(request, sink)
+        if relay is None:
+            answer = await produce(_wanted(request), request.body)
+        else:
+            sink.relay, answer = relay, sink
+            await sink.begun()
+        answer.headers += identified(request.headers)
+        if answer.is_stream:
+            return answer
+        body = await (answer.whole() if isinstance(answer, TextAnswer) else answer.whole_answer())
+        return 200, body, [JSON, *answer.headers]
+
+    def _relay(self, request: Request, sink: Sink) -> Relay | None:
+        """The call, where another server answers it. Raises `MeuseError`; what is wrong before
+        that is known is told by the way of all other texts."""
+        caller = request.known
         try:
-            await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if work.done():
-                return work.result()
-        finally:
-            for task in (work, gone):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, MeuseError):
-                    await task
-        raise ClientGoneError
+            model, fields = upstream_asked.model_of(request.body)
+            if not is_remote(self.plane.route(caller, self.plane.adapted(caller, model)[0])):
+                return None
+        except MeuseError:
+            return None
+        protocol = TEXTS[request.match.methods["POST"].handler]
+        sent = upstream_asked.read(model, fields, len(request.body), protocol)
+        asked = _wanted(request)
+        return Relay(self.plane, caller, sent, protocol, sink, asked.timeout_ms, request.headers)
 
     # The short way, see `gateway.short`.
 
     def short(self, url: bytes) -> ShortRoute | None:
         """The route of a POST that may go the short way."""
-        return _short(url)
+        return short_route(url)
 
     def read(self, route: ShortRoute, headers: Headers, body: bytes) -> Asked:
         """A request that is whole. Raises `MeuseError`."""
+        return ask(route.read, self._request(route, headers, body))
+
+    def relay(self, route: ShortRoute, headers: Headers, body: bytes, sink: Sink) -> Relay | None:
+        """As `read`, for a text; None where no other server answers it."""
+        return self._relay(self._request(route, headers, body), sink)
+
+    def _request(self, route: ShortRoute, headers: Headers, body: bytes) -> Request:
         found = look(headers)
         caller = self.plane.authenticate(found.get(b"authorization"), route.scope)
         if b"content-encoding" in found:
             check_encoding(found[b"content-encoding"])
         if len(body) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
-        return ask(route.read, Request(route.match, body, caller, headers, found))
+        return Request(route.match, body, caller, headers, found)
+
+    @staticmethod
+    def identified(headers: Headers) -> list[Header]:
+        """The header that names the request."""
+        return identified(headers)
 
     def refusal(
         self, error: MeuseError, raw_path: bytes, headers: Headers
@@ -294,9 +233,13 @@ class App:
         identity = request_id(headers)
         if raw_path == b"/v2" or raw_path.startswith(b"/v2/"):
             body = _encode({"error": str(error)})
+        elif raw_path.startswith(b"/v1/"):
+            body = _encode(openai_errors.dress(error))
         else:
             body = _encode({"error": {**error.to_dict(), "request_id": identity}})
-        dressed = [_JSON, (b"x-request-id", identity.encode())]
+        dressed = [JSON, (b"x-request-id", identity.encode())]
+        if isinstance(error, rates.LimitedError):
+            dressed += error.headers
         if error.code is Code.UNAUTHENTICATED:
             dressed.append((b"www-authenticate", b"Bearer"))
         if error.code is Code.METHOD_NOT_ALLOWED:
@@ -349,6 +292,14 @@ class App:
         body, kind = await self._exposition.answer(request.known, accept.decode("latin-1"))
         return 200, body, [(b"content-type", kind)]
 
+    async def _models(self, request: Request) -> Answer:
+        listed = openai_models.listed(self.plane, request.known)
+        return 200, _encode(listed), [JSON, *identified(request.headers)]
+
+    async def _model(self, request: Request) -> Answer:
+        found = openai_models.one(self.plane, request.known, request.match.model)
+        return 200, _encode(found), [JSON, *identified(request.headers)]
+
     async def _server_metadata(self, request: Request) -> Answer:
         return 200, _encode(oip.server_metadata())
 
@@ -374,125 +325,47 @@ class App:
             await send({"type": "http.response.body", "body": b""})
 
 
+async def _while_there(coroutine: Coroutine[Any, Any, T], receive: Receive) -> T:
+    """The result, unless the client leaves before: then nobody works for it any more."""
+    work = asyncio.ensure_future(coroutine)
+    gone = asyncio.ensure_future(_until_gone(receive))
+    try:
+        await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+    finally:
+        for task in (work, gone):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, MeuseError):
+                await task
+    raise ClientGoneError
+
+
+async def _send_events(answer: TextAnswer | Awaited, scope: Scope, send: Send) -> None:
+    headers = [*_EVENTS, *answer.headers]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    async with contextlib.aclosing(answer.events()) as events:
+        async for data in events:
+            try:
+                async with asyncio.timeout(STALL_S):
+                    await send({"type": "http.response.body", "body": data, "more_body": True})
+            except TimeoutError:
+                scope[ABORT]()
+                raise ClientGoneError from None
+    await send({"type": "http.response.body", "body": b""})
+
+
 async def _until_gone(receive: Receive) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
 
 
-def look(headers: Headers) -> dict[bytes, bytes]:
-    """Those of the headers that are looked for; one that must not be repeated is spoilt by it."""
-    found: dict[bytes, bytes] = {}
-    for name, value in headers:
-        if name in _LOOKED_FOR:
-            found[name] = b"several" if name == _HEADER_LENGTH and name in found else value
-    return found
-
-
-def ask(read: Callable[[Request], Asked], request: Request) -> Asked:
-    """Read an inference request, with what its headers ask of all protocols alike."""
-    asked = read(request)
+def _wanted(request: Request) -> Wanted:
+    """Who asks for a text, with what its headers say."""
     found = request.found
-    if b"x-timeout-ms" in found:
-        asked.call.timeout_ms = _timeout_ms(found[b"x-timeout-ms"])
-    if b"x-priority" in found:
-        asked.call.priority = priority_of(found[b"x-priority"])
-    return asked
-
-
-def _timeout_ms(value: bytes) -> int:
-    if not (value.isdigit() and len(value) < 10 and 0 < int(value) <= _MAX_TIMEOUT_MS):
-        raise MeuseError(
-            Code.INVALID_FIELD,
-            f"{value[:40].decode('latin-1')!r} is no time to wait",
-            field="X-Timeout-Ms",
-            hint=f"A whole number of milliseconds from 1 to {_MAX_TIMEOUT_MS}.",
-        )
-    return int(value)
-
-
-def priority_of(value: bytes) -> int:
-    """high, normal or low."""
-    found = _PRIORITIES.get(value.strip().lower())
-    if found is None:
-        raise MeuseError(
-            Code.INVALID_FIELD,
-            f"there is no priority {value[:40].decode('latin-1')!r}",
-            field="X-Priority",
-            hint="high (on deployments of your own), normal or low.",
-        )
-    return found
-
-
-def _read_predict(request: Request) -> Asked:
-    call = predict.read_predict(request.body, request.known, request.headers)
-    return Asked(call, _write_predict)
-
-
-def _read_predictions(request: Request) -> Asked:
-    call = predict.read_predictions(
-        request.body, request.known, request.match.model, request.headers
+    return Wanted(
+        request.known,
+        request.headers,
+        timeout_ms_of(found[b"x-timeout-ms"]) if b"x-timeout-ms" in found else None,
+        priority_of(found[b"x-priority"]) if b"x-priority" in found else NORMAL,
     )
-    return Asked(call, _write_predict)
-
-
-def _write_predict(result: Result) -> Answer:
-    return _dressed(result, predict.write(result))
-
-
-def _read_infer(request: Request) -> Asked:
-    wanted = request.match
-    asked = oip.InferRequest(
-        request.body, request.known, wanted.model, wanted.version,
-        request.found.get(_HEADER_LENGTH), request.headers,
-    )  # fmt: skip
-
-    def write(result: Result) -> Answer:
-        body, header = asked.write(result)
-        if header is None:
-            return _dressed(result, body)
-        return _dressed(result, body, _BINARY, (_HEADER_LENGTH, str(header).encode()))
-
-    return Asked(asked.call, write)
-
-
-READERS: dict[str, Callable[[Request], Asked]] = {
-    "predict": _read_predict,
-    "predictions": _read_predictions,
-    "infer": _read_infer,
-}
-"""How each inference route is read, by its name in ROUTES."""
-
-
-@functools.lru_cache(1024)
-def _short(url: bytes) -> ShortRoute | None:
-    found = match(url) if len(url) <= _MAX_PATH and b"?" not in url and b"#" not in url else None
-    route = found.methods.get("POST") if found is not None else None
-    if found is None or route is None or route.handler not in READERS:
-        return None
-    return ShortRoute(url, found, route.scope, READERS[route.handler])
-
-
-def _dressed(result: Result, body: bytes, *headers: Header) -> Answer:
-    if result.cached is None and not headers:
-        return 200, body
-    more = [] if result.cached is None else [_HIT if result.cached else _MISS]
-    return 200, body, [*(headers or (_JSON,)), *more]
-
-
-def check_encoding(value: bytes) -> None:
-    """Raises `unsupported_media_type`: bodies are read as they are."""
-    if value.strip().lower() not in (b"", b"identity"):
-        raise MeuseError(
-            Code.UNSUPPORTED_MEDIA_TYPE,
-            f"a body encoded as {value[:40].decode('latin-1')!r} cannot be read",
-            field="Content-Encoding",
-            hint="Send the body as it is.",
-        )
-
-
-def request_id(headers: Headers) -> str:
-    """The client's X-Request-Id where it is sane, else a new one."""
-    for name, value in headers:
-        if name == b"x-request-id" and _REQUEST_ID.fullmatch(value):
-            return str(value.decode())
-    return uuid7_bytes().hex()

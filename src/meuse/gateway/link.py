@@ -36,6 +36,10 @@ logger = logging.getLogger(__name__)
 
 MAX_BYTES = 64 * 1024 * 1024
 """Tensor bytes in flight per link; one request is always let through."""
+SILENT_LOOKS = 5
+"""A replica whose page shows no beat this many looks long gets nothing until it greets again."""
+HELD_LOOKS = 5
+_HELD = 1 << 20  # more than any other load
 _RETRY_S = 0.02
 _RETRY_MAX_S = 1.0
 
@@ -140,7 +144,8 @@ class Owner(Protocol):
         """There is credit again, or for the first time."""
 
     def lost(self, link: Link, flights: list[Flight], started: frozenset[bytes] | None) -> None:
-        """The connection broke. `started` is None when that cannot be known."""
+        """The connection broke, or was given up (`was_silent`). `started` is None when that
+        cannot be known."""
 
 
 class Link(asyncio.Protocol):
@@ -165,14 +170,19 @@ class Link(asyncio.Protocol):
         self._retired = False
         self._retry_s = _RETRY_S
         self._broken = asyncio.Event()
+        self._pulse = (0, 0)
+        self._silent = self._held = 0  # looks since its beat, its step have changed
         self.is_ready = False
+        self.is_held = False
+        self.was_silent = False
         self.flights: dict[int, Flight] = {}
         self._keeper = self._loop.create_task(self._keep())
 
     @property
     def load(self) -> int:
-        """How much lies before a new request: what we sent, or what others queued too."""
-        return max(len(self.flights), self._depth)
+        """How much lies before a new request: what we sent, or what others queued too. One that
+        has been in a single batch for long comes after all that have not: it may never end."""
+        return max(len(self.flights), self._depth) + (_HELD if self.is_held else 0)
 
     def has_room(self, size: int) -> bool:
         if not self.is_ready or self._retired or len(self.flights) >= self._credits:
@@ -182,11 +192,13 @@ class Link(asyncio.Protocol):
     def send(self, flight: Flight) -> None:
         """Hand over a request; `has_room` was asked before."""
         self._number = number = self._number + 1
-        specs = tuple([frames.spec_of(name, array) for name, array in flight.inputs])
-        tensors = [array for _, array in flight.inputs]
-        shared = self._share(number, flight.size, tensors)
+        specs, tensors = [], []
+        for name, array in flight.inputs:
+            specs.append(frames.spec_of(name, array))
+            tensors.append(array)
+        shared = 0 if flight.size < sharing.LARGE else self._share(number, tensors)
         header = Request(
-            number, flight.id, flight.deadline_ms, flight.alone, specs, flight.priority,
+            number, flight.id, flight.deadline_ms, flight.alone, tuple(specs), flight.priority,
             flight.flow, shared,
         )  # fmt: skip
         try:
@@ -201,9 +213,9 @@ class Link(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._out += buffers
 
-    def _share(self, number: int, size: int, tensors: list[NDArray[Any]]) -> int:
+    def _share(self, number: int, tensors: list[NDArray[Any]]) -> int:
         """The bytes that are shared for a large request; 0: they go inline."""
-        if size < sharing.LARGE or self._side is None:
+        if self._side is None:
             return 0
         size = sharing.shared_size(tensors)
         return size if size and self._side.send(number, size, tensors) else 0
@@ -216,6 +228,26 @@ class Link(asyncio.Protocol):
         if not self._out:
             self._loop.call_soon(self._flush)
         self._out += frames.encode(Cancel(flight.number))
+
+    def look(self) -> None:
+        """See whether the replica lives, by its page; a few times a second.
+
+        One that does not (stopped, starved, swapped out) is hung up on, and what it had goes
+        elsewhere. The connection that is made anew at once is taken for one only when it greets:
+        when it has come to itself. Who kills it if it does not is control.
+        """
+        if self._page is None:
+            return
+        beat, step = self._page.pulse()
+        last_beat, last_step = self._pulse
+        self._pulse = beat, step
+        self._silent = self._silent + 1 if beat == last_beat else 0
+        self._held = self._held + 1 if step == last_step and step & 1 else 0
+        self.is_held = self._held >= HELD_LOOKS
+        if self._silent >= SILENT_LOOKS and self._transport is not None:
+            logger.warning("replica %s shows no life; it gets nothing until it does", self.replica)
+            self.was_silent = True
+            self._transport.abort()
 
     def retire(self) -> None:
         """Take nothing new; close when all is answered."""
@@ -263,7 +295,7 @@ class Link(asyncio.Protocol):
                 elif type(header) is Hello and not self.is_ready:
                     self._greeted(header)
                 else:
-                    raise FrameError(f"a replica sent {type(header).__name__}")
+                    self._other(header)
         except FrameError as error:
             logger.error("replica %s is cut off: %s", self.replica, error)
             if self._transport is not None:
@@ -274,10 +306,8 @@ class Link(asyncio.Protocol):
             self._owner.ready(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        started: frozenset[bytes] | None = None
+        started = self._started()
         if self._page is not None:
-            with contextlib.suppress(OSError):
-                started = self._page.started()
             self._page.close()
         if self._side is not None:
             self._side.close()
@@ -285,16 +315,26 @@ class Link(asyncio.Protocol):
         flights = list(self.flights.values())
         self._transport, self._page, self._out = None, None, []
         self._credits = self._bytes = self._depth = 0
-        self.is_ready = False
+        self.is_ready = self.is_held = False
         self.flights = {}
         self._broken.set()
         self._owner.lost(self, flights, started)
 
+    def _started(self) -> frozenset[bytes] | None:
+        """What was being executed, where that can be known."""
+        return None if self._page is None else self._page.started()
+
+    def _other(self, header: frames.Header) -> None:
+        """What only replicas of other kinds may say."""
+        raise FrameError(f"a replica sent {type(header).__name__}")
+
     def _greeted(self, hello: Hello) -> None:
         if hello.replica != self.replica or hello.version != self._version or hello.credits < 1:
             raise FrameError(f"expected {self.replica} with {self._version}, got {hello}")
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._page = PageReader(self._page_path)
+        self._silent = self._held = 0
+        self.was_silent = False
         self._credits = hello.credits
         self._retry_s = _RETRY_S
         self._attach()
@@ -320,8 +360,9 @@ class Link(asyncio.Protocol):
         if error is not None:
             flight.answer(FailedError(error, response))
             return
-        specs = response.tensors
-        outputs = [(spec.name, tensors[i]) for i, spec in enumerate(specs)]
+        outputs = []
+        for spec, tensor in zip(response.tensors, tensors, strict=True):
+            outputs.append((spec.name, tensor))
         flight.answer(
             Answer(
                 outputs, response.rows, response.compute_us, response.queue_us, response.batch_rows

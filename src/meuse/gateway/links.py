@@ -2,26 +2,30 @@
 
 A request goes to the less loaded of two replicas that have credit, else it waits in the pool,
 bounded in number and bytes, until there is credit or its deadline passes. When a replica dies,
-requests it had not started wait again; started ones are run once more, alone; one that takes
-a replica down alone is quarantined. Knows frames and snapshots; knows no key and no protocol.
+or shows no life, requests it had not started wait again; started ones are run once more, alone;
+one that takes a replica down alone is quarantined. Knows frames and snapshots; knows no key and
+no protocol.
 """
 
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 
 from meuse.core.clock import now_ms
-from meuse.core.errors import Code, MeuseError
+from meuse.core.errors import Code, MeuseError, invalid
 from meuse.gateway.link import Flight, Link
+from meuse.gateway.streams import Stream, StreamLink
 from meuse.serve.snapshot import Snapshot, TargetEntry
 
 MAX_WAITING = 1024
 MAX_WAITING_BYTES = 128 * 1024 * 1024
 _SWEEP_S = 0.02
+_LOOK_EVERY = 10  # sweeps
 
 
 class MovedError(Exception):
@@ -33,6 +37,8 @@ class Pool:
 
     Where nothing runs, the requests of all `workers` together are bounded: each holds its part.
     """
+
+    _link: type[Link] = Link
 
     def __init__(
         self, name: str, sockets: Path, wake: Callable[[str], None], workers: int = 1
@@ -65,7 +71,7 @@ class Pool:
         """Follow the snapshot: connect to new replicas, let the others finish."""
         wanted = {replica.id for replica in target.replicas}
         for replica in wanted - self._links.keys():
-            self._links[replica] = Link(self, replica, target.version, self._sockets)
+            self._links[replica] = self._link(self, replica, target.version, self._sockets)
         for replica in self._links.keys() - wanted:
             self._release(self._links.pop(replica))
         self._gone = False
@@ -126,6 +132,11 @@ class Pool:
         if len(still) < len(self._waiting):
             self._set_waiting(still)
 
+    def look(self) -> None:
+        """See which replicas live."""
+        for link in (*self._links.values(), *self._leaving):
+            link.look()
+
     # link.Owner
 
     def ready(self, link: Link) -> None:
@@ -141,7 +152,7 @@ class Pool:
                 continue
             if started is None or flight.id in started:
                 if flight.alone:
-                    flight.fail(_quarantined())
+                    flight.fail(_unanswered() if link.was_silent else _quarantined())
                     continue
                 flight.alone = True
             again.append(flight)
@@ -162,7 +173,7 @@ class Pool:
         links = list(self._links.values())
         if len(links) > 2:
             pair = random.sample(links, 2)
-            with_room = [link for link in pair if link.has_room(size)]
+            with_room = [link for link in pair if link.has_room(size) and not link.is_held]
             if with_room:
                 return min(with_room, key=_load)
         with_room = [link for link in links if link.has_room(size)]
@@ -193,17 +204,40 @@ class Pool:
         self._waiting_bytes = sum(flight.size for flight in flights)
 
 
+class TextPool(Pool):
+    """That of a target which produces text."""
+
+    _link = StreamLink
+
+    def submit(self, flight: Flight) -> None:
+        if not isinstance(flight, Stream):
+            raise invalid(
+                "model",
+                f"{self.name} produces text, and takes no tensors",
+                "Ask it by POST /v1/chat/completions.",
+            )
+        super().submit(flight)
+
+
 class Links:
     """Every pool of the worker, by deployment ("owner/name") and version.
 
     `wake` is told the name of a deployment when a request begins to wait and no replica is there.
-    `workers`: how many processes like this one share a bound.
+    `workers`: how many processes like this one share a bound. `remote` makes the pool of a target
+    that a server elsewhere answers for.
     """
 
-    def __init__(self, sockets: Path, wake: Callable[[str], None], workers: int = 1) -> None:
+    def __init__(
+        self,
+        sockets: Path,
+        wake: Callable[[str], None],
+        workers: int = 1,
+        remote: Callable[[str], Pool] | None = None,
+    ) -> None:
         self._sockets = sockets
         self._workers = workers
         self._wake = wake
+        self._remote = remote
         self._pools: dict[tuple[str, str], Pool] = {}
         self._old: list[Pool] = []
 
@@ -220,10 +254,16 @@ class Links:
                 wanted.setdefault((name, shadow.version), shadow)
         for key, target in wanted.items():
             if key not in self._pools:
-                self._pools[key] = Pool(key[0], self._sockets, self._wake, self._workers)
+                self._pools[key] = self._made(key[0], target)
             self._pools[key].update(target)
         gone = [self._pools.pop(key) for key in self._pools.keys() - wanted.keys()]
         self._old = [pool for pool in self._old if not pool.is_empty] + gone
+
+    def _made(self, name: str, target: TargetEntry) -> Pool:
+        if target.upstream is not None and self._remote is not None:
+            return self._remote(name)
+        kind = Pool if target.generation is None else TextPool
+        return kind(name, self._sockets, self._wake, self._workers)
 
     def leave_old(self) -> None:
         """Send the waiting requests of dropped targets elsewhere; the new routes must stand."""
@@ -242,12 +282,14 @@ class Links:
             pool.close()
 
     async def sweep(self) -> None:
-        """Let no request wait for ever; until cancelled."""
-        while True:
+        """Let no request wait for ever, nor for a replica that is stuck; until cancelled."""
+        for number in itertools.count():
             await asyncio.sleep(_SWEEP_S)
             now = now_ms()
             for pool in (*self._pools.values(), *self._old):
                 pool.sweep(now)
+                if number % _LOOK_EVERY == 0:
+                    pool.look()
 
 
 def _load(link: Link) -> int:
@@ -274,4 +316,12 @@ def _quarantined() -> MeuseError:
         "a replica died of this request twice; it is not tried again",
         field="inputs",
         hint="Check the input against what the model can take.",
+    )
+
+
+def _unanswered() -> MeuseError:
+    return MeuseError(
+        Code.UNAVAILABLE,
+        "a replica stopped answering with this request, and then another one",
+        hint="Try again later.",
     )

@@ -133,6 +133,10 @@ def _of_versions(found: Mapping[tuple[str, ...], Sequence[TargetStats]]) -> Iter
         labels=[*labels, "code"],
     )  # fmt: skip
     rows = CounterMetricFamily("meuse_rows", "Rows that were answered.", labels=labels)
+    tokens = CounterMetricFamily(
+        "meuse_tokens", "Tokens of texts: of prompts that were read, and those produced.",
+        labels=[*labels, "kind"],
+    )  # fmt: skip
     shadow = CounterMetricFamily(
         "meuse_shadow", "Requests to a shadow version, by how its answer compared.",
         labels=[*labels, "result"],
@@ -142,6 +146,12 @@ def _of_versions(found: Mapping[tuple[str, ...], Sequence[TargetStats]]) -> Iter
         for code, count in sorted(_summed(t.failed for t in targets).items()):
             requests.add_metric([*key, code], count)
         rows.add_metric(key, sum(t.rows for t in targets))
+        produced = {
+            "prompt": sum(t.prompt_tokens for t in targets),
+            "completion": sum(t.completion_tokens for t in targets),
+        }
+        for kind, count in produced.items() if any(produced.values()) else ():
+            tokens.add_metric([*key, kind], count)
         results = {
             "agreed": sum(t.agreed for t in targets),
             "differed": sum(t.differed for t in targets),
@@ -152,10 +162,12 @@ def _of_versions(found: Mapping[tuple[str, ...], Sequence[TargetStats]]) -> Iter
             shadow.add_metric([*key, result], count)
     yield requests
     yield rows
+    yield tokens
     yield shadow
     for part, name, help_ in (
         ("request", "meuse_request_duration", "From admission to the answer."),
         ("queue", "meuse_queue", "From arrival at a replica to the start of the batch."),
+        ("first", "meuse_first_token", "From admission to the first token of a text."),
         ("compute", "meuse_compute", "A request's share of its batch's time in the engine."),
     ):
         sums = {k: stats.total(map(attrgetter(part), targets)) for k, targets in found.items()}

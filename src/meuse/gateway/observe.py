@@ -23,8 +23,9 @@ import msgspec
 from meuse.core.errors import Code
 from meuse.gateway import tracecontext
 from meuse.gateway.body import Message, Receive, Scope, Send
-from meuse.gateway.http import match, request_id
+from meuse.gateway.heads import request_id
 from meuse.gateway.link import Answer, FailedError
+from meuse.gateway.paths import match
 from meuse.gateway.tracecontext import Trace
 
 if TYPE_CHECKING:

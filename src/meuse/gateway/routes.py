@@ -35,7 +35,8 @@ class Target:
     """One version that takes traffic, with the pool of its replicas."""
 
     __slots__ = (
-        "classes", "entry", "input_at", "label", "outputs", "pool", "raw_only", "route", "stats",
+        "classes", "entry", "input_at", "label", "output_names", "outputs", "pool", "raw_only",
+        "route", "stats",
     )  # fmt: skip
 
     def __init__(
@@ -48,6 +49,7 @@ class Target:
         self.pool = pool
         self.input_at = {spec.name: spec for spec in entry.inputs}
         self.outputs = {spec.name: spec for spec in entry.outputs}
+        self.output_names = list(self.outputs)
         self.raw_only = {spec.name for spec in entry.outputs if spec.datatype in JSON_NEVER}
         self.classes = entry.classes
 
@@ -151,7 +153,7 @@ class Caller:
     """A verified key. Holds its header to be verified again under newer routes."""
 
     __slots__ = ("authorization", "expires_ms", "found", "key", "limits", "plan_version",
-                 "project", "scopes", "snapshot", "templates", "tenant")  # fmt: skip
+                 "project", "scopes", "snapshot", "templates", "tenant", "tier")  # fmt: skip
 
     def __init__(
         self,
@@ -160,8 +162,10 @@ class Caller:
         entry: KeyEntry,
         plan_version: str | None,
         snapshot: int = -1,
+        tier: str = "standard",
     ) -> None:
         self.snapshot = snapshot  # the number of the one that it was verified under
+        self.tier = tier
         self.authorization = authorization
         self.key = key
         self.tenant = entry.tenant
@@ -219,16 +223,32 @@ class Routes:
     def _verify(self, authorization: bytes) -> Caller:
         scheme, _, key = authorization.decode("latin-1").strip().partition(" ")
         key = key.strip()
+        if key.startswith(keys.PASS) and scheme.lower() == "bearer":
+            return self._verify_pass(authorization, key)
         key_id = keys.key_id(key) if scheme.lower() == "bearer" else None
         entry = self.snapshot.keys.get(key_id) if key_id else None
         if key_id is None or entry is None or not keys.matches(self._pepper, key, entry.hash):
             raise _unauthenticated("the API key is not valid")
+        return self._known(authorization, key_id, entry, "standard")
+
+    def _verify_pass(self, authorization: bytes, text: str) -> Caller:
+        """A batch acts for the key that made it, as long as that key is good, and infers only."""
+        key_id, until_ms = keys.read_pass(self._pepper, text) or ("", 0)
+        entry = self.snapshot.keys.get(key_id)
+        if entry is None:
+            raise _unauthenticated("the API key is not valid")
+        ends = [until_ms, *([] if entry.expires_ms is None else [entry.expires_ms])]
+        scopes = frozenset({"infer"} if entry.scopes & {"infer", "admin"} else ())
+        narrowed = KeyEntry(b"", entry.tenant, entry.project, scopes, min(ends))
+        return self._known(authorization, key_id, narrowed, keys.PASS_TIER)
+
+    def _known(self, authorization: bytes, key_id: str, entry: KeyEntry, tier: str) -> Caller:
         if len(self._verified) >= _CACHE:
             self._verified.clear()
         tenant = self.snapshot.tenants.get(entry.tenant)
         plan = tenant.plan_version if tenant else None
         caller = self._verified[authorization] = Caller(
-            authorization, key_id, entry, plan, self.snapshot.number
+            authorization, key_id, entry, plan, self.snapshot.number, tier
         )
         return caller
 

@@ -18,7 +18,9 @@ from meuse.core.errors import Code, MeuseError
 
 if TYPE_CHECKING:
     from meuse.gateway.dataplane import Work
-    from meuse.gateway.http import App, Asked, Headers, ShortRoute
+    from meuse.gateway.heads import Headers
+    from meuse.gateway.http import App
+    from meuse.gateway.readers import Asked, ShortRoute
 
 logger = logging.getLogger(__name__)
 
@@ -28,6 +30,7 @@ _JSON_200 = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-lengt
 class Connection(Protocol):
     """What the answer is written to."""
 
+    def write(self, data: bytes) -> None: ...
     def respond(self, data: bytes, *, keep_alive: bool) -> None: ...
 
 
@@ -70,8 +73,8 @@ class Short:
         self.response_started = False
         self.response_complete = False
 
-    def start(self) -> None:
-        """The request is whole."""
+    def start(self) -> bool:
+        """The request is whole. False: it has to go the long way after all."""
         self.more_body = False
         app = self._app
         try:
@@ -81,7 +84,14 @@ class Short:
             self._refuse(error)
         except Exception:
             logger.exception("a request failed")
-            self._refuse(_ours())
+            self._refuse(ours())
+        return True
+
+    def pause(self) -> None:
+        """The client does not take what is written."""
+
+    def resume(self) -> None:
+        """It does again."""
 
     def gone(self) -> None:
         """The connection is lost."""
@@ -101,7 +111,7 @@ class Short:
             return
         except Exception:
             logger.exception("an answer could not be written")
-            self._refuse(_ours())
+            self._refuse(ours())
             return
         if more or status != 200 or not self.keep_alive:
             self._write(status, body, more[0] if more else self._app.json)
@@ -135,5 +145,5 @@ class Short:
         self.body = b""
 
 
-def _ours() -> MeuseError:
+def ours() -> MeuseError:
     return MeuseError(Code.INTERNAL, "something went wrong on our side")

@@ -19,8 +19,7 @@ Inputs = Sequence[tuple[str, NDArray[Any]]]
 
 def in_order(target: Target, answer: Answer) -> list[tuple[str, NDArray[Any]]]:
     """Outputs as the target declares them. A replica that gives others is at fault."""
-    names = [name for name, _ in answer.outputs]
-    if names == list(target.outputs):
+    if [name for name, _ in answer.outputs] == target.output_names:
         return answer.outputs
     given = dict(answer.outputs)
     try:

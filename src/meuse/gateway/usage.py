@@ -1,5 +1,8 @@
 """One usage record per admitted request: settled against its limits, then journaled.
 
+Lines of a batch are asked again until they are answered: the answer is recorded, and nothing of
+those that failed before it.
+
 Knows the journal's port and what a record says; no price and no protocol.
 """
 
@@ -10,6 +13,7 @@ from typing import Literal, Protocol
 
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
+from meuse.gateway.batches import TIER
 from meuse.gateway.routes import Caller, Target
 from meuse.meter.limits import Grant, Limits
 from meuse.meter.record import RecordError, Template
@@ -47,25 +51,41 @@ class Usage:
         if grant is not None:
             # First: a death in between must not give back what a record says was used.
             self._limits.settle(grant, quantities)
+        if caller.tier == TIER and status != "ok":
+            return
         try:
             template = caller.templates.get((target, protocol))
             if template is None:
-                template = caller.templates[target, protocol] = Template(
-                    source="gateway",
-                    tenant=caller.tenant,
-                    owner=target.route.deployment.tenant,
-                    project=caller.project,
-                    key=caller.key,
-                    deployment=target.route.full_name,
-                    version=target.entry.version,
-                    plan_version=caller.plan_version,
-                    tier="standard",
-                    protocol=protocol,
-                    lease=None,
-                )
+                template = self._template(caller, target, protocol)
             self._append(template, id, status, quantities)
         except (OSError, RecordError, ValueError) as error:
             raise _refused(error) from error
+
+    def stream(
+        self,
+        caller: Caller,
+        target: Target,
+        protocol: str,
+        id: bytes,
+        seq: int,
+        status: Status | None,
+        quantities: dict[str, int],
+    ) -> None:
+        """What a request came to so far, `status` only when that is all. Raises `unavailable`
+        when it cannot be recorded. Its limits are settled by whoever counts."""
+        if caller.tier == TIER:
+            if status == "ok":
+                self.request(caller, target, protocol, id, status, quantities, None)
+            return
+        try:
+            template = self._template(caller, target, protocol)
+            payload = template.checkpoint(
+                id, seq, status is not None, status or "ok", now_ms(), quantities
+            )
+            self._journal.append_payload(payload)
+        except (OSError, RecordError, ValueError) as error:
+            raise _refused(error) from error
+        self.recorded += 1
 
     def internal(
         self,
@@ -95,6 +115,25 @@ class Usage:
             self._append(template, id, status, quantities)
         except (OSError, RecordError, ValueError) as error:
             raise _refused(error) from error
+
+    @staticmethod
+    def _template(caller: Caller, target: Target, protocol: str) -> Template:
+        template = caller.templates.get((target, protocol))
+        if template is None:
+            template = caller.templates[target, protocol] = Template(
+                source="gateway",
+                tenant=caller.tenant,
+                owner=target.route.deployment.tenant,
+                project=caller.project,
+                key=caller.key,
+                deployment=target.route.full_name,
+                version=target.entry.version,
+                plan_version=caller.plan_version,
+                tier=caller.tier,
+                protocol=protocol,
+                lease=None,
+            )
+        return template
 
     def _append(
         self, template: Template, id: bytes, status: Status, quantities: dict[str, int]

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import socket
 import time
@@ -23,6 +24,8 @@ import msgspec
 import uvicorn
 import uvloop
 
+from meuse.access.sealing import Sealer
+from meuse.data import hosts
 from meuse.gateway import goaway, rpc, vitals
 from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.cork import CorkedHttpProtocol, DrainState
@@ -32,6 +35,7 @@ from meuse.gateway.http import App
 from meuse.gateway.links import Links
 from meuse.gateway.repository import ControlScaler, Repository
 from meuse.gateway.snapshots import SnapshotClient
+from meuse.gateway.upstream.pool import RemotePool
 from meuse.meter.journal import JournalWriter
 from meuse.meter.limits import Limits
 from meuse.runtime import lifeline
@@ -42,9 +46,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 10.0
+STREAMS_S = 120.0
+"""How long texts that are being produced may go on after SIGTERM, unless a second one comes."""
 IDLE_S = 2.0
 """How long a connection without a request stays open after SIGTERM: one may be on its way."""
 ORPHAN_S = 2.0
+_TEXT_END_S = 2.0
 _SYNC_S = 0.05
 _LOOK_S = 0.02
 GC_THRESHOLDS = (20_000, 20, 50)
@@ -77,8 +84,10 @@ class WorkerConfig:
     log_requests: bool = False
     otlp_endpoint: str = ""
     trace_ratio: float = 1.0
+    external_hosts: str = ""
+    sealing_key: bytes = b""
     ready_fd: int | None = None
-    """A pipe that is told once the worker takes connections."""
+    """A pipe that is told once the worker takes connections, and then that its loop turns."""
 
 
 def serve(config: WorkerConfig) -> None:
@@ -95,10 +104,18 @@ def serve(config: WorkerConfig) -> None:
 class _Server(uvicorn.Server):
     """uvicorn with the worker's start and end: no signal handlers, no request lost."""
 
-    def __init__(self, config: uvicorn.Config, on_started: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        on_started: Callable[[], None],
+        plane: DataPlane,
+        hurrying: asyncio.Event,
+    ) -> None:
         super().__init__(config)
         self.server_state = DrainState()
         self._on_started = on_started
+        self._plane = plane
+        self._hurrying = hurrying
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -111,7 +128,8 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more; answer what is in flight or arrives on an open connection.
 
-        Connections without a request are closed after `IDLE_S`, all others after `DRAIN_S`.
+        Connections without a request are closed after `IDLE_S`, all others after `DRAIN_S`;
+        texts have `STREAMS_S`, and are then told to end, or as soon as there is a hurry.
         """
         loop, state = asyncio.get_running_loop(), self.server_state
         assert isinstance(state, DrainState)
@@ -125,8 +143,15 @@ class _Server(uvicorn.Server):
             await asyncio.sleep(_LOOK_S)
         for connection in list(state.connections):
             connection.shutdown()
+        end = begun + DRAIN_S
         while state.connections or state.tasks:
-            if loop.time() > begun + DRAIN_S:
+            now, texts = loop.time(), self._plane.texts
+            if texts and (self._hurrying.is_set() or now > begun + STREAMS_S):
+                self._plane.end_texts()
+                end = min(end, now + _TEXT_END_S)
+            elif now > end and not texts:
+                break
+            if now > begun + STREAMS_S + _TEXT_END_S:
                 break
             await asyncio.sleep(_LOOK_S)
         if state.tasks:
@@ -137,10 +162,15 @@ class _Server(uvicorn.Server):
 
 async def _run(config: WorkerConfig) -> bool:
     """Whether every part lasted until the worker was told to stop."""
-    stopping = _stopping(config.lifeline_fd)
+    stopping, hurrying = _stopping(config.lifeline_fd)
     journal = JournalWriter(config.journal, config.host, config.slot, config.epoch)
     # `snapshots` is made below: it swaps what needs the links.
-    links = Links(config.sockets, lambda name: snapshots.wake(name), config.workers)  # noqa: PLW0108
+    links = Links(
+        config.sockets,
+        lambda name: snapshots.wake(name),  # noqa: PLW0108
+        config.workers,
+        _remote(config),
+    )
     counters = Counters(config.sockets, config.slot, config.epoch)
     limits = Limits(config.limits)
     plane = DataPlane(links, journal, limits, counters, config.pepper)
@@ -162,11 +192,8 @@ async def _run(config: WorkerConfig) -> bool:
         app = observer.http(app)
         interceptors = [observer.rpc()]
 
-    def started() -> None:
-        if config.ready_fd is not None:
-            lifeline.tell_ready(config.ready_fd)
-
-    http = _http_server(app, started)
+    started = asyncio.Event()
+    http = _http_server(app, started.set, plane, hurrying)
     counters.look = vitals.watch(
         counters.stats.vitals, plane, snapshots, journal, lambda: len(http.server_state.connections)
     )
@@ -182,6 +209,7 @@ async def _run(config: WorkerConfig) -> bool:
         asyncio.create_task(_sync(journal, plane), name="journal"),
         asyncio.create_task(links.sweep(), name="deadlines"),
         asyncio.create_task(counters.keep(), name="counters"),
+        asyncio.create_task(_beat(config.ready_fd, started), name="beats"),
     ]
     # What is loaded now stays: later collections need not walk it, forked pages stay shared.
     gc.collect()
@@ -209,11 +237,23 @@ async def _run(config: WorkerConfig) -> bool:
     return not failed
 
 
-def _stopping(lifeline_fd: int | None) -> asyncio.Event:
-    """Set on SIGTERM, and when the parent has gone: then the end is near in any case."""
+def _remote(config: WorkerConfig) -> Callable[[str], RemotePool]:
+    """How targets that other servers answer for are asked."""
+    sealer = Sealer(config.sealing_key) if config.sealing_key else None
+    allowed = hosts.parse(config.external_hosts)
+    return lambda name: RemotePool(name, sealer, allowed)
+
+
+def _stopping(lifeline_fd: int | None) -> tuple[asyncio.Event, asyncio.Event]:
+    """The first is set on SIGTERM, and when the parent has gone: then the end is near in any
+    case. The second is set when SIGTERM comes again."""
     loop = asyncio.get_running_loop()
-    stopping = asyncio.Event()
-    loop.add_signal_handler(signal.SIGTERM, stopping.set)
+    stopping, hurrying = asyncio.Event(), asyncio.Event()
+
+    def told() -> None:
+        (hurrying if stopping.is_set() else stopping).set()
+
+    loop.add_signal_handler(signal.SIGTERM, told)
     if lifeline_fd is not None:
 
         def orphaned() -> None:
@@ -222,7 +262,7 @@ def _stopping(lifeline_fd: int | None) -> asyncio.Event:
             lifeline.end_now()
 
         lifeline.watch(lifeline_fd, orphaned)
-    return stopping
+    return stopping, hurrying
 
 
 def _observer(config: WorkerConfig) -> Observer | None:
@@ -245,7 +285,9 @@ async def _end_grpc(server: grpc.aio.Server, address: str) -> None:
     await server.stop(DRAIN_S - IDLE_S)
 
 
-def _http_server(app: Application, on_started: Callable[[], None]) -> _Server:
+def _http_server(
+    app: Application, on_started: Callable[[], None], plane: DataPlane, hurrying: asyncio.Event
+) -> _Server:
     return _Server(
         uvicorn.Config(
             app,
@@ -264,7 +306,19 @@ def _http_server(app: Application, on_started: Callable[[], None]) -> _Server:
             backlog=_BACKLOG,
         ),
         on_started,
+        plane,
+        hurrying,
     )
+
+
+async def _beat(fd: int | None, started: asyncio.Event) -> None:
+    await started.wait()
+    if fd is not None:
+        os.set_blocking(fd, False)
+    while True:
+        if fd is not None:
+            lifeline.beat(fd)
+        await asyncio.sleep(lifeline.BEAT_S)
 
 
 async def _sync(journal: JournalWriter, plane: DataPlane) -> None:

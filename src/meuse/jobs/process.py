@@ -1,7 +1,8 @@
 """Control's side of a job child: start it, follow its reports, stop it.
 
-A child that dies without an outcome (killed, out of memory) is started again and goes on
-from its last checkpoint, a few times. Knows no database and no dbos.
+A child that dies without an outcome (killed, crashed) is started again and goes on from its
+last checkpoint, a few times; one that was refused memory is not, for it would be again. Knows
+no database and no dbos.
 """
 
 from __future__ import annotations
@@ -14,11 +15,15 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from meuse.core.clock import now_ms, to_rfc3339
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ports import EventSink
+from meuse.jobs import memory
+from meuse.jobs.child import PAUSE
 
 TRIES = 4
 TERM_GRACE_S = 1.0
@@ -27,33 +32,65 @@ Command = Callable[[Path, int, int], list[str]]
 """(folder, events fd, lifeline fd) → argument list of a job child."""
 
 
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """How to stop a child that runs. One that has not reacted to `paused` within
+    `pause_grace_s` is ended: it goes on from its last checkpoint later."""
+
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    paused: threading.Event = field(default_factory=threading.Event)
+    pause_grace_s: float = 30.0
+
+    @property
+    def outcome(self) -> dict[str, Any] | None:
+        """What a child that ends now, without an outcome of its own, leaves."""
+        if self.cancelled.is_set():
+            return {"cancelled": True}
+        return {"paused": {}} if self.paused.is_set() else None
+
+
+_CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads of a job sleep while they wait for each other. They spin by default: beside other work
+on the same cores a training step took two to four times as long so."""
+
+
 def run(
-    folder: Path, command: Command, sink: EventSink, cancelled: threading.Event
+    folder: Path,
+    command: Command,
+    sink: EventSink,
+    stop: Stop,
+    idle: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """Run the child to its outcome: {"result": …}, {"error": …} or {"cancelled": True}."""
+    """Run the child to its outcome: {"result": …}, {"error": …}, {"paused": {}} or
+    {"cancelled": True}. `idle` is called now and then while it reports nothing."""
+    (folder / PAUSE).unlink(missing_ok=True)
+    how = ""
     for attempt in range(1, TRIES + 1):
-        outcome, status = _run_once(folder, command, sink, cancelled)
+        outcome, how = _run_once(folder, command, sink, stop, idle)
+        outcome = outcome or stop.outcome
         if outcome is not None:
             return outcome
-        if cancelled.is_set():
-            return {"cancelled": True}
-        how = f"signal {-status}" if status < 0 else f"exit status {status}"
         if attempt < TRIES:
-            sink("log", {"level": "warning", "message": f"job process ended ({how}); going on"})
+            message = f"job process ended ({how}); going on"
+            _note(folder, "warning", message)
+            sink("log", {"level": "warning", "message": message})
     error = MeuseError(
         Code.INTERNAL,
         f"the job process ended {TRIES} times without an outcome, last by {how}",
-        hint="It may need more memory than the machine has; the job's log.txt may tell.",
+        hint="It may need more memory than the machine has; the job's log may tell.",
     )
     return {"error": error.to_dict()}
 
 
 def _run_once(
-    folder: Path, command: Command, sink: EventSink, cancelled: threading.Event
-) -> tuple[dict[str, Any] | None, int]:
+    folder: Path, command: Command, sink: EventSink, stop: Stop, idle: Callable[[], None]
+) -> tuple[dict[str, Any] | None, str]:
+    """(outcome or None, how the process ended)."""
     events_read, events_write = os.pipe()
     life_read, life_write = os.pipe()
-    with (folder / "log.txt").open("ab") as log:
+    path, kills = folder / "log.txt", memory.kernel_kills()
+    with path.open("ab") as log:
+        start = log.tell()
         process = subprocess.Popen(
             command(folder, events_write, life_read),
             stdin=subprocess.DEVNULL,
@@ -61,13 +98,14 @@ def _run_once(
             stderr=log,
             pass_fds=(events_write, life_read),
             start_new_session=True,
+            env={**_CALM, **os.environ},
         )
     os.close(events_write)
     os.close(life_read)
     outcome: dict[str, Any] | None = None
     try:
-        for kind, data in _follow(events_read, process, cancelled):
-            if kind in ("result", "error"):
+        for kind, data in _follow(events_read, process, folder, stop, idle):
+            if kind in ("result", "error", "paused"):
                 outcome = {kind: data}
             else:
                 sink(kind, data)
@@ -75,24 +113,44 @@ def _run_once(
         os.close(events_read)
         os.close(life_write)  # whatever happened here, the child ends
         status = process.wait()
-    return outcome, status
+    if outcome is None and (error := memory.aborted(status, path, start)):
+        outcome = {"error": error.to_dict()}
+    return outcome, _how(status, memory.kernel_kills() > kills)
+
+
+def _how(status: int, kernel_killed: bool) -> str:
+    if status == -signal.SIGKILL and kernel_killed:
+        return "signal 9: the machine has run out of memory, and the kernel killed a process"
+    return f"signal {-status}" if status < 0 else f"exit status {status}"
 
 
 def _follow(
-    fd: int, process: subprocess.Popen[bytes], cancelled: threading.Event
+    fd: int,
+    process: subprocess.Popen[bytes],
+    folder: Path,
+    stop: Stop,
+    idle: Callable[[], None],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Reports until the child closes its end; a cancel ends the child's whole group."""
+    """Reports until the child closes its end; a stop that it does not heed ends its group."""
     os.set_blocking(fd, False)
-    pending, kill_at = b"", None
+    pending = b""
+    ask_until: float | None = None
+    kill_at: float | None = None
     with selectors.DefaultSelector() as selector:
         selector.register(fd, selectors.EVENT_READ)
         while True:
-            if cancelled.is_set() and kill_at is None:
-                kill_at = time.monotonic() + TERM_GRACE_S
+            now = time.monotonic()
+            if stop.paused.is_set() and ask_until is None:
+                (folder / PAUSE).touch()
+                ask_until = now + stop.pause_grace_s
+            late = ask_until is not None and now > ask_until
+            if (stop.cancelled.is_set() or late) and kill_at is None:
+                kill_at = now + TERM_GRACE_S
                 _signal(process, signal.SIGTERM)
-            if kill_at is not None and time.monotonic() > kill_at:
+            if kill_at is not None and now > kill_at:
                 _signal(process, signal.SIGKILL)
             if not selector.select(0.1):
+                idle()
                 continue
             data = os.read(fd, 65536)
             if not data:
@@ -106,3 +164,9 @@ def _follow(
 def _signal(process: subprocess.Popen[bytes], number: int) -> None:
     if process.poll() is None:
         os.killpg(process.pid, number)
+
+
+def _note(folder: Path, level: str, message: str) -> None:
+    """A line of control's own in the job's log."""
+    with (folder / "log.txt").open("a") as log:
+        log.write(f"{to_rfc3339(now_ms())} {level} {message}\n")

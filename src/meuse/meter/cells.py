@@ -122,17 +122,18 @@ class Cells:
 
     # entries, under the lock
 
-    def find_or_make(self, key: bytes, known: Collection[bytes]) -> tuple[int, int]:
+    def find_or_make(self, key: bytes, known: Collection[bytes] | None) -> tuple[int, int]:
         """The word and the generation of the entry of a limit. Under the lock.
 
-        A full table loses what is not `known` first. Raises `unavailable` when it is full of
-        what is, or the disk is: a limit that cannot be counted must not be passed.
+        A full table loses what is not `known` first (None: nothing). Raises `unavailable` when
+        it is full all the same, or the disk is: a limit that cannot be counted must not be
+        passed.
         """
         table = self.map[_TABLE:_ENTRIES]
         entry = _index(table, key)
         if entry is None:
             entry = _index(table, _FREE)
-            if entry is None:
+            if entry is None and known is not None:
                 self._free({e for e, k in _entries(table) if k not in known})
                 entry = _index(self.map[_TABLE:_ENTRIES], _FREE)
             if entry is None:

@@ -24,6 +24,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -37,8 +38,10 @@ SECOND_US = 1_000_000
 RATE_US = {"second": SECOND_US, "minute": 60 * SECOND_US, "hour": 3600 * SECOND_US}
 """What a rate may be per, in microseconds."""
 PERIODS = ("minute", "day", "month", "total")
-BUDGET_METERS = ("requests", "rows")
-"""What is known of a request before its work is done."""
+REQUEST_METERS = ("requests", "rows", "prompt_tokens", "completion_tokens")
+"""What is known of a request before its work is done, of tokens an upper bound."""
+BUDGET_METERS = (*REQUEST_METERS, "training_ms")
+"""Jobs count as they go, and stop."""
 
 _FIXED_US = {"minute": 60 * SECOND_US, "day": 86_400 * SECOND_US}
 _ALWAYS_US = 1 << 62
@@ -94,12 +97,28 @@ Plan = tuple[Check, ...]
 class Grant:
     """What a request has reserved until it is settled or released."""
 
-    __slots__ = ("held", "rates")
+    __slots__ = ("held", "rates", "short")
 
     def __init__(self) -> None:
+        self.short = ("", 0)  # what it was refused for, and what is left
         # (word of the slot's stamp, stamp, reserved, meter)
         self.held: list[tuple[int, int, int, str | None]] = []
         self.rates: list[tuple[Check, int]] = []  # with the theoretical arrival time
+
+    def held_of(self, meter: str) -> int | None:
+        """How much of a meter it holds, the least where several limits count it; None: none do."""
+        return min((need for _, _, need, m in self.held if m == meter), default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a rate limit or budget stands: `left` of `most`, all of it again after `reset_us`
+    (0: it never resets, or nothing is used)."""
+
+    limit: Limit
+    most: int
+    left: int
+    reset_us: int
 
 
 class Limits:
@@ -125,6 +144,8 @@ class Limits:
         self._known = {cells.digest(limit.id) for limit in checks}
         self._by_subject = {}
         for limit, check in checks.items():
+            if limit.kind == "budget" and limit.meter not in REQUEST_METERS:
+                continue
             subject = (limit.tenant, limit.project, limit.key, limit.model)
             self._by_subject.setdefault(subject, []).append(check)
         self._cells.keep_only(self._known, snapshot)
@@ -137,8 +158,20 @@ class Limits:
         found = [check for s in subjects for check in self._by_subject.get(s, ())]
         return tuple(sorted(found, key=lambda check: _ORDER[check.limit.kind])) or None
 
-    def admit(self, plan: Plan, needs: Mapping[str, int], now_us: int | None = None) -> Grant:
-        """Reserve `needs` (by meter) under every limit of the plan, or nothing at all.
+    def plan_of(self, budgets: Iterable[Limit]) -> Plan:
+        """These and no others: for a job, whose process frees no entry of any limit."""
+        return tuple(Check(budget) for budget in budgets)
+
+    def admit(
+        self,
+        plan: Plan,
+        needs: Mapping[str, int],
+        now_us: int | None = None,
+        *,
+        elastic: str = "",
+    ) -> Grant:
+        """Reserve `needs` (by meter) under every limit of the plan, or nothing at all. Of the
+        `elastic` meter less will do: what all budgets leave, at least 1 (`Grant.held_of`).
 
         Raises `budget_exceeded`, `rate_limited`, or `unavailable` when the file is busy.
         """
@@ -147,6 +180,12 @@ class Limits:
         self._cells.lock()
         try:
             refused = self._check(plan, needs, now, grant)
+            while (
+                refused is not None and elastic and elastic == grant.short[0] and grant.short[1] > 0
+            ):
+                needs = {**needs, elastic: grant.short[1]}
+                grant = Grant()
+                refused = self._check(plan, needs, now, grant)
             if refused is None:
                 self._reserve(grant)
         finally:
@@ -185,8 +224,9 @@ class Limits:
                         stamp, used, reserved = row[i], 0, 0
                     reserved += row[i + 1]
                     used += row[i + 2]
-            need = 1 if check.meter is None else needs[check.meter]
+            need = 1 if check.meter is None else needs.get(check.meter, 0)
             if check.most is not None and used + reserved + need > check.most:
+                grant.short = check.meter or "", check.most - used - reserved
                 return _no_room(check, stamp, used, reserved, need)
             grant.held.append((check.word + file.own, stamp, need, check.meter))
         return None
@@ -201,6 +241,31 @@ class Limits:
                 words[word] = stamp  # last: what it had counted was another period's
             words[word + 1] += need
 
+    def standings(self, plan: Plan, now_us: int | None = None) -> list[Standing]:
+        """How rate limits and budgets of a plan stand; one that nobody has met yet is whole.
+        Takes no lock: a request that is admitted meanwhile may be half seen."""
+        now = time.time_ns() // 1000 if now_us is None else now_us
+        found = []
+        for check in plan:
+            limit = check.limit
+            if limit.kind == "concurrency":
+                continue
+            row = self._cells.row(self._cells.map, check.at)
+            if not check.generation or row[0] != check.generation:
+                row = (0,) * len(row)
+            if check.each_us:
+                behind = max(row[1] - now, 0)
+                left = max(check.burst_us - behind, 0) // check.each_us
+                found.append(Standing(limit, limit.burst or limit.amount, left, behind))
+                continue
+            number, _, end_us = period_at(limit.period, now)
+            stamp = row[0] << _STAMP_BITS | number
+            mine = [i for i in self._cells.stamps if row[0] and row[i] == stamp]
+            left = max(limit.amount - sum(row[i + 1] + row[i + 2] for i in mine), 0)
+            reset_us = 0 if limit.period == "total" else end_us - now
+            found.append(Standing(limit, limit.amount, left, reset_us))
+        return found
+
     def settle(self, grant: Grant, quantities: Mapping[str, int]) -> None:
         """Count what a request used in place of what it had reserved. Takes no lock, cannot
         fail; a second call changes nothing."""
@@ -214,6 +279,20 @@ class Limits:
                 words[word + 1] -= need
         grant.held = []
         grant.rates = []
+
+    def progress(self, grant: Grant, more: Mapping[str, int], left: Mapping[str, int]) -> None:
+        """Count `more` as used already, and from now on hold `left`, both by meter; a meter
+        that is not in `left` holds on. As `settle`, takes no lock and cannot fail."""
+        words = self._cells.words
+        held = []
+        for word, stamp, need, meter in grant.held:
+            keeps = need if meter is None else left.get(meter, need)
+            if words[word] == stamp:
+                if meter is not None:
+                    words[word + 2] += more.get(meter, 0)
+                words[word + 1] -= need - keeps
+            held.append((word, stamp, keeps, meter))
+        grant.held = held
 
     def release(self, grant: Grant) -> None:
         """Give back all that a request has reserved, as if it had never been."""
@@ -235,7 +314,7 @@ class Limits:
 
     def _look_up(self, check: Check) -> tuple[int, ...]:
         check.word, check.generation = self._cells.find_or_make(
-            cells.digest(check.limit.id), self._known or ()
+            cells.digest(check.limit.id), self._known
         )
         check.at = check.word * 8
         return self._cells.row(self._cells.map, check.at)

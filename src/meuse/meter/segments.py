@@ -82,47 +82,43 @@ def read(path: Path, offset: int, max_bytes: int = 1 << 20, *, closed: bool = Fa
         data = os.pread(fd, wanted, offset)
     finally:
         os.close(fd)
-    at_end = len(data) < wanted
     records: list[tuple[UsageRecord, bytes]] = []
-    position = 0
-    while True:
-        state, end = _next(data, position, at_end=at_end, closed=closed, into=records)
-        if state is not None:
-            return Batch(records, offset + position, state)
+    position, size = 0, len(data)
+    while (start := position + _HEADER.size) <= size:
+        word, checksum = _HEADER.unpack_from(data, position)
+        length = word & 0xFFFF
+        end = start + length
+        if word >> 16 != length ^ 0xFFFF or end > size:
+            break
+        payload = data[start:end]
+        if zlib.crc32(payload) != checksum:
+            break
+        try:
+            record = decode(payload)
+        except RecordError:
+            break
+        records.append((record, payload))
         position = end
+    state = _why(data, position, at_end=size < wanted, closed=closed)
+    return Batch(records, offset + position, state)
 
 
-def _next(
-    data: bytes,
-    position: int,
-    *,
-    at_end: bool,
-    closed: bool,
-    into: list[tuple[UsageRecord, bytes]],
-) -> tuple[State | None, int]:
-    """Take one record; (None, where it ends), or the reason why there is none."""
+def _why(data: bytes, position: int, *, at_end: bool, closed: bool) -> State:
+    """Why no record can be taken at `position`."""
     cut = State.TAIL if at_end else State.MORE
     start = position + _HEADER.size
     if position == len(data):
-        return (State.END if at_end else State.MORE), position
+        return State.END if at_end else State.MORE
     if start > len(data):
-        return cut, position
-    word, checksum = _HEADER.unpack_from(data, position)
+        return cut
+    word, _ = _HEADER.unpack_from(data, position)
     length = word & 0xFFFF
     sound = word >> 16 == length ^ 0xFFFF
     end = start + length if sound else start
     if end > len(data):
-        return cut, position
-    payload = data[start:end]
-    if sound and zlib.crc32(payload) == checksum:
-        try:
-            into.append((decode(payload), payload))
-        except RecordError:
-            pass
-        else:
-            return None, end
+        return cut
     last = at_end and end == len(data) and not closed
-    return (State.TAIL if last else State.CORRUPT), position
+    return State.TAIL if last else State.CORRUPT
 
 
 def is_released(path: Path) -> bool:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import ModelVersion, Scope
+from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.nouns import GENERATION, ModelVersion, Scope
 from meuse.core.ports import RegistryStore
 from meuse.core.references import parse
 
@@ -25,6 +25,18 @@ def resolve(store: RegistryStore, scope: Scope, text: object, field: str = "mode
         return store.get_version(scope, reference.name, number)
     except MeuseError:
         raise _missing(f"version {text!r}", field) from None
+
+
+def of_rows(store: RegistryStore, scope: Scope, text: object, field: str = "model") -> ModelVersion:
+    """As `resolve`, of a version that takes rows. Raises `invalid_field` for a language model."""
+    version = resolve(store, scope, text, field)
+    if version.task == GENERATION:
+        raise invalid(
+            field,
+            f"{version.ref} is a language model: it takes no rows",
+            "Deploy it, and ask /v1/chat/completions.",
+        )
+    return version
 
 
 def _missing(what: str, field: str) -> MeuseError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 KILL_AFTER_S = 12.0
+HUNG_S = 10.0
 _POLL_S = 0.02
 
 
@@ -57,7 +58,9 @@ class Child:
     """`lifeline` is the write end that the child waits on; `label` is control's.
 
     `ready` is the read end of a pipe on which the child says that it does its work, None when
-    it has said so or was not asked to. `kill_at`: it was told to end, and must have by then.
+    it has closed it or was not asked to. A child that keeps it open goes on to write there
+    (`lifeline.beat`), and hangs when nothing was `heard` for `HUNG_S`. `kill_at`: it was told
+    to end, and must have by then.
     """
 
     name: str
@@ -69,6 +72,7 @@ class Child:
     is_ready: bool = True
     label: dict[str, Any] = field(default_factory=dict)
     kill_at: float | None = None
+    heard: float = field(default_factory=time.monotonic)
     on_trial: bool = False  # not started again when it ends
 
     @property
@@ -82,19 +86,35 @@ class Child:
             self.kill_at = time.monotonic() + grace
             self.process.terminate()
 
-    def hear(self) -> None:
-        """Read `ready`: the word, or the end of a child that never said it."""
+    def kill(self) -> None:
+        """End it at once; it is not asked, and is killed again should it not go."""
+        self.kill_at = time.monotonic() + KILL_AFTER_S
+        self.process.kill()
+
+    def hear(self) -> bool:
+        """Read `ready`: the first word, or a beat; False at its end, when it can be closed."""
+        assert self.ready is not None
+        if not os.read(self.ready, 64):
+            return False
+        self.is_ready, self.heard = True, time.monotonic()
+        return True
+
+    def hear_no_more(self) -> None:
         if self.ready is not None:
-            self.is_ready = os.read(self.ready, 1) != b""
             os.close(self.ready)
             self.ready = None
+
+    @property
+    def hangs_at(self) -> float | None:
+        """When its silence counts as a hang; None for one that promises no beats."""
+        if self.ready is None or not self.is_ready or self.kill_at is not None:
+            return None
+        return self.heard + HUNG_S
 
     def close(self) -> None:
         """Let go of the pipes: the process has ended."""
         os.close(self.lifeline)
-        if self.ready is not None:
-            os.close(self.ready)
-            self.ready = None
+        self.hear_no_more()
 
     def to_dict(self) -> dict[str, Any]:
         """All of it, for another image of this process. Descriptors by number."""

@@ -14,13 +14,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from meuse.runtime.children import KILL_AFTER_S, Child, spawn
+from meuse.runtime.children import HUNG_S, KILL_AFTER_S, Child, spawn
 from meuse.runtime.pipe import ControlPipe
 from meuse.runtime.plan import Plan
 
 REPLICA_GRACE_S = 10.0
+WORKER_GRACE_S = 130.0
+"""A worker that is replaced lets long answers come to their end; one that ends with the
+platform is told again `HURRY_S` later, and ends them."""
+HURRY_S = 8.0
 BACKOFF_S = (0.05, 0.2, 1.0, 3.0, 5.0)
 STEADY_S = 10.0
+PAUSED_S = 7.0
+"""The supervisor looks oftener than this, unless the whole machine stood still."""
 
 
 class Crew:
@@ -40,6 +46,7 @@ class Crew:
         self._changed = changed
         self._deaths: dict[str, int] = {}
         self._again_at: dict[str, float] = {}
+        self._tended = time.monotonic()
         self.roles: dict[str, Child] = {}
         self.replicas: dict[str, Child] = {}
         self.values: dict[str, Any] = {}
@@ -113,9 +120,12 @@ class Crew:
         fd = child.ready
 
         def hear() -> None:
-            self._selector.unregister(fd)
-            child.hear()
-            self._changed()
+            was_ready = child.is_ready
+            if not child.hear():
+                self._selector.unregister(fd)
+                child.hear_no_more()
+            if child.is_ready != was_ready:
+                self._changed()
 
         self._selector.register(fd, selectors.EVENT_READ, hear)
 
@@ -124,10 +134,12 @@ class Crew:
     def dismiss(self, name: str) -> None:
         self._again_at.pop(name, None)
         if name in self.roles:
-            self.roles[name].end()
+            self.roles[name].end(WORKER_GRACE_S if name.startswith("worker-") else KILL_AFTER_S)
 
     def stop_replica(self, name: str) -> None:
-        self.replicas[name].end(REPLICA_GRACE_S)
+        """Let it end; its label may say how long that may take (`grace_s`)."""
+        child = self.replicas[name]
+        child.end(float(child.label.get("grace_s", REPLICA_GRACE_S)))
 
     def reap(self) -> None:
         """See who has ended; roles that were to stay are started again after a pause."""
@@ -151,32 +163,47 @@ class Crew:
             self._changed()
 
     def tend(self) -> None:
-        """Do what is due: start again, kill who did not end in time."""
+        """Do what is due: start again, kill who did not end in time or says nothing more."""
         now = time.monotonic()
+        if now - self._tended > PAUSED_S:  # nobody ran, we neither: nothing could be heard
+            for child in self.everyone():
+                child.heard = now
+        self._tended = now
         for name in [name for name, at in self._again_at.items() if at <= now]:
             del self._again_at[name]
             self.start_role(name)
         for child in self.everyone():
             if child.kill_at is not None and child.kill_at <= now:
                 child.process.kill()
+            elif child.hangs_at is not None and child.hangs_at <= now:
+                say(f"{child.name} was not heard for {HUNG_S:g} s: killed")
+                child.heard = now
+                child.process.kill()
 
     def due(self) -> list[float]:
         """When `tend` has something to do (monotonic seconds)."""
-        kills = [child.kill_at for child in self.everyone() if child.kill_at is not None]
-        return [*self._again_at.values(), *kills]
+        moments = [at for child in self.everyone() for at in (child.kill_at, child.hangs_at)]
+        return [*self._again_at.values(), *(at for at in moments if at is not None)]
 
     def end_all(self) -> None:
         """Workers drain first, while replicas still answer; the ledger last, to read the rest."""
         roles = self.roles
-        self._end([child for name, child in roles.items() if name.startswith("worker-")])
+        self._end([child for name, child in roles.items() if name.startswith("worker-")], HURRY_S)
         self._end([*self.replicas.values(), *(c for n, c in roles.items() if n == "control")])
         self._end([child for child in roles.values() if child.process.returncode is None])
 
-    def _end(self, children: list[Child]) -> None:
+    def _end(self, children: list[Child], hurry_s: float = 0.0) -> None:
+        """Tell them to end, twice where there is a `hurry_s`, and kill those that do not."""
+        begun = time.monotonic()
         for child in children:
             if child.process.poll() is None:
                 child.process.terminate()
-        deadline = time.monotonic() + KILL_AFTER_S
+        for child in children if hurry_s else ():
+            try:
+                child.process.wait(max(0.0, begun + hurry_s - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                child.process.terminate()
+        deadline = begun + KILL_AFTER_S
         for child in children:
             try:
                 child.process.wait(max(0.0, deadline - time.monotonic()))

@@ -1,7 +1,8 @@
-"""A pipe from the parent that tells a child when the parent is gone.
+"""A pipe from the parent that tells a child when the parent is gone, and one to the parent.
 
-The parent holds the only write end, so the kernel closes it however the parent dies.
-Nothing is ever written. A child that sees the end of file has no reason to live.
+Of the first the parent holds the only write end, so the kernel closes it however the parent
+dies. Nothing is ever written. A child that sees the end of file has no reason to live. On the
+second the child says that it does its work: once, or again and again.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable
+
+BEAT_S = 1.0
 
 
 def watch(fd: int, on_eof: Callable[[], None]) -> None:
@@ -28,6 +31,15 @@ def tell_ready(fd: int) -> None:
     with contextlib.suppress(OSError):  # the lifeline tells of a dead parent
         os.write(fd, b"1")
     os.close(fd)
+
+
+def beat(fd: int) -> None:
+    """Say so for now; who keeps `fd` open must go on every `BEAT_S`, or is taken for hung.
+
+    `fd` does not block: a parent that reads nothing holds up nobody.
+    """
+    with contextlib.suppress(OSError):
+        os.write(fd, b"1")
 
 
 def end_now() -> None:

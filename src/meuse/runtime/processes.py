@@ -35,6 +35,9 @@ class LocalProcesses:
     def stop(self, replica: str) -> None:
         self._send({"op": "stop", "replica": replica})
 
+    def kill(self, replica: str) -> None:
+        self._send({"op": "kill", "replica": replica})
+
     def label(self, replica: str, label: dict[str, Any]) -> None:
         with self._looking:
             self._labels[replica] = label

@@ -168,6 +168,8 @@ class Supervisor:
             self._crew.replicas[replica].label = message["label"]
         elif message["op"] == "stop" and replica in self._crew.replicas:
             self._crew.stop_replica(replica)
+        elif message["op"] == "kill" and replica in self._crew.replicas:
+            self._crew.replicas[replica].kill()
         self._home.write(self._describe())
         self._tell_control(failed)
 

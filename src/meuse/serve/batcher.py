@@ -44,7 +44,9 @@ def run_batch(engine: Engine, batch: list[Item], mark: Mark) -> list[Done]:
     """Answer every request of a batch, expired and cancelled ones without running them."""
     started = now_us()
     live: list[Item] = []
+    ids: list[bytes] = []
     done: list[Done] = []
+    total = 0
     for item in batch:
         if item.cancelled:
             done.append(Done(item, {}, 0, 0, cancelled()))
@@ -55,12 +57,13 @@ def run_batch(engine: Engine, batch: list[Item], mark: Mark) -> list[Done]:
             done.append(Done(item, {}, 0, 0, error, started - item.arrived_us))
         else:
             live.append(item)
+            ids.append(item.header.id)
+            total += item.rows
     if not live:
         return done
-    mark([item.header.id for item in live])
-    total = sum([item.rows for item in live])
+    mark(ids)
     try:
-        outputs = _run(engine, live)
+        outputs = _run(engine, live, total)
     except Exception as error:  # whatever an engine raises
         spent = now_us() - started
         if len(live) == 1:
@@ -92,7 +95,7 @@ def cancelled() -> MeuseError:
     return MeuseError(Code.CANCELLED, "nobody waits for this request any more")
 
 
-def _run(engine: Engine, items: list[Item]) -> dict[str, NDArray[Any]]:
+def _run(engine: Engine, items: list[Item], rows: int) -> dict[str, NDArray[Any]]:
     if len(items) == 1:
         # Views of received bytes may be unaligned, which an engine need not expect.
         single = {n: a if a.flags.aligned else a.copy() for n, a in items[0].inputs.items()}
@@ -100,7 +103,6 @@ def _run(engine: Engine, items: list[Item]) -> dict[str, NDArray[Any]]:
     joined = {
         name: np.concatenate([item.inputs[name] for item in items]) for name in items[0].inputs
     }
-    rows = sum([item.rows for item in items])
     outputs = engine.run(joined)
     for name, value in outputs.items():
         if value.shape[:1] != (rows,):

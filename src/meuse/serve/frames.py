@@ -1,6 +1,6 @@
 """Frames between gateway workers and replicas on a unix stream socket.
 
-    u32 total | u16 header length | u32 CRC-32 of the header | msgpack header | tensor bytes
+    u32 total | u32 header length | u32 CRC-32 of the header | msgpack header | tensor bytes
 
 `total` counts what follows it; integers and tensors are little-endian, tensors row-major, in
 the order of the header's specs; those of BYTES as `strings` has them. The CRC means that
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 MAX_FRAME = 256 * 1024 * 1024
 """Largest frame, either way, in bytes."""
-MAX_HEADER = 0xFFFF
+MAX_HEADER = 8 * 1024 * 1024
+"""Largest header: it may carry a long conversation (`Generate.ask`)."""
 MAX_TENSORS = 256
 MAX_RANK = 16
 _MAX_DIMENSION = 2**62
@@ -53,7 +54,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 """Open Inference datatypes that are served; elements of BYTES are `bytes` objects."""
 DATATYPES: dict[np.dtype[Any], str] = {dtype: name for name, dtype in DTYPES.items()}
 
-_PREFIX = struct.Struct("<IHI")
+_PREFIX = struct.Struct("<III")
 _AFTER_TOTAL = _PREFIX.size - 4
 
 
@@ -143,7 +144,75 @@ class Attach(
     token: bytes
 
 
-Header = Hello | Request | Response | Cancel | Attach
+class Generate(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=6, forbid_unknown_fields=True
+):
+    """Worker → replica: produce text. `ask` is a `generation.messages.Ask`, as msgpack.
+
+    Answered by one `Started`, any number of `Tokens`, and one `Finished`; by `Finished` alone
+    where it is refused. `number`, `id`, `priority`, `flow` and `Cancel` as for `Request`.
+    """
+
+    number: int
+    id: bytes
+    deadline_ms: int
+    ask: bytes
+    priority: int = NORMAL
+    flow: str = ""
+
+
+class Started(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=7, forbid_unknown_fields=True
+):
+    """Replica → worker: the prompt was read, and is about to be worked on. `cached_tokens` are
+    those of `prompt_tokens` that need no work; -1 where the engine does not tell."""
+
+    number: int
+    prompt_tokens: int
+    cached_tokens: int = -1
+
+
+class Part(msgspec.Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+    """What choice `index` of request `number` has more: `text`, or calls of tools (`calls`, JSON
+    as OpenAI's deltas have it). `tokens` is the running count over all choices of the request,
+    so that whoever reads a part knows what was produced. `logprobs`: JSON as OpenAI's
+    `choices[].logprobs.content` has it; empty where not asked for."""
+
+    number: int
+    index: int
+    tokens: int
+    text: str
+    calls: bytes = b""
+    logprobs: bytes = b""
+
+
+class Tokens(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=8, forbid_unknown_fields=True
+):
+    """Replica → worker: what one step of the engine gave to all requests of this connection."""
+
+    parts: tuple[Part, ...]
+
+
+class Finished(
+    msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=9, forbid_unknown_fields=True
+):
+    """Replica → worker, the last word. `reasons`: why each choice ended, `stop`, `length` or
+    `tool_calls`. The counts are what is billed, also with an `error`."""
+
+    number: int
+    reasons: tuple[str, ...]
+    prompt_tokens: int
+    completion_tokens: int
+    cached_tokens: int = -1
+    queue_us: int = 0
+    compute_us: int = 0
+    depth: int = 0
+    error: Failure | None = None
+
+
+Header = Hello | Request | Response | Cancel | Attach | Generate | Started | Tokens | Finished
+_WITH_TENSORS = (Request, Response)
 Fetch = Callable[[int, int], Any]
 """(number, bytes) → the shared memory of that frame. Raises `FrameError`."""
 Tensors = list[NDArray[Any]]
@@ -165,11 +234,13 @@ def size_of(array: NDArray[Any]) -> int:
 def payload(array: NDArray[Any]) -> bytes | memoryview:
     """The bytes of an array in a frame: a view of a large one, a copy of a small one.
 
-    Raises TypeError for objects that are not `bytes`.
+    Raises TypeError for objects that are not `bytes`, and `FrameError` for what no frame holds.
     """
     if array.dtype is strings.OBJECT:
         return strings.pack(array)
     if array.nbytes > 65536:
+        if array.nbytes > MAX_FRAME:
+            raise FrameError(f"a tensor of {array.nbytes} bytes is too large")
         return np.ascontiguousarray(array).data.cast("B")
     return array.tobytes()  # cheaper than a view
 
@@ -181,14 +252,19 @@ def encode(header: Header, tensors: Sequence[NDArray[Any]] = ()) -> list[Any]:
     """
     body = _encode(header)
     size = len(body)
+    total = _AFTER_TOTAL + size
+    buffers: list[Any] = [body]
     try:
-        total = _AFTER_TOTAL + size + sum([size_of(tensor) for tensor in tensors])
-        if size > MAX_HEADER or total > MAX_FRAME:
-            raise FrameError(f"a frame of {total} bytes (header {size}) is too large")
-        head = _PREFIX.pack(total, size, zlib.crc32(body)) + body
-        return [head, *[payload(tensor) for tensor in tensors]]
+        for tensor in tensors:
+            part = payload(tensor)
+            total += len(part)
+            buffers.append(part)
     except TypeError as error:
         raise FrameError(f"a BYTES tensor holds something else: {error}") from None
+    if size > MAX_HEADER or total > MAX_FRAME:
+        raise FrameError(f"a frame of {total} bytes (header {size}) is too large")
+    buffers[0] = _PREFIX.pack(total, size, zlib.crc32(body)) + body
+    return buffers
 
 
 def write(transport: asyncio.Transport, buffers: Sequence[Any]) -> None:
@@ -256,20 +332,17 @@ def _read(data: bytes, start: int, end: int, fetch: Fetch | None) -> tuple[Heade
     except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError) as error:
         raise FrameError(f"the header of a frame is not understood: {error}") from None
     offset += size
-    if not isinstance(header, Request | Response):
-        specs: tuple[Spec, ...] = ()
-    else:
-        specs = header.tensors
+    tensors: Tensors = []
+    if isinstance(header, _WITH_TENSORS):
         if header.shared:
             return header, _shared(header, offset == end, fetch)
-        if len(specs) > MAX_TENSORS:
-            raise FrameError(f"a frame of {len(specs)} tensors")
+        if len(header.tensors) > MAX_TENSORS:
+            raise FrameError(f"a frame of {len(header.tensors)} tensors")
         if type(header) is Request and len(header.id) != 16:
             raise FrameError("a usage id has 16 bytes")
-    tensors: Tensors = []
-    for spec in specs:
-        array, offset = _tensor(data, offset, end, spec)
-        tensors.append(array)
+        for spec in header.tensors:
+            array, offset = _tensor(data, offset, end, spec)
+            tensors.append(array)
     if offset != end:
         raise FrameError(f"{end - offset} bytes follow the last tensor")
     return header, tensors

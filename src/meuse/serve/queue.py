@@ -55,7 +55,9 @@ def item_of(
 
     `left_us`: until the deadline.
     """
-    inputs = {spec.name: tensor for spec, tensor in zip(header.tensors, tensors, strict=True)}
+    inputs: dict[str, NDArray[Any]] = {}
+    for spec, tensor in zip(header.tensors, tensors, strict=True):
+        inputs[spec.name] = tensor
     shape = header.tensors[0].shape if header.tensors else ()
     return Item(
         header,
@@ -217,6 +219,8 @@ class Queue:
 
         Empty only when nothing waits.
         """
+        if self._length == 1:  # whatever it is, it is the batch
+            return [self._only()]
         batch: list[Item] = []
         for waiting in self._classes:
             if waiting.rows and not self._fill(batch, waiting, now_us):
@@ -224,16 +228,25 @@ class Queue:
         self._length -= len(batch)
         return batch
 
+    def _only(self) -> Item:
+        waiting = next(c for c in self._classes if c.rows)
+        item = waiting.head()
+        assert item is not None
+        waiting.pop()
+        self._length = 0
+        return item
+
     def _fill(self, batch: list[Item], waiting: _Class, now_us: float) -> bool:
         """Add what fits of one class; whether there may be room for more."""
         rows = sum([item.rows for item in batch])
         due = min([self._due(item, now_us) for item in batch], default=math.inf)
-        key = self._key(batch[0]) if batch else None
+        first = batch[0] if batch else None
+        key = self._key(first) if first else None
         room = True
         while room and (item := waiting.head()) is not None:
-            if not batch:
-                key, due = self._key(item), self._due(item, now_us)
-            elif self._key(item) != key:
+            if first is None:
+                first, key, due = item, self._key(item), self._due(item, now_us)
+            elif self._key(item, first, key) != key:
                 waiting.pass_over()
                 continue
             else:
@@ -251,10 +264,13 @@ class Queue:
         waiting.again()
         return room
 
-    def _key(self, item: Item) -> object:
-        """What items must have in common to be one batch; None is never joined."""
+    def _key(self, item: Item, like: Item | None = None, key: object = None) -> object:
+        """What items must have in common to be one batch; None is never joined. `key`: that of
+        `like`, which most others equal in every dimension."""
         if not self._together or item.header.alone:
             return None
+        if like is not None and item.header.tensors == like.header.tensors:
+            return key
         return tuple([(s.name, s.datatype, s.shape[1:]) for s in item.header.tensors])
 
     def _due(self, item: Item, now_us: float) -> float:

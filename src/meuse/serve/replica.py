@@ -43,7 +43,7 @@ from meuse.serve.frames import (
 )
 from meuse.serve.page import PageWriter
 from meuse.serve.queue import Item, Queue, batchable, item_of
-from meuse.serve.sharing import Side, Sides, shared_size
+from meuse.serve.sharing import LARGE, Side, Sides, shared_size
 
 logger = logging.getLogger(__name__)
 
@@ -188,6 +188,7 @@ class _Replica:
     async def run(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._loop.add_signal_handler(signal.SIGTERM, self._stopping.set)
+        self._page.keep_beating()
         path = str(self.config.socket)
         self.config.socket.unlink(missing_ok=True)
         server = await self._loop.create_unix_server(lambda: _Connection(self), path)
@@ -274,7 +275,9 @@ class _Replica:
             return
         expected = self._cost.predict(sum([item.rows for item in batch]))
         if self._cost.known and expected <= INLINE_US:
-            self._finish(run_batch(self._engine, batch, self._page.mark))
+            done = run_batch(self._engine, batch, self._page.mark)
+            self._page.rest()
+            self._finish(done)
             return
         self._running, self._free_us = batch, now + expected
         work = self._loop.run_in_executor(
@@ -284,11 +287,12 @@ class _Replica:
 
     def _returned(self, work: asyncio.Future[list[Done]]) -> None:
         self._running = []
+        self._page.rest()
         self._finish(work.result())
 
     def _finish(self, done: list[Done]) -> None:
         ran = [d.batch_rows for d in done if d.batch_rows]
-        if len(ran) == 1 and not any(d.error for d in done):
+        if len(ran) == 1 and not [d for d in done if d.error]:
             # What failed, or was run in parts, says nothing of how long a batch takes.
             self._cost.observe(ran[0], sum([d.compute_us for d in done]))
         self._answer(done)
@@ -302,9 +306,14 @@ class _Replica:
         buffers: dict[_Connection, list[bytes]] = {}
         depth = len(self._queue)
         for done in batch:
-            connection: _Connection = done.item.connection
-            connection.items.pop(done.item.header.number, None)
-            buffers.setdefault(connection, []).extend(_response(done, depth, connection.side))
+            item = done.item
+            connection: _Connection = item.connection
+            connection.items.pop(item.header.number, None)
+            frame = _response(done, depth, connection.side)
+            if connection in buffers:
+                buffers[connection] += frame
+            else:
+                buffers[connection] = frame
         for connection, parts in buffers.items():
             connection.write(parts)
 
@@ -314,13 +323,19 @@ def _response(done: Done, depth: int, side: Side | None) -> list[bytes]:
     times = (done.queue_us, done.batch_rows)
     if error is None:
         try:
-            specs = tuple([frames.spec_of(name, value) for name, value in done.outputs.items()])
-            tensors = list(done.outputs.values())
-            shared = shared_size(tensors) if side is not None else 0
-            if side is None or not (shared and side.send(number, shared, tensors)):
+            specs, tensors, shared = [], [], 0
+            for name, value in done.outputs.items():
+                specs.append(frames.spec_of(name, value))
+                tensors.append(value)
+                shared += value.nbytes
+            if side is None or shared < LARGE:
                 shared = 0
+            else:
+                shared = shared_size(tensors)
+                if shared and not side.send(number, shared, tensors):
+                    shared = 0
             header = Response(
-                number, specs, done.rows, done.compute_us, depth, None, *times, shared
+                number, tuple(specs), done.rows, done.compute_us, depth, None, *times, shared
             )
             return frames.encode(header, () if shared else tensors)
         except (FrameError, KeyError, msgspec.MsgspecError) as reason:

@@ -30,12 +30,32 @@ class TensorEntry(msgspec.Struct, frozen=True):
     name: str
     datatype: str
     shape: tuple[int, ...]
+    nullable: bool = False
 
 
 class ReplicaEntry(msgspec.Struct, frozen=True):
     """One replica: listens on `<sockets>/<id>.sock`, marks its batch in `<sockets>/<id>.page`."""
 
     id: str
+
+
+class GenerationEntry(msgspec.Struct, frozen=True):
+    """What a version that produces text can take; fields as in `generation.manifest`."""
+
+    context: int
+    tokens_per_byte: float = 1.0
+    template_tokens: int = 64
+    family: str = ""
+    adapters: tuple[str, ...] = ()
+
+
+class UpstreamEntry(msgspec.Struct, frozen=True):
+    """A server elsewhere that answers for a version: what it calls the model, under which URL
+    (`https://host/v1`), and the sealed key that it is asked with, empty for none."""
+
+    url: str
+    model: str
+    sealed: bytes = b""
 
 
 class TargetEntry(msgspec.Struct, frozen=True):
@@ -48,6 +68,9 @@ class TargetEntry(msgspec.Struct, frozen=True):
     replicas: tuple[ReplicaEntry, ...]
     classes: tuple[str | int, ...] | None = None
     platform: str = "onnx"
+    created_ms: int = 0
+    generation: GenerationEntry | None = None
+    upstream: UpstreamEntry | None = None
 
 
 class ShadowEntry(msgspec.Struct, frozen=True):

@@ -76,6 +76,9 @@ class TargetStats(msgspec.Struct, array_like=True):
     shadow_dropped: int = 0  # not asked: not there, or too many were pending
     failed_ms: float = 0.0  # of `request`, the share of those that failed
     left_ms: float = 0.0  # when it left the snapshot; 0: it is there
+    prompt_tokens: int = 0  # as charged: those that the engine had cached are not among them
+    completion_tokens: int = 0
+    first: Histogram = msgspec.field(default_factory=durations)  # until the first token
 
 
 class RouteStats(msgspec.Struct, array_like=True):

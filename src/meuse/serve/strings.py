@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from meuse.core.errors import Code, MeuseError
+
 OBJECT = np.dtype("O")
 _LENGTH = struct.Struct("<I")
 
@@ -73,3 +75,21 @@ def encoded(array: NDArray[Any]) -> NDArray[Any]:
 def decoded(array: NDArray[Any]) -> NDArray[Any]:
     """UTF-8 to text. Raises UnicodeDecodeError."""
     return array_of([item.decode() for item in array.flat], array.shape)
+
+
+def text(name: str, value: NDArray[Any]) -> NDArray[Any]:
+    """An engine's input as text: given bytes, ONNX Runtime would take their `repr`.
+
+    Raises `invalid_input` for bytes that are not UTF-8; other tensors pass unchanged.
+    """
+    if value.dtype is not OBJECT:
+        return value
+    try:
+        return decoded(value)
+    except UnicodeDecodeError as error:
+        raise MeuseError(
+            Code.INVALID_INPUT,
+            f"an element of {name!r} is not UTF-8 text: {error.reason}",
+            field="inputs",
+            hint="The model takes text; encode it as UTF-8.",
+        ) from None

@@ -58,6 +58,19 @@ class FolderBlobs:
             for chunk in self._chunks(tenant, digest):
                 file.write(chunk)
 
+    def delete(self, tenant: str, digest: str, before_ms: int) -> bool:
+        if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
+            return True
+        path = self._folder(tenant) / digest
+        try:
+            if path.stat().st_mtime_ns // 1_000_000 >= before_ms:
+                return False  # put again meanwhile: somebody may be about to refer to it
+        except FileNotFoundError:
+            return True
+        path.unlink(missing_ok=True)
+        path.with_name(f"{digest}.manifest").unlink(missing_ok=True)
+        return True
+
     def _folder(self, tenant: str) -> Path:
         return self._root / check_name(tenant, "tenant")
 

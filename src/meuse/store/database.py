@@ -77,14 +77,14 @@ class Database:
                 )
             yield connection
 
-    def migrate(self, branch: Literal["meuse", "money"]) -> None:
+    def migrate(self, branch: Literal["meuse", "money"], revision: str = "head") -> None:
         """Bring one set of tables up to date; its versions stand in `alembic_<branch>`."""
         config = AlembicConfig()
         config.set_main_option("script_location", str(MIGRATIONS / branch))
         config.attributes["version_table"] = f"alembic_{branch}"
         with self.write() as connection:
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            command.upgrade(config, revision)
 
     def close(self) -> None:
         self._reader.dispose()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError, not_found
-from meuse.core.nouns import Job, JobEvent, Scope
+from meuse.core.nouns import Job, JobEvent, QueuedJob, Scope
 from meuse.core.states import JOB_TRANSITIONS, JobStatus
 from meuse.store.database import Database
 from meuse.store.tables import job as table
@@ -37,15 +37,30 @@ def _load(row: sa.Row[Any]) -> Job:
         cancel_requested=bool(r["cancel_requested"]),
         created_ms=r["created_ms"],
         updated_ms=r["updated_ms"],
+        priority=r["priority"],
+        pause_requested=bool(r["pause_requested"]),
+        started_ms=r["started_ms"],
+        ended_ms=r["ended_ms"],
+        estimate_bytes=r["estimate_bytes"],
+        live=parse(r["live"]) or {},
     )
 
 
-class SqlJobs:
-    def __init__(self, database: Database) -> None:
-        self._database = database
+_WAITING = (str(JobStatus.QUEUED), str(JobStatus.PAUSED))
 
-    def add(self, job: Job) -> None:
-        with self._database.write() as connection:
+
+class SqlJobs:
+    """`changed` hears the id of a job after each commit that changed it or gave it events."""
+
+    def __init__(
+        self, database: Database, changed: Callable[[str], None] = lambda _job_id: None
+    ) -> None:
+        self._database = database
+        self._changed = changed
+
+    def add(self, job: Job, most_waiting: int = 0) -> None:
+        with self._database.write_alone("job", job.scope.tenant) as connection:
+            _check_quota(connection, job.scope.tenant, most_waiting)
             connection.execute(
                 table.insert().values(
                     tenant_id=job.scope.tenant,
@@ -60,6 +75,8 @@ class SqlJobs:
                     cancel_requested=job.cancel_requested,
                     created_ms=job.created_ms,
                     updated_ms=job.updated_ms,
+                    priority=job.priority,
+                    estimate_bytes=job.estimate_bytes,
                 )
             )
 
@@ -83,16 +100,39 @@ class SqlJobs:
         with self._database.read() as connection:
             return [_load(row) for row in connection.execute(query)]
 
+    def queued(self) -> list[QueuedJob]:
+        query = (
+            sa.select(
+                table.c.id,
+                table.c.attempt,
+                table.c.tenant_id,
+                table.c.priority,
+                table.c.created_ms,
+                table.c.estimate_bytes,
+            )
+            .where(table.c.status == str(JobStatus.QUEUED))
+            .order_by(table.c.id)
+        )
+        with self._database.read() as connection:
+            return [QueuedJob(*row) for row in connection.execute(query)]
+
+    def served(self) -> dict[str, int]:
+        last = sa.func.max(table.c.started_ms)
+        query = sa.select(table.c.tenant_id, last).group_by(table.c.tenant_id)
+        with self._database.read() as connection:
+            return {tenant: ms for tenant, ms in connection.execute(query) if ms is not None}
+
     def update(
         self,
         job_id: str,
         *,
+        attempt: int | None = None,
         status: JobStatus | None = None,
         progress: float | None = None,
         metrics: dict[str, float] | None = None,
         result: dict[str, Any] | None = None,
         error: dict[str, Any] | None = None,
-        cancel_requested: bool | None = None,
+        live: dict[str, Any] | None = None,
     ) -> Job:
         given: dict[str, Any] = {
             "status": None if status is None else str(status),
@@ -100,33 +140,78 @@ class SqlJobs:
             "metrics": None if metrics is None else json.dumps(metrics),
             "result": None if result is None else json.dumps(result),
             "error": None if error is None else json.dumps(error),
-            "cancel_requested": cancel_requested,
+            "live": None if live is None else json.dumps(live),
         }
         changes = {key: value for key, value in given.items() if value is not None}
         with self._database.write() as connection:
             before = _load(_find(connection, None, job_id, lock=True))
-            if status is not None and status not in JOB_TRANSITIONS[before.status]:
+            if attempt not in (None, before.attempt):
                 raise MeuseError(
-                    Code.CONFLICT, f"job {job_id} is {before.status} and cannot become {status}"
+                    Code.CONFLICT, f"job {job_id} is at attempt {before.attempt}", field="job_id"
                 )
-            connection.execute(
-                table.update().where(table.c.id == job_id).values(**changes, updated_ms=now_ms())
-            )
-            if status is not None and status != before.status:
-                _add_events(connection, before, [("status", {"status": str(status)})])
-            return _load(_find(connection, None, job_id))
+            if status is not None:
+                changes |= _move(before, status)
+            after = _write(connection, before, changes)
+        self._changed(job_id)
+        return after
+
+    def request_cancel(self, job_id: str) -> Job:
+        with self._database.write() as connection:
+            before = _load(_find(connection, None, job_id, lock=True))
+            changes: dict[str, Any] = {"cancel_requested": True}
+            if before.status is not JobStatus.RUNNING:
+                stopped = MeuseError(Code.CANCELLED, "the job was cancelled")
+                changes |= {**_move(before, JobStatus.CANCELLED), "error": _error(stopped)}
+            after = _write(connection, before, changes)
+        self._changed(job_id)
+        return after
+
+    def request_pause(self, job_id: str) -> Job:
+        with self._database.write() as connection:
+            before = _load(_find(connection, None, job_id, lock=True))
+            if before.status is JobStatus.PAUSED:
+                return before
+            changes: dict[str, Any] = {"pause_requested": True}
+            if before.status is not JobStatus.RUNNING:
+                changes |= _move(before, JobStatus.PAUSED)
+            after = _write(connection, before, changes)
+        self._changed(job_id)
+        return after
+
+    def new_attempt(self, job_id: str, most_waiting: int = 0) -> Job:
+        tenant = self.get(None, job_id).scope.tenant
+        with self._database.write_alone("job", tenant) as connection:
+            before = _load(_find(connection, None, job_id, lock=True))
+            changes = _move(before, JobStatus.QUEUED)
+            if before.status is not JobStatus.PAUSED:  # which has its place already
+                _check_quota(connection, tenant, most_waiting)
+                changes["progress"] = 0.0
+            changes |= {
+                "attempt": before.attempt + 1,
+                "error": None,
+                "result": None,
+                "cancel_requested": False,
+                "pause_requested": False,
+                "started_ms": None,
+                "ended_ms": None,
+            }
+            after = _write(connection, before, changes)
+        self._changed(job_id)
+        return after
 
     def add_events(self, job_id: str, events: Sequence[tuple[str, dict[str, Any]]]) -> None:
         if not events:
             return
         with self._database.write() as connection:
             _add_events(connection, _load(_find(connection, None, job_id, lock=True)), events)
+        self._changed(job_id)
 
-    def events(self, job_id: str, after: int) -> list[JobEvent]:
+    def events(self, job_id: str, after: int, limit: int | None = None) -> list[JobEvent]:
         query = (
             sa.select(job_event)
             .where(job_event.c.job_id == job_id, job_event.c.seq > after)
             .order_by(job_event.c.seq)
+            .limit(limit)
         )
         with self._database.read() as connection:
             return [
@@ -145,6 +230,57 @@ def _find(
     if row is None:
         raise not_found("job", job_id)
     return row
+
+
+def _move(before: Job, status: JobStatus) -> dict[str, Any]:
+    """What a change of status changes; raises `conflict` when there is no such change."""
+    if status not in JOB_TRANSITIONS[before.status]:
+        raise MeuseError(
+            Code.CONFLICT,
+            f"job {before.id} is {before.status} and cannot become {status}",
+            field="job_id",
+        )
+    changes: dict[str, Any] = {"status": str(status)}
+    if status is JobStatus.RUNNING:
+        changes["started_ms"] = before.started_ms or now_ms()
+    else:
+        changes["live"] = None
+    if status.ended:
+        changes["ended_ms"] = now_ms()
+    return changes
+
+
+def _write(connection: sa.Connection, before: Job, changes: dict[str, Any]) -> Job:
+    connection.execute(
+        table.update().where(table.c.id == before.id).values(**changes, updated_ms=now_ms())
+    )
+    after = _load(_find(connection, None, before.id))
+    if after.status is not before.status:
+        data: dict[str, Any] = {"status": str(after.status)}
+        if after.attempt != before.attempt:
+            data["attempt"] = after.attempt
+        _add_events(connection, before, [("status", data)])
+    return after
+
+
+def _error(error: MeuseError) -> str:
+    return json.dumps(error.to_dict())
+
+
+def _check_quota(connection: sa.Connection, tenant: str, most_waiting: int) -> None:
+    if not most_waiting:
+        return
+    waiting = connection.execute(
+        sa.select(sa.func.count()).where(table.c.tenant_id == tenant, table.c.status.in_(_WAITING))
+    ).scalar_one()
+    if waiting >= most_waiting:
+        raise MeuseError(
+            Code.LIMIT_EXCEEDED,
+            f"the tenant {tenant!r} has {waiting} jobs queued or paused, and may have "
+            f"{most_waiting} (jobs_queued_per_tenant)",
+            field="jobs_queued_per_tenant",
+            hint="Wait until some have ended, cancel some, or ask the operator for more.",
+        )
 
 
 def _add_events(

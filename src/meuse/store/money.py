@@ -22,6 +22,7 @@ from meuse.core.ids import new_id
 from meuse.core.nouns import DEFAULT_PROJECT
 from meuse.store import money_tables as t
 from meuse.store.database import Database
+from meuse.store.money_contexts import Contexts
 from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, tell, to_json
 from meuse.store.money_tables import (
     Alarm,
@@ -58,6 +59,7 @@ class MoneyStore:
     def __init__(self, database: Database, clock: Clock = now_ms) -> None:
         self._database = database
         self._clock = clock
+        self._contexts: dict[tuple[Any, ...], tuple[int, int]] = {}
 
     # --- ingest ---
 
@@ -81,17 +83,20 @@ class MoneyStore:
         """Take records (each with its bytes) and move the cursor, all in one transaction.
 
         A record that is there already with the same bytes is passed over; with other bytes it
-        is a conflict: an alarm, never counted. Raises `conflict` when the cursor does not
-        stand at `offset` any more.
+        is a conflict: an alarm, never counted. Of several of one request with a rising `seq`
+        each adds what it has more than the one before (`money_steps`). Raises `conflict` when
+        the cursor does not stand at `offset` any more.
         """
         now = self._clock()
-        latest = max((record.ts for record, _ in records), default=0)
+        latest = max([record.ts for record, _ in records], default=0)
         moved = Cursor(next_offset, state, latest)
+        contexts = Contexts(self._contexts)
         with self._database.write() as connection:
             _take_turn(connection)
             move_cursor(connection, segment, offset, moved, now)
-            done, raised = add_records(connection, records)
+            done, raised = add_records(connection, records, contexts)
             fresh = raise_alarms(connection, (*alarms, *raised), now)
+        contexts.keep()
         tell(fresh)
         return done
 

@@ -16,11 +16,13 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from meuse.core.clock import bucket_start
+from meuse.core.clock import BUCKET_MS, bucket_start
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import new_id
 from meuse.core.nouns import DEFAULT_PROJECT
 from meuse.store import money_tables as t
+from meuse.store.money_contexts import Contexts
+from meuse.store.money_steps import Advanced, advance
 from meuse.store.money_tables import Alarm, Cursor, Ingested, Record
 
 _log = logging.getLogger(__name__)
@@ -30,6 +32,12 @@ _ADD = (
     f"ON CONFLICT ({', '.join(c.name for c in t.rollup.primary_key)}) "
     "DO UPDATE SET quantity = usage_rollup.quantity + excluded.quantity"
 )
+
+_ASKED_AGAIN = ("gateway", "batch")
+"""Source and tier of requests whose ids follow from what they ask: the first answer counts."""
+
+_New = tuple[Record, tuple[Any, ...]]
+_to_text = msgspec.json.Encoder().encode
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,15 @@ class _Alarm:
 
 def move_cursor(connection: sa.Connection, segment: str, offset: int, to: Cursor, now: int) -> None:
     """Set the cursor of a segment. Raises `conflict` when it does not stand at `offset`."""
+    mark = _mark(connection)
+    moved = connection.exec_driver_sql(
+        f'UPDATE journal_cursor SET "offset" = {mark}, state = {mark}, updated_ms = {mark}, '  # noqa: S608
+        f"last_ts_ms = CASE WHEN last_ts_ms < {mark} THEN {mark} ELSE last_ts_ms END "
+        f"WHERE segment = {mark} AND \"offset\" = {mark} AND state = 'open'",
+        (to.offset, to.state, now, to.last_ts_ms, to.last_ts_ms, segment, offset),
+    )
+    if moved.rowcount == 1:
+        return
     c = t.cursors.c
     found = connection.execute(sa.select(t.cursors).where(c.segment == segment)).one_or_none()
     at, state = (0, "open") if found is None else (found.offset, found.state)
@@ -61,32 +78,82 @@ def move_cursor(connection: sa.Connection, segment: str, offset: int, to: Cursor
 
 
 def add_records(
-    connection: sa.Connection, batch: Sequence[tuple[Record, bytes]]
+    connection: sa.Connection, batch: Sequence[tuple[Record, bytes]], contexts: Contexts
 ) -> tuple[Ingested, list[Alarm]]:
     """Keep and add up the records that are new; alarms for conflicts and late ones.
 
     The caller holds the turn: what is not there now is not there when it is inserted. Were
     that ever wrong, the primary key makes the whole transaction fail rather than count twice.
     """
-    new, conflicts, duplicates = _sift(connection, batch)
-    late = _late(connection, new)
-    if new:
-        _insert_many(connection, t.records, [_record_row(r, digest) for r, digest in new])
-        _add_up(connection, [record for record, _ in new])
+    rows = _rows(connection, batch, contexts)
+    new = [(r, row) for r, row in rows if r.final and not r.seq]
+    conflicts: list[Alarm] = []
+    duplicates = 0
+    try:
+        # Records that come twice are rare: rather than look for each, see what the key says.
+        with connection.begin_nested():
+            _insert_many(connection, t.entries, [row for _, row in new])
+    except sa.exc.IntegrityError:
+        new, conflicts, duplicates = _sift(connection, new)
+        _insert_many(connection, t.entries, [row for _, row in new])
+    steps = Advanced()
+    if len(new) + duplicates + len(conflicts) < len(rows):
+        parts = [(r, row) for r, row in rows if r.seq or not r.final]
+        steps = advance(connection, parts, _mark(connection))
+        _insert_many(connection, t.entries, steps.added)
+        conflicts += [_conflict(record, row) for record, row in steps.conflicts]
+    _add_up(connection, new, zip(steps.taken, steps.more, strict=True))
+    taken = [*new, *steps.taken]
+    late = _late(connection, [record for record, _ in taken])
     n_late = sum(alarm.detail["n"] for alarm in late)
-    return Ingested(len(new), duplicates, len(conflicts), n_late), [*conflicts, *late]
+    duplicates += steps.duplicates
+    return Ingested(len(taken), duplicates, len(conflicts), n_late), [*conflicts, *late]
 
 
-def _add_up(connection: sa.Connection, new: Iterable[Record]) -> None:
-    sums: dict[tuple[str | int, ...], int] = {}
-    for r in new:
-        plan, bucket = r.plan_version or "", bucket_start(r.ts)
-        head = (r.tenant, bucket, r.owner, r.project, r.key, r.deployment, r.version)
+def _rows(
+    connection: sa.Connection, batch: Sequence[tuple[Record, bytes]], contexts: Contexts
+) -> list[_New]:
+    """Each record with its values in the order of the columns of `usage_entry`."""
+    new: list[_New] = []
+    number, to_text = contexts.number, _to_text
+    for r, _ in batch:
+        context, payer = number(connection, r)
+        new.append((r, (r.id, payer, r.seq, context, r.ts, to_text(r.quantities).decode())))
+    return new
+
+
+def _add_up(
+    connection: sa.Connection, new: Iterable[_New], more: Iterable[tuple[_New, dict[str, int]]]
+) -> None:
+    """Of `new` records all that they say, of others what is `more` than before."""
+    # By context and bucket first: two numbers where the key of the table has ten columns.
+    heads: dict[tuple[int, int], tuple[Record, dict[str, int]]] = {}
+    for r, row in new:
+        head = row[3], r.ts // BUCKET_MS
+        found = heads.get(head)
+        if found is None:
+            heads[head] = r, dict(r.quantities)
+            continue
+        sums = found[1]
         for meter, quantity in r.quantities.items():
-            key = (*head, meter, r.tier, plan)
-            sums[key] = sums.get(key, 0) + quantity
+            if meter in sums:
+                sums[meter] += quantity
+            else:
+                sums[meter] = quantity
+    for (r, row), quantities in more:
+        sums = heads.setdefault((row[3], r.ts // BUCKET_MS), (r, {}))[1]
+        for meter, quantity in quantities.items():
+            if quantity:
+                sums[meter] = sums.get(meter, 0) + quantity
+    rows: dict[tuple[Any, ...], int] = {}
+    for r, sums in heads.values():
+        plan, bucket = r.plan_version or "", bucket_start(r.ts)
+        start = (r.tenant, bucket, r.owner, r.project, r.key, r.deployment, r.version)
+        for meter, quantity in sums.items():
+            key = (*start, meter, r.tier, plan)
+            rows[key] = rows.get(key, 0) + quantity
     # Sorted: rows of one payer lie together in the table.
-    _insert_many(connection, t.rollup, [(*key, sums[key]) for key in sorted(sums)], _ADD)
+    _insert_many(connection, t.rollup, [(*key, rows[key]) for key in sorted(rows)], _ADD)
 
 
 def _insert_many(
@@ -107,66 +174,70 @@ def _mark(connection: sa.Connection) -> str:
     return "?" if connection.dialect.name == "sqlite" else "%s"
 
 
-def _digest(payload: bytes) -> bytes:
-    return hashlib.blake2b(payload, digest_size=16).digest()
+def _sift(connection: sa.Connection, batch: Sequence[_New]) -> tuple[list[_New], list[Alarm], int]:
+    """(new records, an alarm per conflict, number of duplicates).
 
-
-def _sift(
-    connection: sa.Connection, batch: Sequence[tuple[Record, bytes]]
-) -> tuple[list[tuple[Record, bytes]], list[Alarm], int]:
-    """(new records with their digests, an alarm per conflict, number of duplicates)."""
+    Equal values are equal bytes: a record has one encoding, and the order of its quantities
+    is kept. A line of a batch whose answer was lost is asked again, and may come to other
+    quantities: it is no conflict, and not counted.
+    """
     known = _known(connection, [record.id for record, _ in batch])
-    new: list[tuple[Record, bytes]] = []
+    new: list[_New] = []
     conflicts: list[Alarm] = []
     duplicates = 0
-    for record, payload in batch:
-        key, digest = (record.id, record.tenant, record.source), _digest(payload)
+    for record, row in batch:
+        key, values = row[:2], row[2:]
         if key not in known:
-            known[key] = digest
-            new.append((record, digest))
-        elif known[key] == digest:
+            known[key] = values
+            new.append((record, row))
+        elif known[key] == values or (record.source, record.tier) == _ASKED_AGAIN:
             duplicates += 1
         else:
-            conflicts.append(_conflict(record, digest))
+            conflicts.append(_conflict(record, row))
     return new, conflicts, duplicates
 
 
-def _known(connection: sa.Connection, ids: Sequence[bytes]) -> dict[tuple[bytes, str, str], bytes]:
-    """The digests of kept records with these ids, by (id, tenant, source)."""
-    known: dict[tuple[bytes, str, str], bytes] = {}
+def _known(
+    connection: sa.Connection, ids: Sequence[bytes]
+) -> dict[tuple[Any, ...], tuple[Any, ...]]:
+    """The values of kept records with these ids, by (id, payer)."""
+    columns = ", ".join(t.entries.c.keys())
+    known: dict[tuple[Any, ...], tuple[Any, ...]] = {}
     for at in range(0, len(ids), _IDS_PER_QUERY):
         chunk = tuple(ids[at : at + _IDS_PER_QUERY])
         marks = ", ".join([_mark(connection)] * len(chunk))
-        sql = f"SELECT id, tenant_id, source, digest FROM usage_record WHERE id IN ({marks})"  # noqa: S608
-        for row_id, tenant, source, digest in connection.exec_driver_sql(sql, chunk):
-            known[row_id, tenant, source] = digest
+        sql = f"SELECT {columns} FROM usage_entry WHERE id IN ({marks})"  # noqa: S608
+        for row in connection.exec_driver_sql(sql, chunk):
+            known[tuple(row[:2])] = tuple(row[2:])
     return known
 
 
-def _conflict(record: Record, digest: bytes) -> Alarm:
+def _conflict(record: Record, row: tuple[Any, ...]) -> Alarm:
+    content = hashlib.blake2b(repr(row).encode(), digest_size=16).hexdigest()
     detail = {
         "id": record.id.hex(),
         "source": record.source,
         "deployment": record.deployment,
         "quantities": record.quantities,
     }
-    dedup = f"conflict:{record.tenant}:{record.source}:{record.id.hex()}:{digest.hex()}"
+    dedup = f"conflict:{record.tenant}:{record.source}:{record.id.hex()}:{content}"
     return _Alarm("usage_conflict", record.tenant, detail, dedup)
 
 
-def _late(connection: sa.Connection, new: Sequence[tuple[Record, bytes]]) -> list[Alarm]:
+def _late(connection: sa.Connection, new: Sequence[Record]) -> list[Alarm]:
     """One alarm per issued invoice that comes too early for some of these records."""
     if not new:
         return []
-    i = t.invoices.c
-    query = sa.select(i.id, i.tenant_id, i.number, i.period_start_ms, i.period_end_ms).where(
-        i.status == "issued", i.period_end_ms > min(record.ts for record, _ in new)
+    rows = connection.exec_driver_sql(
+        "SELECT id, tenant_id, number, period_start_ms, period_end_ms FROM invoice "  # noqa: S608
+        f"WHERE status = 'issued' AND period_end_ms > {_mark(connection)}",
+        (min([record.ts for record in new]),),
     )
     found: list[Alarm] = []
-    for row in connection.execute(query):
+    for row in rows:
         late = [
             record
-            for record, _ in new
+            for record in new
             if record.tenant == row.tenant_id
             and row.period_start_ms <= record.ts < row.period_end_ms
         ]
@@ -177,22 +248,14 @@ def _late(connection: sa.Connection, new: Sequence[tuple[Record, bytes]]) -> lis
     return found
 
 
-def _record_row(r: Record, digest: bytes) -> tuple[Any, ...]:
-    """Values in the order of the columns of `usage_record`."""
-    quantities = msgspec.json.encode(r.quantities).decode()
-    return (
-        r.id, r.tenant, r.source, r.seq, r.final, r.owner, r.project, r.key, r.deployment,
-        r.version, r.plan_version, r.tier, r.protocol, r.status, r.ts, r.lease, quantities,
-        digest,
-    )  # fmt: skip
-
-
 def raise_alarms(connection: sa.Connection, raised: Iterable[Alarm], now: int) -> list[Alarm]:
     """Keep alarms; one that was raised before stays as it is. Returns the new ones.
 
     The caller holds the turn, and tells of the new ones (`tell`) once they are committed.
     """
     by_dedup = {alarm.dedup: alarm for alarm in raised}
+    if not by_dedup:
+        return []
     known: set[str] = set()
     dedups = list(by_dedup)
     for at in range(0, len(dedups), _IDS_PER_QUERY):

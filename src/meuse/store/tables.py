@@ -33,8 +33,70 @@ dataset_version = _owned(
     sa.Column("columns", sa.Text, nullable=False),
     sa.Column("bytes", sa.BigInteger, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
-    sa.UniqueConstraint("tenant_id", "project_id", "name", "digest"),
+    sa.Column("table_digest", sa.String(64), nullable=False, server_default=""),
+    sa.Column("table_bytes", sa.BigInteger, nullable=False, server_default="0"),
+    # The digest of the options of reading, and the options and what was found.
+    sa.Column("reading", sa.String(64), nullable=False, server_default=""),
+    sa.Column("body", sa.Text, nullable=False, server_default="{}"),
+    sa.UniqueConstraint("tenant_id", "project_id", "name", "digest", "format", "reading"),
     name="dataset_version",
+)
+
+dataset_profile = _owned(
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    # The digest of what was asked for (target, split); the profile itself is a blob.
+    sa.Column("asked", sa.String(64), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    name="dataset_profile",
+)
+
+dataset_deleted = _owned(
+    # Numbers are given once. `digests` are blobs to be swept, as long as there are any.
+    sa.Column("name", sa.String(63), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("digests", sa.Text, nullable=False),
+    sa.Column("deleted_ms", sa.BigInteger, nullable=False),
+    name="dataset_deleted",
+)
+
+upload = _owned(
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("name", sa.String(63), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    # The job that reads it; empty while parts may come.
+    sa.Column("job_id", sa.String(63), nullable=False, server_default=""),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("updated_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("id"),
+    name="upload",
+)
+
+file = _owned(
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("filename", sa.Text, nullable=False),
+    sa.Column("purpose", sa.String(32), nullable=False),
+    sa.Column("digest", sa.String(64), nullable=False),
+    sa.Column("bytes", sa.BigInteger, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    # Set when it is deleted; the row goes with the bytes.
+    sa.Column("deleted_ms", sa.BigInteger),
+    sa.UniqueConstraint("id"),
+    name="file",
+)
+
+batch = _owned(
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("job_id", sa.String(63), nullable=False),
+    sa.Column("input_file", sa.String(63), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("cancelling_ms", sa.BigInteger),
+    sa.Column("outcome", sa.Text),
+    sa.UniqueConstraint("id"),
+    name="batch",
 )
 
 model_version = _owned(
@@ -53,6 +115,7 @@ alias = _owned(
     sa.Column("alias", sa.String(63), primary_key=True),
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("updated_ms", sa.BigInteger, nullable=False),
+    sa.Column("gate", sa.Text),
     sa.ForeignKeyConstraint(
         ["tenant_id", "project_id", "model", "version"],
         [
@@ -63,6 +126,24 @@ alias = _owned(
         ],
     ),
     name="alias",
+)
+
+evaluation = _owned(
+    sa.Column("model", sa.String(63), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("job_id", sa.String(63), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.ForeignKeyConstraint(
+        ["tenant_id", "project_id", "model", "version"],
+        [
+            "model_version.tenant_id",
+            "model_version.project_id",
+            "model_version.model",
+            "model_version.version",
+        ],
+    ),
+    name="evaluation",
 )
 
 deployment = _owned(
@@ -93,6 +174,12 @@ job = _owned(
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.Column("updated_ms", sa.BigInteger, nullable=False),
+    sa.Column("priority", sa.String(8), nullable=False, server_default="normal"),
+    sa.Column("pause_requested", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("started_ms", sa.BigInteger),
+    sa.Column("ended_ms", sa.BigInteger),
+    sa.Column("estimate_bytes", sa.BigInteger),
+    sa.Column("live", sa.Text),
     sa.UniqueConstraint("id"),
     name="job",
 )
@@ -103,6 +190,8 @@ job_event = _owned(
     sa.Column("ts_ms", sa.BigInteger, nullable=False),
     sa.Column("kind", sa.String(16), nullable=False),
     sa.Column("data", sa.Text, nullable=False),
+    # The key begins with the tenant, and a story is read by its job alone.
+    sa.Index("ix_job_event_job_id_seq", "job_id", "seq"),
     name="job_event",
 )
 

@@ -1,7 +1,7 @@
 """Checkpoints: one safetensors file, replaced as a whole.
 
-Holds the network, the optimizer's state and the best network so far as tensors, and the
-rest of the loop's state as JSON in the file's metadata. Knows no loop and no job.
+Holds the network, the optimizer's state, the random state and the best network so far as
+tensors, and everything else of a run as JSON in the file's metadata. Knows no loop and no job.
 """
 
 from __future__ import annotations
@@ -18,19 +18,30 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 _KEY = "meuse.train"
+_RANDOM = "random"
 
 
 @dataclass(slots=True)
 class Progress:
     """Where a run stands. `digest` names the run: spec, data and code.
 
-    `epoch` is the number of finished epochs, `best_score` the primary metric of the best.
+    `epoch` counts finished epochs; `batch` the batches done of the one that runs and
+    `loss_sum` the sum of their losses times rows. `best_*` belong to the epoch with the best
+    monitored score; `anchor_*` to the last improvement that early stopping counts.
     """
 
     digest: str
     epoch: int = 0
+    batch: int = 0
+    loss_sum: float = 0.0
+    first_loss: float | None = None
     best_epoch: int = 0
     best_score: float | None = None
+    best_figures: dict[str, float] = field(default_factory=dict)
+    anchor_epoch: int = 0
+    anchor_score: float | None = None
+    stopped_early: bool = False
+    history: list[dict[str, float]] = field(default_factory=list)
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -43,13 +54,16 @@ def write(
     """
     tensors = {f"model.{name}": value for name, value in model.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in progress.best.items()}
+    scalars: dict[str, dict[str, Any]] = {}
     for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {
-            f"optimizer.{index}.{name}": value
-            for name, value in state.items()
-            if isinstance(value, Tensor)
-        }
-    payload = save(tensors, {_KEY: json.dumps(_scalars(progress))})
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{index}.{name}"] = value
+            else:
+                scalars.setdefault(str(index), {})[name] = value
+    tensors[_RANDOM] = torch.get_rng_state()
+    said = json.dumps({"progress": _scalars(progress), "optimizer": scalars}, allow_nan=False)
+    payload = save({name: value.contiguous() for name, value in tensors.items()}, {_KEY: said})
     partial = path.with_name(path.name + ".partial")
     with partial.open("wb") as file:
         file.write(payload)
@@ -61,7 +75,8 @@ def write(
 def read(
     path: Path, digest: str, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[Progress, str]:
-    """(state of the run, why it starts anew or ""); fills `model` and `optimizer`.
+    """(state of the run, why it starts anew or ""); fills `model` and `optimizer`, and sets
+    torch's random state.
 
     A missing, damaged or foreign checkpoint (another digest) changes nothing.
     """
@@ -69,19 +84,22 @@ def read(
     if not path.exists():
         return fresh, ""
     try:
-        scalars, tensors = _load(path)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+        said, tensors = _load(path)
+        progress = Progress(**said["progress"], best=_under(tensors, "best."))
+        state: dict[int, dict[str, Any]] = {int(i): dict(s) for i, s in said["optimizer"].items()}
+        for name, value in _under(tensors, "optimizer.").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        random = tensors[_RANDOM]
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         return fresh, f"the checkpoint cannot be read ({error})"
-    if scalars.get("digest") != digest:
+    if progress.digest != digest:
         return fresh, "the checkpoint belongs to another spec, data or version of the code"
     model.load_state_dict(_under(tensors, "model."))
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in _under(tensors, "optimizer.").items():
-        index, key = name.split(".", 1)
-        state.setdefault(int(index), {})[key] = value
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
-    return Progress(**scalars, best=_under(tensors, "best.")), ""
+    torch.set_rng_state(random)
+    return progress, ""
 
 
 def copy_state(model: nn.Module) -> dict[str, Tensor]:
@@ -95,8 +113,8 @@ def _scalars(progress: Progress) -> dict[str, Any]:
 
 def _load(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     with safe_open(path, framework="pt") as file:
-        scalars = json.loads((file.metadata() or {})[_KEY])
-        return scalars, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        said = json.loads((file.metadata() or {})[_KEY])
+        return said, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

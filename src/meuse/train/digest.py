@@ -12,9 +12,9 @@ from meuse.core.version import __version__
 
 
 def source_digest(folder: Path) -> str:
-    """SHA-256, in hex, over the Python sources in `folder` and the version of Meuse."""
+    """SHA-256, in hex, over the Python sources below `folder` and the version of Meuse."""
     digest = hashlib.sha256(__version__.encode())
-    for source in sorted(folder.glob("*.py")):
+    for source in sorted(folder.rglob("*.py")):
         content = source.read_bytes()
-        digest.update(f"\0{source.name}\0{len(content)}\0".encode() + content)
+        digest.update(f"\0{source.relative_to(folder)}\0{len(content)}\0".encode() + content)
     return digest.hexdigest()

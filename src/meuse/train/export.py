@@ -1,4 +1,4 @@
-"""Export: from a trained network to a single ONNX file and its signature.
+"""Export: preparation, network and answers as one ONNX file that takes raw rows.
 
 Knows torch.onnx and onnxruntime (for the parity check). The file holds no path, user name
 or source text of the machine that made it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,40 +16,31 @@ import numpy as np
 import onnx
 import onnxruntime
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from onnx import compose, helper
+from torch import nn
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Signature
-from meuse.train.recipes import Standardised, served, signature_of
+from meuse.train import answers, integers
+from meuse.train.answers import SCORES, Answers
+from meuse.train.encoder import Encoder
+from meuse.train.prepare import graph as prepare
+from meuse.train.prepare.builder import FEATURES
+from meuse.train.prepare.steps import Preparation
+from meuse.train.recipes.texts import Embedding
 
 TOLERANCE = 1e-4
+ROUNDED = 0.03
+"""Of networks with simulated integers: a sum in another order may round to the next level."""
 
 
-def export(
-    model: Standardised, classes: tuple[str | int, ...] | None, rows: Tensor, path: Path
-) -> tuple[Path, Signature]:
-    """Write `model` to `path` as one ONNX file that takes raw rows in any batch size.
+def network_graph(network: nn.Module, example: NDArray[Any]) -> onnx.ModelProto:
+    """`network` as a graph `features` → `scores` with a dynamic batch.
 
-    Input `input` FP32 [-1, f]. A classifier gives `label` INT64 [-1] (class index) and
-    `probabilities` FP32 [-1, k]; a regressor gives `value` FP32 [-1]. `rows` [≥ 3, f] are
-    real rows for the parity check. Raises `internal` when ONNX Runtime and torch differ by
-    more than 1e-4 (of the larger of 1 and the value).
+    `example` are two rows of features: a dimension of 0 or 1 would be taken for a constant.
     """
-    network = served(model).eval()
-    features = int(model.mean.shape[0])
-    signature = signature_of(features, classes)
-    names = [output.name for output in signature.outputs]
-    proto = _strip(_convert(network, features, names))
-    path.write_bytes(proto.SerializeToString())
-    _check_parity(network, rows, path, names)
-    return path, signature
-
-
-def _convert(network: nn.Module, features: int, outputs: list[str]) -> onnx.ModelProto:
-    """The graph by torch.export, with a dynamic batch.
-
-    The example has two rows: a dimension of 0 or 1 would be taken for a constant.
-    """
+    if len(example) != 2:
+        raise ValueError("two rows are needed")
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)  # it reports that torchvision is absent
@@ -57,13 +49,14 @@ def _convert(network: nn.Module, features: int, outputs: list[str]) -> onnx.Mode
             # torch 2.13 calls its own deprecated pytree check while it copies the graph.
             warnings.filterwarnings("ignore", message=".*LeafSpec.*", category=FutureWarning)
             program = torch.onnx.export(
-                network,
-                (torch.zeros(2, features),),
+                network.eval(),
+                (torch.from_numpy(example),),
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                input_names=["input"],
-                output_names=outputs,
+                dynamic_shapes=({0: torch.export.Dim("rows")},),
+                input_names=[FEATURES],
+                output_names=[SCORES],
+                opset_version=dict(prepare.OPSETS)[""],
                 verbose=False,
             )
     finally:
@@ -71,7 +64,108 @@ def _convert(network: nn.Module, features: int, outputs: list[str]) -> onnx.Mode
     if program is None:
         raise MeuseError(Code.INTERNAL, "the export to ONNX gave no graph")
     proto: onnx.ModelProto = program.model_proto
-    return proto
+    return integers.fold(proto)
+
+
+def assemble(
+    preparation: Preparation, network: onnx.ModelProto, reading: Answers
+) -> onnx.ModelProto:
+    """One graph from raw inputs to answers; `network` takes `features` and gives `scores`."""
+    before, after = prepare.graph(preparation), answers.graph(reading)
+    network.ir_version = prepare.IR_VERSION
+    _align(network)
+    # Prefixes keep names apart; the outer names and the two seams are what callers know.
+    inner = compose.add_prefix(network, "net_", rename_inputs=False, rename_outputs=False)
+    first = compose.merge_models(before, inner, [(FEATURES, FEATURES)])
+    whole = compose.merge_models(first, after, [(SCORES, SCORES)])
+    _only_used_domains(whole)
+    return _strip(whole)
+
+
+class _Unit(nn.Module):
+    """Rows of length 1."""
+
+    def forward(self, rows: torch.Tensor) -> torch.Tensor:
+        return nn.functional.normalize(rows, dim=1)
+
+
+def embedding(
+    preparation: Preparation, encoder: Encoder, output: str, unit: bool = False
+) -> onnx.ModelProto:
+    """One graph from raw texts to the mean of an encoder's states, [n, width], as `output`; with
+    `unit` scaled to length 1."""
+    body: nn.Module = Embedding(encoder)
+    if unit:
+        body = nn.Sequential(body, _Unit())
+    example = np.zeros((2, *preparation.shape), np.int64)
+    network = network_graph(body, example)
+    network.ir_version = prepare.IR_VERSION
+    _align(network)
+    inner = compose.add_prefix(network, "net_", rename_inputs=False, rename_outputs=False)
+    whole = compose.merge_models(prepare.graph(preparation), inner, [(FEATURES, FEATURES)])
+    whole.graph.node.append(helper.make_node("Identity", [SCORES], [output]))
+    whole.graph.output[0].name = output
+    _only_used_domains(whole)
+    return _strip(whole)
+
+
+def check_parity(
+    model: bytes,
+    inputs: Mapping[str, NDArray[Any]],
+    wanted: NDArray[Any],
+    output: str,
+    tolerance: float = TOLERANCE,
+) -> None:
+    """Compare `output` of the whole model on ONNX Runtime with what training computes.
+
+    `inputs` and `wanted` hold at least 3 rows; batches of 1 and 3 are compared. Raises
+    `internal` when they differ by more than `tolerance` (of the larger of 1 and the value).
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    for batch in (1, 3):
+        found = session.run([output], {name: value[:batch] for name, value in inputs.items()})[0]
+        reference = wanted[:batch]
+        scale = np.maximum(1, np.abs(reference))
+        if found.shape != reference.shape or not (
+            float((np.abs(found - reference) / scale).max()) <= tolerance
+        ):
+            raise MeuseError(
+                Code.INTERNAL,
+                f"the exported model differs from the trained one at batch {batch}",
+                hint="This is a fault of the platform or of its libraries; please report it.",
+            )
+
+
+def write(model: onnx.ModelProto, path: Path) -> bytes:
+    """Write the model to one file; returns its bytes."""
+    data: bytes = model.SerializeToString()
+    path.write_bytes(data)
+    return data
+
+
+def _align(proto: onnx.ModelProto) -> None:
+    """Every domain at the version that the other two graphs use."""
+    wanted = dict(prepare.OPSETS)
+    for entry in proto.opset_import:
+        if entry.version != wanted.setdefault(entry.domain, entry.version):
+            raise MeuseError(
+                Code.INTERNAL,
+                f"the network's graph uses opset {entry.version} of {entry.domain or 'ai.onnx'}",
+            )
+
+
+def _only_used_domains(proto: onnx.ModelProto) -> None:
+    """Each domain once, and none that no node is of: some readers insist."""
+    used = {node.domain for node in proto.graph.node} | {""}
+    used |= {node.domain for function in proto.functions for node in function.node}
+    loops = [entry.g for node in proto.graph.node for entry in node.attribute]
+    used |= {node.domain for loop in loops for node in loop.node}
+    versions = {o.domain: o.version for o in proto.opset_import if o.domain in used}
+    del proto.opset_import[:]
+    proto.opset_import.extend(helper.make_opsetid(d, v) for d, v in versions.items())
 
 
 def _strip(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -84,28 +178,3 @@ def _strip(proto: onnx.ModelProto) -> onnx.ModelProto:
         part.doc_string = ""
         del part.metadata_props[:]
     return proto
-
-
-def _check_parity(network: nn.Module, rows: Tensor, path: Path, names: list[str]) -> None:
-    """Compare ONNX Runtime with torch at batch 1 and batch 3."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    session = onnxruntime.InferenceSession(
-        path.read_bytes(), options, providers=["CPUExecutionProvider"]
-    )
-    for batch in (1, 3):
-        part = rows[:batch]
-        with torch.no_grad():
-            wanted = network(part)
-        found = session.run([names[-1]], {"input": part.numpy()})[0]
-        reference = (wanted[-1] if isinstance(wanted, tuple) else wanted).numpy()
-        scale = np.maximum(1, np.abs(reference))
-        if (
-            found.shape != reference.shape
-            or float((np.abs(found - reference) / scale).max()) > TOLERANCE
-        ):
-            raise MeuseError(
-                Code.INTERNAL,
-                f"the exported model differs from the trained one at batch {batch}",
-                hint="This is a fault of the platform or of its libraries; please report it.",
-            )

@@ -1,52 +1,57 @@
-"""The training loop: from splits and a spec to a model file, its signature and figures.
+"""The training loop: from prepared arrays, a network and options to the best network found.
 
-Knows torch and the job it reports to; knows no dataset file, no registry and no metric of
-its own. The same spec on the same splits gives bit-identical weights, also when the process
-was killed in between and went on from its checkpoint.
+Knows torch and the job it reports to; knows no dataset, preparation, export or metric of its
+own. The same options on the same arrays give bit-identical weights on one machine, also when
+the process was killed or paused in between, in the middle of an epoch too, and went on from
+its checkpoint.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Examples, Signature, Splits
 from meuse.core.ports import JobContext, Metric
-from meuse.train import checkpoint, weights
-from meuse.train.digest import source_digest
-from meuse.train.export import export
-from meuse.train.recipes import RECIPES, Standardised
-from meuse.train.spec import TrainSpec
+from meuse.train import checkpoint, losses, optimizers, schedules, selection, trouble
+from meuse.train.batches import FULL, Arrays, Batches, tensor_of
+from meuse.train.machine import Machine, run_digest
+from meuse.train.options import LoopOptions
+from meuse.train.reports import Reporter
+from meuse.train.seeds import derive
+from meuse.train.selection import Monitor
 
-_EVALUATION_ROWS = 8192
-_SHARED_PRODUCTS = 300_000_000  # per step; measured with mlp on two cores
-_SELECTS = {"classification": "accuracy", "regression": "r2"}
+__all__ = ["Arrays", "Objective", "Trained", "run", "scores_of"]
+
+Objective = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(features of a batch, the network's outputs [n, k], its targets) → the mean loss of its rows."""
+
+_TABLE_ROWS = 8192
+_OTHER_ROWS = 512  # images and texts: what layers keep of a row is far larger than the row
 
 
 @dataclass(frozen=True, slots=True)
-class TrainResult:
-    """What a run leaves: `model_path` (ONNX) and `weights_path` lie in the job's folder.
+class Trained:
+    """What a run found; the network given to `run` holds the weights of `best_epoch`.
 
-    `metrics` are those of the best epoch's network, named `validation_*` and `test_*`;
-    `code_digest` is SHA-256 over the sources of `meuse.train` and the package version.
+    Epochs count from 1. `figures` are those of the best epoch on validation, by the metric's
+    names and `loss`; `history` has one mapping per epoch: `train_loss`, `learning_rate` and
+    `validation_*`. `precision` and `threads` are what was used.
     """
 
-    model_path: Path
-    weights_path: Path
-    signature: Signature
-    metrics: dict[str, float]
-    code_digest: str
-    task: str
+    best_epoch: int
+    epochs: int
+    figures: Mapping[str, float]
+    history: tuple[Mapping[str, float], ...]
+    stopped_early: bool
+    precision: str
+    threads: int
 
 
 @dataclass(slots=True)
@@ -54,207 +59,254 @@ class _Run:
     """One run in progress: everything the loop's steps share."""
 
     job: JobContext
-    spec: TrainSpec
-    metric: Metric
-    model: Standardised
+    options: LoopOptions
+    network: nn.Module
+    machine: Machine
     optimizer: torch.optim.Optimizer
-    x: Tensor
-    y: Tensor
-    validation: Examples
+    loss: losses.LossFunction
+    objective: Objective | None
+    plain_loss: losses.LossFunction
+    batches: Batches
+    accumulate: int
+    validation: Arrays
+    metric: Metric
+    monitor: Monitor
     progress: checkpoint.Progress
+    reporter: Reporter
+
+    @property
+    def updates_per_epoch(self) -> int:
+        return -(-len(self.batches) // self.accumulate)
 
 
-def fit(job: JobContext, splits: Splits, spec: TrainSpec, metric: Metric) -> TrainResult:
-    """Train by `spec` on `splits`, keep the best epoch on validation, export it to ONNX.
+def run(
+    job: JobContext,
+    network: nn.Module,
+    train: Arrays,
+    validation: Arrays,
+    task: str,
+    options: LoopOptions,
+    metric: Metric,
+    digest: str,
+    objective: Objective | None = None,
+) -> Trained:
+    """Train `network` on `train`; keep the epoch that is best on `validation`.
 
-    After every epoch the job hears the training loss and the validation figures, and a
-    checkpoint replaces `job.checkpoint`; a run that finds its own checkpoint goes on from
-    it. The best epoch is the first with the highest accuracy or R². Raises `invalid_field`
-    (field `learning_rate`) when loss or validation are no longer finite, and `invalid_data`
-    (field `data`) when only the test rows give no finite figures.
+    After every epoch the job hears the training loss and the validation figures. A checkpoint
+    replaces `job.checkpoint` every `checkpoint_seconds`, at the end, and when the job is to
+    pause (then `Paused` is raised); a run that finds its own (same `digest`, options and
+    machine) goes on from it. `metric` takes the network's scores [n, k]. A network that has
+    `adapt(x)` is shown the training features before the first step. `task` is classification,
+    multilabel or regression.
+
+    `objective` replaces the training loss, its class weights included, and nothing else: what is
+    best is found on `validation` as without it. Then the training targets may be of any shape,
+    one row per example, such as [label | scores of a teacher]. `digest` must name it. What it
+    trains itself (a projection) has to be a part of `network`, and so of its checkpoint.
+
+    Raises `invalid_field` (`learning_rate`) when training diverges, `invalid_data` (`data`)
+    when the data has values that are no numbers, `too_large` (`batch_size`) when memory does
+    not suffice, and `invalid_field` for options that do not fit the task.
     """
-    run = _start(job, splits, spec, metric)
-    while run.progress.epoch < spec.epochs:
-        loss = _train_epoch(run, run.progress.epoch)
-        _finish_epoch(run, splits.task, loss)
-    run.model.load_state_dict(run.progress.best)
-    figures = _prefixed("validation", evaluate(run.model, splits.validation, metric))
-    figures |= _prefixed("test", _test(run, splits.test))
-    job.log(f"kept epoch {run.progress.best_epoch} of {spec.epochs}; exporting to ONNX")
-    model_path, signature = export(run.model, splits.classes, run.x[:3], job.folder / "model.onnx")
-    weights_path = job.folder / "model.safetensors"
-    weights.save(run.model, spec.recipe, spec.config, splits.classes, weights_path)
-    job.metrics(figures)
-    job.progress(1.0)
-    code = source_digest(Path(__file__).parent)
-    return TrainResult(model_path, weights_path, signature, figures, code, splits.task)
+    with trouble.memory_told(options.batch_size):
+        state = _start(job, network, train, validation, task, options, metric, digest, objective)
+        progress = state.progress
+        while progress.epoch < options.epochs and not progress.stopped_early:
+            loss = _train_epoch(state)
+            _finish_epoch(state, loss)
+        trouble.check_end(progress.history, progress.first_loss, options.rate)
+        state.reporter.keep()
+    network.load_state_dict(progress.best)
+    network.eval()
+    return Trained(
+        progress.best_epoch,
+        progress.epoch,
+        MappingProxyType(dict(progress.best_figures)),
+        tuple(MappingProxyType(dict(row)) for row in progress.history),
+        progress.stopped_early,
+        state.machine.precision,
+        state.machine.threads,
+    )
 
 
-def build(splits: Splits, spec: TrainSpec) -> Standardised:
-    """The untrained network of a spec, standardised by the train split alone.
-
-    Weights follow from `spec.seed`. A feature that never changes keeps a deviation of 1.
-    """
-    torch.manual_seed(_derive(spec.seed, "weights"))
-    outputs = len(splits.classes) if splits.classes is not None else 1
-    body = RECIPES[spec.recipe](len(splits.features), outputs, spec.config)
-    mean, std = _moments(splits.train.x)
-    target = _moments(splits.train.y) if splits.task == "regression" else None
-    return Standardised(body, mean, std, target)
-
-
-def evaluate(model: nn.Module, examples: Examples, metric: Metric) -> dict[str, float]:
-    """The figures of `model` on `examples`."""
-    return metric(predict(model, examples.x), examples.y)
-
-
-def predict(model: nn.Module, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Outputs (logits [n, k] or values [n]) for raw rows [n, f], in evaluation mode."""
-    model.eval()
+def scores_of(network: nn.Module, x: NDArray[np.generic]) -> NDArray[np.float32]:
+    """The network's outputs for features [n, …] in evaluation mode: logits or values [n, k]."""
+    network.eval()
+    size = _TABLE_ROWS if x.ndim == 2 and x.dtype == np.float32 else _OTHER_ROWS
     with torch.no_grad():
-        rows = torch.from_numpy(x)
-        starts = range(0, len(rows), _EVALUATION_ROWS)
-        parts = [model(rows[start : start + _EVALUATION_ROWS]) for start in starts]
-        outputs: NDArray[np.float32] = torch.cat(parts).numpy()
-    return outputs
+        rows = tensor_of(x)
+        parts = [network(rows[start : start + size]) for start in range(0, len(rows), size)]
+        scores: NDArray[np.float32] = torch.cat(parts).float().numpy()
+    return scores
 
 
-def _start(job: JobContext, splits: Splits, spec: TrainSpec, metric: Metric) -> _Run:
-    model = build(splits, spec)
-    torch.set_num_threads(_threads(spec, model, len(splits.train)))
-    optimizer = _optimizer(spec, model)
-    progress, why = checkpoint.read(job.checkpoint, _run_digest(splits, spec), model, optimizer)
+def _start(
+    job: JobContext,
+    network: nn.Module,
+    train: Arrays,
+    validation: Arrays,
+    task: str,
+    options: LoopOptions,
+    metric: Metric,
+    digest: str,
+    objective: Objective | None,
+) -> _Run:
+    loss = options.loss_for(task)
+    full = options.optimizer == "gd"
+    size = FULL if full else options.batch_size
+    batches = Batches(train, size, options.seed, options.augment, shuffle=not full)
+    accumulate = len(batches) if full else options.accumulate
+    torch.manual_seed(derive(options.seed, "start"))
+    adapt = getattr(network, "adapt", None)
+    if adapt is not None:
+        adapt(train.x)
+    machine = Machine.choose(network, batches, options, job.log)
+    optimizer = optimizers.make(options, network)
+    name = run_digest(digest, options, machine)
+    progress, why = checkpoint.read(job.checkpoint, name, network, optimizer)
     if why:
         job.log(f"starting anew: {why}", level="warning")
-    elif progress.epoch:
-        job.log(f"going on after epoch {progress.epoch} of {spec.epochs}")
-    parameters = sum(p.numel() for p in model.parameters())
-    job.log(
-        f"{spec.recipe} with {parameters:,} parameters, {spec.optimizer} at {spec.rate:g}; "
-        f"{len(splits.train)} rows to train on, {len(splits.validation)} to validate"
+    elif progress.epoch or progress.batch:
+        middle = f", batch {progress.batch} of {len(batches)}" if progress.batch else ""
+        job.log(f"going on after epoch {progress.epoch} of {options.epochs}{middle}")
+    weights = None
+    if objective is None:
+        outputs = _outputs(network, batches)
+        weights = losses.class_weights(options.class_weights, train.y, task, outputs)
+    reporter = Reporter(job, network, optimizer, progress, options, batches)
+    return _Run(
+        job=job,
+        options=options,
+        network=network,
+        machine=machine,
+        optimizer=optimizer,
+        loss=losses.make(loss, task, weights),
+        objective=objective,
+        plain_loss=losses.make(loss, task),
+        batches=batches,
+        accumulate=accumulate,
+        validation=validation,
+        metric=metric,
+        monitor=selection.monitor(options.monitor, task, loss.name),
+        progress=progress,
+        reporter=reporter,
     )
-    x, y = torch.from_numpy(splits.train.x), torch.from_numpy(splits.train.y)
-    return _Run(job, spec, metric, model, optimizer, x, y, splits.validation, progress)
 
 
-def _train_epoch(run: _Run, epoch: int) -> float:
-    """One pass over the train split; returns the mean loss per row."""
-    spec, model, optimizer = run.spec, run.model, run.optimizer
-    torch.manual_seed(_derive(spec.seed, f"dropout:{epoch}"))
-    order = torch.Generator().manual_seed(_derive(spec.seed, f"order:{epoch}"))
-    rows = len(run.y)
-    size = rows if spec.optimizer == "gd" else spec.batch_size
-    model.train()
-    total = 0.0
-    shuffled = torch.randperm(rows, generator=order)
-    for start in range(0, rows, size):
-        chosen = shuffled[start : start + size]
-        optimizer.zero_grad()
-        loss = _loss(model, run.x[chosen], run.y[chosen])
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        total += loss.item() * len(chosen)
-    return total / rows
+def _outputs(network: nn.Module, batches: Batches) -> int:
+    """Scores per row, found by trying two rows."""
+    network.eval()
+    with torch.no_grad():
+        return int(network(batches.sample()).shape[1])
 
 
-def _loss(model: Standardised, x: Tensor, y: Tensor) -> Tensor:
-    outputs: Tensor = model(x)
-    if model.regression:
-        return ((outputs - y) / model.target_std).square().mean()
-    return nn.functional.cross_entropy(outputs, y)
+def _train_epoch(run: _Run) -> float:
+    """One pass over the training rows, or what is left of it; the mean loss per row."""
+    progress, batches = run.progress, run.batches
+    if progress.batch == 0:
+        torch.manual_seed(derive(run.options.seed, f"epoch:{progress.epoch}"))
+        progress.loss_sum = 0.0
+    run.network.train()
+    group_rows = 0
+    for x, y in batches.epoch(progress.epoch, progress.batch):
+        number = progress.batch
+        first = number % run.accumulate == 0
+        if first:
+            group_rows = _group_rows(run, number)
+            run.optimizer.zero_grad()
+        last = (number + 1) % run.accumulate == 0 or number + 1 == len(batches)
+        value = _step(run, x, y, len(y) / group_rows)
+        if last:
+            _update(run, number // run.accumulate)
+        progress.batch = number + 1
+        progress.loss_sum += value * len(y)
+        if last:
+            run.reporter.look()
+    return progress.loss_sum / batches.rows
 
 
-def _finish_epoch(run: _Run, task: str, loss: float) -> None:
-    """Judge the epoch, remember the best, report, and write the checkpoint."""
-    progress = run.progress
+def _group_rows(run: _Run, number: int) -> int:
+    """Rows of all batches that the next update is made of."""
+    end = min(number + run.accumulate, len(run.batches))
+    return sum(run.batches.rows_of(n) for n in range(number, end))
+
+
+def _step(run: _Run, x: Tensor, y: Tensor, share: float) -> float:
+    """Add the batch's gradient, weighted by its share of the update; its loss."""
+    with run.machine.autocast():
+        outputs = run.machine.model(x)
+    if run.objective is None:
+        loss = run.loss(outputs.float(), y)
+    else:
+        loss = run.objective(x, outputs.float(), y)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        where = _where(run, run.progress.batch)
+        raise trouble.not_finite(where, run.network, x, y, run.options.rate)
+    if share != 1:
+        loss = loss * share
+    loss.backward()  # type: ignore[no-untyped-call]
+    if run.progress.first_loss is None:
+        run.progress.first_loss = value
+    return value
+
+
+def _update(run: _Run, number: int) -> None:
+    """One step of the optimizer; `number` counts the updates of this epoch."""
+    if run.options.clip_norm is not None:
+        nn.utils.clip_grad_norm_(run.network.parameters(), run.options.clip_norm)
+    rate = _rate(run, number)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    run.optimizer.step()
+
+
+def _rate(run: _Run, number: int) -> float:
+    """The learning rate of an update of the epoch that runs."""
+    options, per_epoch = run.options, run.updates_per_epoch
+    update, total = run.progress.epoch * per_epoch + number, options.epochs * per_epoch
+    return options.rate * schedules.factor(options.plan, update, per_epoch, total)
+
+
+def _finish_epoch(run: _Run, loss: float) -> None:
+    """Judge the epoch, remember the best, report."""
+    progress, options = run.progress, run.options
     epoch = progress.epoch + 1
-    figures = _figures(run, run.validation) if math.isfinite(loss) else None
+    where = f"epoch {epoch}"
+    trouble.check_epoch(where, loss, progress.first_loss, options.rate)
+    figures = _figures(run)
     if figures is None:
-        raise MeuseError(
-            Code.INVALID_FIELD,
-            f"training diverged in epoch {epoch}: the loss is {loss}",
-            field="learning_rate",
-            hint=f"Use a learning rate below {run.spec.rate:g}, for example "
-            f"{run.spec.rate / 10:g}.",
-        )
-    score = figures[_SELECTS[task]]
-    if progress.best_score is None or score > progress.best_score:
-        progress.best_score, progress.best_epoch = score, epoch
-        progress.best = checkpoint.copy_state(run.model)
-    progress.epoch = epoch
-    run.job.metrics({"train_loss": loss, **_prefixed("validation", figures)}, epoch=epoch)
-    # The last hundredth is the export's.
-    run.job.progress(0.99 * epoch / run.spec.epochs)
+        raise trouble.bad_figures(where, options.rate)
+    selection.judge(progress, run.monitor, figures, epoch, options.early_stopping)
+    if progress.best_epoch == epoch:
+        progress.best = checkpoint.copy_state(run.network)
+    row = {"train_loss": loss, "learning_rate": _rate(run, run.updates_per_epoch - 1)}
+    row |= {f"validation_{name}": value for name, value in figures.items()}
+    progress.history.append(row)
+    progress.epoch, progress.batch = epoch, 0
+    run.job.metrics(row, epoch=epoch)
+    score = run.monitor.score(figures)
     run.job.log(
-        f"epoch {epoch}/{run.spec.epochs}: loss {loss:.4f}, validation {_SELECTS[task]} {score:.4f}"
+        f"epoch {epoch}/{options.epochs}: loss {loss:.4f}, "
+        f"validation {run.monitor.name} {score:.4f}"
     )
-    checkpoint.write(run.job.checkpoint, progress, run.model, run.optimizer)
+    if progress.stopped_early:
+        run.job.log(f"stopping: no improvement since epoch {progress.anchor_epoch}")
+    run.reporter.look()
 
 
-def _figures(run: _Run, examples: Examples) -> dict[str, float] | None:
-    """The network's figures, None when any output or figure is not a finite number."""
-    outputs = predict(run.model, examples.x)
-    if not np.isfinite(outputs).all():
+def _figures(run: _Run) -> dict[str, float] | None:
+    """Figures on validation and its loss; None when anything is not a finite number."""
+    scores = scores_of(run.network, run.validation.x)
+    if not np.isfinite(scores).all():
         return None
-    figures = run.metric(outputs, examples.y)
+    with torch.no_grad():
+        y = tensor_of(run.validation.y)
+        loss = float(run.plain_loss(torch.from_numpy(scores), y))
+    figures = {**run.metric(scores, run.validation.y), "loss": loss}
     return figures if all(map(math.isfinite, figures.values())) else None
 
 
-def _test(run: _Run, examples: Examples) -> dict[str, float]:
-    figures = _figures(run, examples)
-    if figures is None:
-        raise MeuseError(
-            Code.INVALID_DATA,
-            "the network's outputs are finite on the validation rows but not on the test rows",
-            field="data",
-            hint="Look for extreme values in the data, or use a learning rate below "
-            f"{run.spec.rate:g}.",
-        )
-    return figures
-
-
-def _threads(spec: TrainSpec, model: nn.Module, rows: int) -> int:
-    """Two threads where a step is large enough to share, else one.
-
-    Small steps lose more to the hand-over than they gain, and much more on a busy machine.
-    The number follows from spec and data, because sums depend on it in their last bit.
-    """
-    size = rows if spec.optimizer == "gd" else min(rows, spec.batch_size)
-    products = size * sum(p.numel() for p in model.parameters())
-    return min(2, os.cpu_count() or 1) if products > _SHARED_PRODUCTS else 1
-
-
-def _optimizer(spec: TrainSpec, model: nn.Module) -> torch.optim.Optimizer:
-    if spec.optimizer == "adam":
-        return torch.optim.Adam(model.parameters(), lr=spec.rate)
-    momentum = 0.9 if spec.optimizer == "sgd" else 0.0
-    return torch.optim.SGD(model.parameters(), lr=spec.rate, momentum=momentum)
-
-
-def _moments(values: NDArray[np.float32]) -> tuple[Tensor, Tensor]:
-    """Mean and deviation along the rows, float32; a deviation of 0 becomes 1."""
-    mean = np.asarray(values.mean(axis=0, dtype=np.float64))
-    std = np.asarray(values.std(axis=0, dtype=np.float64))
-    std = np.where(std > 1e-12 * np.maximum(1, np.abs(mean)), std, 1.0)
-    return torch.tensor(mean, dtype=torch.float32), torch.tensor(std, dtype=torch.float32)
-
-
-def _derive(seed: int, purpose: str) -> int:
-    """An independent 63-bit seed for one purpose of a run."""
-    digest = hashlib.sha256(f"{seed}:{purpose}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-def _run_digest(splits: Splits, spec: TrainSpec) -> str:
-    """Names a run: the spec in full, the training and validation data, the code."""
-    settled = replace(spec, learning_rate=spec.rate)
-    digest = hashlib.sha256(json.dumps(settled.to_dict(), sort_keys=True).encode())
-    digest.update(source_digest(Path(__file__).parent).encode())
-    for part in (splits.train, splits.validation):
-        digest.update(np.ascontiguousarray(part.x).tobytes())
-        digest.update(np.ascontiguousarray(part.y).tobytes())
-    return digest.hexdigest()
-
-
-def _prefixed(prefix: str, figures: dict[str, float]) -> dict[str, float]:
-    return {f"{prefix}_{name}": value for name, value in figures.items()}
+def _where(run: _Run, batch: int) -> str:
+    step = run.progress.epoch * len(run.batches) + batch + 1
+    return f"step {step} (epoch {run.progress.epoch + 1}, batch {batch + 1} of {len(run.batches)})"

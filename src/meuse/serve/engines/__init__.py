@@ -16,6 +16,8 @@ def prepare(engine: str) -> None:
         import meuse.serve.engines.onnx
     elif engine == "openvino":
         import meuse.serve.engines.openvino
+    elif engine == "litert":
+        import meuse.serve.engines.litert
     elif engine == "torch":
         import meuse.serve.engines.torch  # noqa: F401
 
@@ -34,6 +36,12 @@ def load(
     is not installed.
     """
     able = [name for name, formats in ENGINES.items() if format in formats]
+    if able == ["genai"]:
+        raise MeuseError(
+            Code.INVALID_DATA,
+            "a language model produces text, and takes and gives no tensors",
+            hint="Use the OpenAI API: /v1/chat/completions.",
+        )
     if not able:
         formats = sorted({format for formats in ENGINES.values() for format in formats})
         raise MeuseError(
@@ -61,18 +69,32 @@ def load(
         ) from None
 
 
-_EXTRAS = {"onnx": "onnx", "openvino": "openvino", "torch": "train"}
+_EXTRAS = {
+    "onnx": "onnx",
+    "openvino": "openvino",
+    "litert": "litert",
+    "torch": "train",
+    "genai": "llm",
+}
 
 
 def _load(name: str, format: str, model: bytes, threads: int, build: BuildModel | None) -> Engine:
     if name == "onnx":
         from meuse.serve.engines.onnx import OnnxEngine
 
+        if format == "packed":
+            from meuse.serve.packed import unpack
+
+            model = unpack(model)
         return OnnxEngine(model, threads)
     if name == "openvino":
         from meuse.serve.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(model, format, threads)
+    if name == "litert":
+        from meuse.serve.engines.litert import LiteRtEngine
+
+        return LiteRtEngine(model, threads)
     from meuse.serve.engines.torch import TorchEngine
 
     assert build is not None, "the torch engine builds networks from recipes"

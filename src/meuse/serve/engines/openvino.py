@@ -54,7 +54,7 @@ class OpenVinoEngine:
 
     def __init__(self, model: bytes, format: str = "onnx", threads: int = 1) -> None:
         core = ov.Core()
-        graph, outputs = _read_onnx(model) if format == "onnx" else _read_ir(core, model)
+        graph, outputs = read_onnx(model) if format == "onnx" else _read_ir(core, model)
         if not outputs:  # what an empty file comes to
             raise _refusal("it has no outputs")
         inputs = [port.get_any_name() for port in graph.inputs]
@@ -106,7 +106,7 @@ def _options(threads: int) -> dict[str, Any]:
     }
 
 
-def _read_onnx(model: bytes) -> tuple[Any, list[str]]:
+def read_onnx(model: bytes) -> tuple[Any, list[str]]:
     """The graph and the names of its outputs, by the ONNX reader and no other."""
     if b"location" in model:
         _refuse_external_data(model)

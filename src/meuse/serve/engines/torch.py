@@ -17,8 +17,9 @@ from safetensors.torch import load
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Signature
 from meuse.core.ports import BuildModel
+from meuse.serve import strings
 
-MAX_HEADER = 1 << 20
+MAX_HEADER = 16 << 20
 KEY = "meuse.model"
 """The entry of the file's metadata that says what to build, as JSON."""
 
@@ -32,7 +33,7 @@ class TorchEngine:
         described = _description(model)
         try:
             with torch.device("meta"):  # shapes without memory: the file may say anything
-                network, signature = build(described)
+                network, signature, prepare = build(described)
         except MeuseError as error:
             raise _refusal(str(error)) from None
         try:
@@ -43,8 +44,9 @@ class TorchEngine:
         network.load_state_dict(tensors, assign=True)
         network.requires_grad_(False)
         self._network = network.eval()
+        self._prepare = prepare
         self._signature: Signature = signature
-        self._inputs = [spec.name for spec in signature.inputs]
+        self._texts = {spec.name for spec in signature.inputs if spec.datatype == "BYTES"}
         self._outputs = [spec.name for spec in signature.outputs]
 
     @property
@@ -54,9 +56,8 @@ class TorchEngine:
     @torch.inference_mode()
     def run(self, inputs: dict[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """One batch. Raises whatever torch raises."""
-        given = [_tensor(inputs[name]) for name in self._inputs]
-        result = self._network(*given)
-        outputs = result if isinstance(result, tuple) else (result,)
+        inputs = {n: strings.text(n, v) if n in self._texts else v for n, v in inputs.items()}
+        outputs = self._network(_tensor(self._prepare(inputs)))
         return {n: value.numpy() for n, value in zip(self._outputs, outputs, strict=True)}
 
 

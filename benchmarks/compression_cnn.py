@@ -1,0 +1,56 @@
+"""A convolutional network made narrower and 8-bit: latency in the serving engine, bytes, points
+of accuracy.
+
+Nothing was tuned on test rows; these are read by the job's own report, once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+from typing import Any
+
+import compression_base as bases
+import training_data
+
+Figures = dict[str, Any]
+ABSENT = "skipped: the Debian package dataset-fashion-mnist is absent"
+
+EPOCHS = 4
+"""Of the base: a third of the training that `training.py` judges, for three seeds of it."""
+STEPS: list[Figures] = [
+    {"method": "prune_structured", "rate": 0.5, "rounds": 2, "epochs": 2},
+    {"method": "quantize", "mode": "int8_static"},
+]
+
+
+def cnn(asked: argparse.Namespace) -> Figures | str:
+    """The base and its child, for every seed."""
+    rows: list[Figures] = []
+    found = training_data.SETTINGS["cnn"]
+    options = {**found.options, "epochs": EPOCHS}
+    for seed in range(asked.seeds):
+        splits = bases.fashion_splits(seed)
+        if splits is None:
+            return ABSENT
+        folder = Path(asked.cache) / f"cnn-{seed}"
+        base = bases.base(splits, "cnn", found.config, options, seed, folder / "base")
+        report = bases.compress(base, splits, asked.steps or STEPS, folder / "small", seed).report
+        before, after = report["before"], report["after"]
+        rows.append(
+            {
+                "seed": seed,
+                "base_test_accuracy": before["metric"],
+                "test_accuracy": after["metric"],
+                "drop": report["drop"],
+                "smaller": before["bytes"] / after["bytes"],
+                "faster_p50_batch1": before["p50_ms"] / after["p50_ms"],
+                "faster_p50_batch32": before["p50_ms_batch32"] / after["p50_ms_batch32"],
+                "report": report,
+            }
+        )
+        print({k: v for k, v in rows[-1].items() if k != "report"}, flush=True)
+    figures = [name for name in rows[0] if name not in ("seed", "report")]
+    means = {name: statistics.mean(row[name] for row in rows) for name in figures}
+    return {"means": means, "seeds": rows, "steps": asked.steps or STEPS}

@@ -1,0 +1,51 @@
+"""What control does for each kind of job: check the spec, resolve inputs, keep the result.
+
+Here stages meet: data with training, the registry with deployments. One module per kind.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from meuse.app.kinds.batch import Batches
+from meuse.app.kinds.budgets import Budgets, TrainingTime
+from meuse.app.kinds.compress import Compress
+from meuse.app.kinds.evaluate import Evaluate
+from meuse.app.kinds.import_ import Foreign, Import
+from meuse.app.kinds.ingest import Ingest, Intake
+from meuse.app.kinds.predict import Predict
+from meuse.app.kinds.pull import Sources
+from meuse.app.kinds.search import Search
+from meuse.app.kinds.shared import Stores
+from meuse.app.kinds.train import Train
+from meuse.core.nouns import Limit
+from meuse.jobs.kinds import JobKind
+from meuse.meter.jobs import JobJournal
+
+
+def kinds(
+    stores: Stores,
+    journal: JobJournal,
+    plan_of: Callable[[str], str | None],
+    foreign: Foreign,
+    intake: Intake,
+    sources: Sources,
+    limits: Callable[[], list[Limit]],
+    cells: Path,
+    batches: Batches,
+) -> dict[str, JobKind]:
+    """The kinds that this platform runs, by name. `limits` are all of the platform, counted in
+    the file `cells`."""
+    budgets = Budgets(limits, cells)
+    time = TrainingTime(budgets, journal, plan_of)
+    return {
+        "train": time.metered(Train(stores, foreign).kind()),
+        "compress": time.metered(Compress(stores, foreign).kind()),
+        "evaluate": Evaluate(stores).kind(),
+        "predict": Predict(stores, journal, plan_of, budgets).kind(),
+        "import": Import(stores, foreign, sources).kind(),
+        "ingest": Ingest(stores, intake).kind(),
+        "search": time.metered(Search(stores, foreign).kind()),
+        "batch": batches.kind(),
+    }

@@ -1,0 +1,86 @@
+"""What jobs use: the budgets that hold for one, and the record of a training's time.
+
+A job belongs to no key: budgets that name one do not hold for it. The budgets are those at the
+start of an attempt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from meuse.app.work.spending import TRAINING, used_in
+from meuse.core.nouns import Job, Limit
+from meuse.jobs.kinds import JobKind
+from meuse.meter.jobs import SOURCE, TIER, JobJournal, record_id
+from meuse.meter.record import UsageRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Budgets:
+    limits: Callable[[], list[Limit]]
+    cells: Path
+
+    def inputs(self, job: Job, meter: str, name: str) -> dict[str, Any]:
+        """What a child needs to count `meter` for the deployment or model `name`."""
+        mine = {"tenant": job.scope.tenant, "project": job.scope.project, "key": None,
+                "model": f"{job.scope.tenant}/{name}"}  # fmt: skip
+        found = [
+            asdict(limit)
+            for limit in self.limits()
+            if limit.kind == "budget" and limit.meter == meter
+            and all(getattr(limit, who) in (None, is_) for who, is_ in mine.items())
+        ]  # fmt: skip
+        return {"budgets": {"meter": meter, "limits": found, "cells": str(self.cells)}}
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingTime:
+    """Trainings, searches and compressions are metered by the time that they run."""
+
+    budgets: Budgets
+    journal: JobJournal
+    plan_of: Callable[[str], str | None]
+
+    def metered(self, kind: JobKind) -> JobKind:
+        def prepare(job: Job) -> dict[str, Any]:
+            how = {"attempt": job.attempt, "plan_version": self.plan_of(job.scope.tenant)}
+            told = self.budgets.inputs(job, TRAINING, _model(job))
+            return {**kind.prepare(job), **told, **how}
+
+        return replace(kind, prepare=prepare, ended=self._record)
+
+    def _record(self, job: Job, folder: Path, ok: bool) -> None:
+        """One record an attempt, whose bytes follow from what its process has left."""
+        used = used_in(folder, job.attempt)
+        if used is None:
+            return
+        tenant, model = job.scope.tenant, _model(job)
+        record = UsageRecord(
+            id=record_id(job.id, f"attempt:{job.attempt}"),
+            seq=0,
+            final=True,
+            source=SOURCE,
+            tenant=tenant,
+            owner=tenant,
+            project=job.scope.project,
+            key="",
+            deployment=f"{tenant}/{model}",
+            version=model,
+            plan_version=used["plan_version"],
+            tier=TIER,
+            protocol="job",
+            status="ok" if ok else "error",
+            ts=used["ts"],
+            lease=None,
+            quantities={TRAINING: used[TRAINING]},
+        )
+        self.journal.write(record)
+
+
+def _model(job: Job) -> str:
+    """The name of what is trained; of a compression, what it starts from."""
+    name: str = job.spec.get("model_name") or job.spec["model"].partition(":")[0]
+    return name

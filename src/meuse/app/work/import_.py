@@ -1,0 +1,91 @@
+"""An import job: bring the source, convert it in the sandbox, keep what passed the checks."""
+
+from __future__ import annotations
+
+import io
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from meuse.core.nouns import ENCODER, Artifact
+from meuse.core.ports import Blobs, JobContext
+
+if TYPE_CHECKING:
+    from meuse.convert.spec import ImportSpec
+
+TRIED_ROWS = 3
+
+
+def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(job["spec"]["source"], str):
+        from meuse.app.work import pull
+
+        return pull.work(blobs, context, job)
+    from meuse.convert.spec import ImportSpec
+
+    source, digest = _source(blobs, context, job["inputs"])
+    spec = ImportSpec.from_dict(job["spec"])
+    return converted(blobs, context, spec, job["inputs"], source, digest)
+
+
+def converted(
+    blobs: Blobs,
+    context: JobContext,
+    spec: ImportSpec,
+    inputs: dict[str, Any],
+    source: Path,
+    digest: str,
+) -> dict[str, Any]:
+    """The result of converting `source`, a file or folder, of that digest."""
+    from meuse.convert.outside import convert
+    from meuse.convert.spec import TOOLCHAINS
+    from meuse.runtime import sandbox, toolchains
+    from meuse.serve import engines
+    from meuse.serve.cost import CostModel
+    from meuse.serve.replica import warm_up
+
+    allowed, chain = inputs["sandbox"], None
+    if spec.format in TOOLCHAINS:
+        chain = toolchains.need(TOOLCHAINS[spec.format], Path(allowed["toolchains"]), "format")
+    found = sandbox.survey()
+    context.log(f"converting {spec.format} in the sandbox, {found.text}")
+    done = convert(
+        spec,
+        source,
+        context.folder / "sandbox",
+        lambda model: engines.load("onnx", model),
+        least=allowed["tier"],
+        limits=sandbox.Limits(wall_s=allowed["wall_s"]),
+        log=context.log,
+        toolchain=chain,
+    )
+    engine = engines.load("onnx", done.model)
+    warm_up(engine, TRIED_ROWS, CostModel())  # as every upload is tried
+    context.progress(1.0)
+    stored, size = blobs.put(inputs["tenant"], io.BytesIO(done.model))
+    artifacts = [asdict(Artifact("model.onnx", "onnx", stored, size))]
+    if done.encoder is not None:
+        with done.encoder.open("rb") as file:
+            stored, size = blobs.put(inputs["tenant"], file)
+        artifacts.append(asdict(Artifact("encoder.safetensors", ENCODER, stored, size)))
+    return {
+        "task": done.task,
+        "artifacts": artifacts,
+        "signature": done.signature.to_dict(),
+        "code_digest": digest,
+        "report": done.report,
+    }
+
+
+def _source(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[Path, str]:
+    """(file or folder, digest of an upload or "")."""
+    ((kind, what),) = inputs["source"].items()
+    if kind == "upload":
+        path = context.folder / "upload"
+        blobs.copy_to(inputs["tenant"], what, path)
+        return path, what
+    if kind == "hub":
+        from meuse.convert.hub import fetch
+
+        return fetch(what, context.folder / "hub"), ""
+    return Path(what), ""

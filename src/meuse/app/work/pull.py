@@ -1,0 +1,165 @@
+"""Pulling a model: fetch it, recognise it, keep its files and the document that names them."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import GENERATION, Artifact
+from meuse.core.ports import Blobs, JobContext, Paused
+
+_ARRIVED, _LOOKED = 0.8, 0.85
+"""The shares of the job's progress at which its stages end."""
+FOLDER = "checkpoint-pull"
+"""Of what was fetched. A name that begins so stays with a job that failed, for the next try."""
+_PASSING = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+"""Failures after which what has come is of use."""
+_HINTS = {
+    Code.FORBIDDEN: "Ask the operator to look at pull_allowed_hosts.",
+    Code.TOO_LARGE: "The operator can raise max_pull_bytes.",
+    Code.DEADLINE_EXCEEDED: "The operator can raise pull_seconds; the job goes on where it was.",
+    Code.UNAVAILABLE: "Try the job again: it goes on where it was broken off.",
+}
+
+
+def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
+    """`job["spec"]` is a `PullSpec`."""
+    folder = context.folder / FOLDER
+    try:
+        made = _pulled(blobs, context, job, folder)
+    except MeuseError as error:
+        if error.code not in _PASSING:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    return made
+
+
+def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path) -> dict[str, Any]:
+    from meuse.pull.bring import bring
+    from meuse.pull.recognise import recognise
+    from meuse.pull.spec import PullSpec
+
+    spec, inputs = PullSpec.from_dict(job["spec"]), job["inputs"]
+    if inputs["path"]:
+        spec = replace(spec, source=f"file:{inputs['path']}")
+    brought = bring(spec, folder, _means(inputs), _Arriving(context))
+    context.progress(_ARRIVED, note="looking at it")
+    context.log(f"{brought.origin} is here" + (f", {brought.digest}" if brought.digest else ""))
+    facts = recognise(brought.path)
+    if facts is None:
+        return _encoder(blobs, context, job, brought.path, brought.digest)
+    return _keep(blobs, context, inputs["tenant"], facts, brought)
+
+
+def _keep(
+    blobs: Blobs, context: JobContext, tenant: str, facts: Any, brought: Any
+) -> dict[str, Any]:
+    """Files into the store, then the manifest."""
+    from meuse.pull import facts as known
+    from meuse.pull.template import most_tokens
+    from meuse.registry.card import note
+    from meuse.serve.generation import manifest as manifests
+
+    template_tokens = most_tokens(facts.chat_template)  # first: it may refuse
+    files, total = [], sum(path.stat().st_size for path in facts.files.values())
+    done = 0
+    for name, path in facts.files.items():
+        with path.open("rb") as file:
+            digest, size = blobs.put(tenant, file)
+        files.append(manifests.File(name, digest, size))
+        done += size
+        context.progress(_LOOKED + (1 - _LOOKED) * done / total, note="storing it")
+    made = known.manifest(facts, tuple(files), brought.origin, brought.licence, template_tokens)
+    digest, size = blobs.put(tenant, io.BytesIO(manifests.encode(made)))
+    artifacts = [
+        Artifact("manifest.json", manifests.FORMAT, digest, size),
+        *(Artifact(file.name, manifests.FILE, file.digest, file.size) for file in files),
+    ]
+    context.log(
+        f"{made.architecture}, {made.parameters:,} parameters, {made.context:,} tokens, "
+        f"licence {made.licence or 'not given'}"
+    )
+    return {
+        "task": GENERATION,
+        "artifacts": [asdict(artifact) for artifact in artifacts],
+        "signature": known.SIGNATURE.to_dict(),
+        "code_digest": brought.digest,
+        "report": {"generation": known.report(made, total)},
+        "card": note(given={"licence": made.licence} if made.licence else {}),
+    }
+
+
+def _encoder(
+    blobs: Blobs, context: JobContext, job: dict[str, Any], path: Path, digest: str
+) -> dict[str, Any]:
+    """The way of every checkpoint of transformers: through the sandbox, to ONNX."""
+    from meuse.app.work import import_
+    from meuse.convert.spec import ImportSpec
+
+    spec = ImportSpec(job["spec"]["model_name"], "huggingface", {"pull": job["spec"]["source"]})
+    return import_.converted(blobs, context, spec, job["inputs"], path, digest)
+
+
+def _means(inputs: dict[str, Any]) -> Any:
+    from meuse.convert import hub
+    from meuse.data import fetch, hosts
+    from meuse.pull import pip
+    from meuse.pull.bring import Means
+
+    def web(url: str, out: Path, progress: Any) -> str:
+        try:
+            return fetch.fetch(
+                url,
+                hosts.parse(inputs["hosts"]),
+                out,
+                max_bytes=inputs["max_bytes"],
+                max_seconds=inputs["max_seconds"],
+                progress=progress,
+                resume=True,
+            )
+        except MeuseError as error:
+            hint = _HINTS.get(error.code, error.hint)
+            raise MeuseError(error.code, error.message, field="source", hint=hint) from None
+
+    def indexes() -> pip.Indexes:
+        return pip.Indexes((inputs["index"],)) if inputs["index"] else pip.configured()
+
+    def checkpoint(name: str, folder: Path, patterns: Sequence[str]) -> Path:
+        return hub.fetch(name, folder, patterns, "source")
+
+    return Means(indexes, checkpoint, web, inputs["max_bytes"])
+
+
+class _Arriving:
+    """Progress of the download, and the place where a pause ends it."""
+
+    def __init__(self, context: JobContext) -> None:
+        self._context = context
+        self._began = time.monotonic()
+        self._first = -1
+        self._next = 0.0
+
+    def __call__(self, done: int, total: int | None) -> None:
+        now = time.monotonic()
+        if self._first < 0:
+            self._first = done
+        if now < self._next:
+            return
+        self._next = now + 0.25
+        if self._context.paused():
+            raise Paused
+        rate = (done - self._first) / max(now - self._began, 0.001)
+        self._context.progress(
+            _ARRIVED * min(1.0, done / total) if total else 0.0,
+            round(rate, 1),
+            "bytes",
+            eta_s=None if not (total and rate) else (total - done) / rate,
+            note=f"fetching: {done:,} bytes",
+        )

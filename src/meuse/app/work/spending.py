@@ -1,0 +1,177 @@
+"""What a job's process counts against budgets: it reserves, works, settles, and stops in time.
+
+Counts in the file that the host's gateway workers share (`meter.limits`), so that jobs and
+requests spend one budget together. What a killed process had reserved is free again; what it
+had settled stays; its last part or second may not be counted. Budgets are looked at where work
+may be paused, once a second.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from meuse.core.clock import now_ms
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import Limit
+from meuse.core.ports import JobContext, Paused
+from meuse.meter.cells import BusyError
+from meuse.meter.limits import Grant, Limits, Plan
+
+TRAINING = "training_ms"
+SLICE_MS = 1000
+"""Reserved ahead: a budget with less left is spent."""
+KEPT = "checkpoint-spent.json"
+_BUSY_S = 0.005
+
+
+class Budgets:
+    """A context manager; `told` is what control says (`kinds.budgets`). Raises OSError when the
+    file of the cells cannot be had: what cannot be counted must not be spent."""
+
+    def __init__(self, told: dict[str, Any]) -> None:
+        self._meter: str = told["meter"]
+        self._limits = Limits(Path(told["cells"])) if told["limits"] else None
+        self._plan: Plan = ()
+        if self._limits is not None:
+            self._plan = self._limits.plan_of(Limit(**limit) for limit in told["limits"])
+        self._grant: Grant | None = None
+
+    def __enter__(self) -> Budgets:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.settle(0)
+        if self._limits is not None:
+            self._limits.close()
+
+    def settle(self, used: int, ahead: int = 0) -> None:
+        """Count `used` in place of what was reserved, then reserve `ahead`.
+
+        Raises `budget_exceeded` when that is not there.
+        """
+        if self._limits is None:
+            return
+        if self._grant is not None:
+            self._limits.settle(self._grant, {self._meter: used})
+            self._grant = None
+        if ahead:
+            self._grant = self._reserve(self._limits, ahead)
+
+    def _reserve(self, limits: Limits, amount: int) -> Grant:
+        while True:
+            try:
+                return limits.admit(self._plan, {self._meter: amount})
+            except BusyError:
+                time.sleep(_BUSY_S)
+            except MeuseError as error:
+                if error.code not in (Code.BUDGET_EXCEEDED, Code.RATE_LIMITED):
+                    raise
+                raise _spent(error, amount) from None
+
+
+def _spent(error: MeuseError, amount: int) -> MeuseError:
+    what, resets = error.message.partition(";")[0], ""
+    if error.code is Code.BUDGET_EXCEEDED:
+        resets = f"{error.hint} "
+    return MeuseError(
+        Code.BUDGET_EXCEEDED,
+        f"{what}; the job needs {amount} to go on",
+        field="budget",
+        hint=f"{resets}Retry the job when there is more: it goes on from its last checkpoint.",
+    )
+
+
+class Clock:
+    """The time of a training, by `KEPT` in the job's folder and by the budgets. `refused` is why
+    it must stop."""
+
+    def __init__(self, folder: Path, inputs: dict[str, Any], budgets: Budgets) -> None:
+        self._path = folder / KEPT
+        self._attempt = str(inputs["attempt"])
+        self._kept: dict[str, Any] = _read(self._path)
+        mine = self._kept.setdefault(self._attempt, {TRAINING: 0})
+        mine["plan_version"] = inputs["plan_version"]
+        self._budgets = budgets
+        self._since = time.monotonic()
+        budgets.settle(0, SLICE_MS)
+        self.refused: MeuseError | None = None
+
+    def is_over(self) -> bool:
+        """Count, once a second; whether the budgets want it to stop."""
+        if self.refused is None and time.monotonic() - self._since >= SLICE_MS / 1000:
+            try:
+                self.count(SLICE_MS)
+            except MeuseError as error:
+                self.refused = error
+        return self.refused is not None
+
+    def count(self, ahead: int = 0) -> None:
+        now = time.monotonic()
+        used, self._since = round((now - self._since) * 1000), now
+        mine = self._kept[self._attempt]
+        mine[TRAINING] += used
+        mine["ts"] = now_ms()
+        fresh = self._path.with_name(f"{KEPT}.new")
+        fresh.write_text(json.dumps(self._kept))
+        fresh.replace(self._path)
+        self._budgets.settle(used, ahead)
+
+
+def timed(
+    work: Callable[[JobContext], dict[str, Any]], context: JobContext, inputs: dict[str, Any]
+) -> dict[str, Any]:
+    """The work, its time counted. Raises `budget_exceeded` at the start, or at the first
+    checkpoint after a budget is spent."""
+    with Budgets(inputs["budgets"]) as budgets:
+        clock = Clock(context.folder, inputs, budgets)
+        try:
+            return work(_Timed(context, clock))
+        except Paused:
+            if clock.refused is not None:
+                raise clock.refused from None
+            raise
+        finally:
+            clock.count()
+
+
+class _Timed:
+    """A job that is also to pause when its clock says so."""
+
+    def __init__(self, job: JobContext, clock: Clock) -> None:
+        self._job, self._clock = job, clock
+        self.progress, self.metrics, self.log = job.progress, job.metrics, job.log
+
+    @property
+    def folder(self) -> Path:
+        return self._job.folder
+
+    @property
+    def checkpoint(self) -> Path:
+        return self._job.checkpoint
+
+    def paused(self) -> bool:
+        return self._clock.is_over() or self._job.paused()
+
+
+def used_in(folder: Path, attempt: int) -> dict[str, Any] | None:
+    """What an attempt of a job has used: `training_ms`, `ts`, `plan_version`."""
+    used: dict[str, Any] | None = _read(folder / KEPT).get(str(attempt))
+    return used
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return found

@@ -1,0 +1,1 @@
+"""Typed options of the methods, one module each. Knows no torch: control reads them."""

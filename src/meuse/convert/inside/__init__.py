@@ -1,0 +1,1 @@
+"""What runs in the sandbox: readers of files that are code. Nothing else imports this."""

@@ -1,0 +1,136 @@
+"""Deployments of language models: what their specs are completed with, and what they need.
+
+Pure. Knows what an import reports of a version (`pull.facts.report`); runs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from meuse.core.errors import MeuseError, invalid
+from meuse.core.nouns import GENERATION, Deployment, EngineOptions, ModelVersion, Scale
+from meuse.deploy.footprint import Load
+from meuse.deploy.spec import artifact_for
+
+ENGINE = "genai"
+EXTERNAL = "external"
+"""The engine of what other servers run, and the format of such versions."""
+CACHE_MB = 1024
+SEQUENCES = 64
+TIMEOUT_MS = 300_000
+"""An answer is many steps, and streamed."""
+
+START_S = 900.0
+"""Weights of many gigabytes are read and laid out before a replica is ready."""
+
+MIB = 1024 * 1024
+BASE = 192 * MIB
+"""The engine, a tokenizer, and what one step works with."""
+PER_BYTE = 2.0
+LOADING = 2.7
+"""Of the weights on disk: as the processor wants them, and the most while they are loaded.
+Measured on GGUF files of 94 and 684 MiB (openvino-genai 2026.4): 387 and 1,585 MiB once they have
+answered, 2,109 MiB at the peak of loading the larger one."""
+
+ONLY = ("cache_mb", "max_sequences", "max_batched_tokens")
+"""Options of this engine alone."""
+
+
+def complete(
+    wanted: Deployment,
+    said: Collection[str],
+    versions: Sequence[ModelVersion],
+    budget: int,
+) -> Deployment:
+    """The spec of a deployment of these versions; `said` are the fields that its caller sent.
+
+    Raises `invalid_field` for what language models cannot have, or others cannot, and for one
+    that `budget` bytes of memory cannot hold.
+    """
+    generating = [version for version in versions if version.task == GENERATION]
+    if any(is_external(version) for version in versions):
+        return _external(wanted, said, versions)
+    if not generating:
+        for name in ONLY:
+            if getattr(wanted.engine, name) is not None:
+                raise invalid(f"engine.{name}", "only language models have this option")
+        return wanted
+    if len(generating) < len(versions):
+        raise invalid("targets", "language models and others cannot share a deployment")
+    for name in ("cache", "shadow"):
+        if getattr(wanted, name) is not None:
+            raise invalid(name, "a deployment of a language model cannot have this")
+    for version in generating:
+        _check(version, wanted.engine, budget)
+    timeout = wanted.timeout_ms if "timeout_ms" in said else TIMEOUT_MS
+    return replace(wanted, engine=replace(wanted.engine, name=ENGINE), timeout_ms=timeout)
+
+
+def is_external(version: ModelVersion) -> bool:
+    """Whether another server answers for it, without a replica."""
+    return version.artifacts[0].format == EXTERNAL
+
+
+def _external(
+    wanted: Deployment, said: Collection[str], versions: Sequence[ModelVersion]
+) -> Deployment:
+    if not all(is_external(version) for version in versions):
+        raise invalid("targets", "models of other servers and our own cannot share a deployment")
+    for name in ("cache", "shadow", "canary"):
+        if getattr(wanted, name) is not None:
+            raise invalid(name, "a deployment of another server's model cannot have this")
+    if wanted.scale != Scale():
+        raise invalid("scale", "another server's model has no replicas here", "Leave it out.")
+    if wanted.engine not in (EngineOptions(), EngineOptions(name=EXTERNAL)):
+        raise invalid("engine", "another server's model has no options here", "Leave it out.")
+    timeout = wanted.timeout_ms if "timeout_ms" in said else TIMEOUT_MS
+    return replace(wanted, engine=EngineOptions(name=EXTERNAL), timeout_ms=timeout)
+
+
+def need(version: ModelVersion, options: EngineOptions) -> int:
+    """The bytes of one replica: weights, cache, and what is beside them."""
+    told = version.report["generation"]
+    weights = told["weight_bytes"]
+    return BASE + int(max(LOADING * weights, PER_BYTE * weights + cache(told, options)))
+
+
+def load(version: ModelVersion, options: EngineOptions) -> Load:
+    """What a replica of any version loads; of a language model all that it will need, for its
+    cache fills while it serves."""
+    if version.task == GENERATION:
+        size = need(version, options)
+        return Load(version.artifacts[0].digest, size, least=size)
+    try:
+        return Load.of(artifact_for(version, options))
+    except MeuseError:
+        return Load.of(version.artifacts[0])
+
+
+def cache(told: Mapping[str, Any], options: EngineOptions) -> int:
+    """The bytes of keys and values, when all of it is used."""
+    given = (options.cache_mb or CACHE_MB) * MIB
+    most = (options.max_sequences or SEQUENCES) * told["context"] * told["kv_bytes_per_token"]
+    return min(given, most) if most else given
+
+
+def _check(version: ModelVersion, options: EngineOptions, budget: int) -> None:
+    told = version.report["generation"]
+    if told["layout"] == "hf":
+        raise invalid(
+            "model",
+            f"{version.ref} is a safetensors checkpoint, which the engine {ENGINE} does not run",
+            "Pull it as GGUF or as OpenVINO's IR (optimum-cli export openvino).",
+        )
+    size = need(version, options)
+    if size <= budget:
+        return
+    parts = f"{told['weight_bytes'] // MIB:,} MiB of weights"
+    held = cache(told, options) // MIB
+    raise invalid(
+        "engine.cache_mb",
+        f"a replica of {version.ref} needs {size // MIB:,} MiB ({parts}, {held:,} MiB of cache), "
+        f"and all replicas together may have {budget // MIB:,} MiB",
+        "Ask for a smaller cache, or the operator to raise replica_memory_bytes.",
+    )

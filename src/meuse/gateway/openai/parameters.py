@@ -1,0 +1,110 @@
+"""Every parameter of the OpenAI API that is known: honoured, or refused by name.
+
+One row each. What stands in no row does not break a call: clients send fields of later
+versions, and of other servers. Values that ask for nothing are accepted everywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from meuse.core.errors import invalid
+from meuse.gateway.openai import checks
+from meuse.gateway.openai.checks import Check
+from meuse.serve.generation.messages import MAX_CHOICES, MAX_TOP_LOGPROBS
+
+_MOST_TOKENS = 2**31 - 1
+_SEED = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """`note` says what is made of it."""
+
+    check: Check
+    note: str
+    required: bool = False
+
+
+def _refused(why: str, hint: str, *harmless: Any) -> Parameter:
+    return Parameter(checks.refused(hint, *harmless), f"refused: {why}")
+
+
+_SAMPLING: Mapping[str, Parameter] = {
+    "frequency_penalty": Parameter(checks.number(-2, 2), "honoured"),
+    "presence_penalty": Parameter(checks.number(-2, 2), "honoured"),
+    "temperature": Parameter(checks.number(0, 2), "honoured; 0 is greedy"),
+    "top_p": Parameter(checks.number(0, 1), "honoured"),
+    "top_k": Parameter(checks.whole(0, 2**20), "honoured (beyond OpenAI); 0 is all"),
+    "min_p": Parameter(checks.number(0, 1), "honoured (beyond OpenAI)"),
+    "repetition_penalty": Parameter(checks.number(0.01, 10), "honoured (beyond OpenAI)"),
+    "ignore_eos": Parameter(checks.flag, "honoured (beyond OpenAI)"),
+    "max_tokens": Parameter(checks.whole(1, _MOST_TOKENS), "honoured"),
+    "n": Parameter(checks.whole(1, MAX_CHOICES), "honoured"),
+    "stop": Parameter(checks.stops, "honoured"),
+    "seed": Parameter(checks.whole(-_SEED, _SEED), "taken, without a promise"),
+    "stream": Parameter(checks.flag, "honoured"),
+    "stream_options": Parameter(checks.stream_options, "honoured: include_usage"),
+    "logit_bias": _refused("engines do not offer it", "Leave it out.", {}),
+    "user": Parameter(checks.text, "taken, not used"),
+}
+
+CHAT: Mapping[str, Parameter] = {
+    **_SAMPLING,
+    "model": Parameter(checks.named, "the deployment, or deployment:adapter", required=True),
+    "messages": Parameter(lambda value, _: value, "honoured", required=True),
+    "max_completion_tokens": Parameter(checks.whole(1, _MOST_TOKENS), "honoured"),
+    "logprobs": Parameter(checks.flag, "honoured where the engine tells"),
+    "top_logprobs": Parameter(checks.whole(0, MAX_TOP_LOGPROBS), "honoured as logprobs"),
+    "response_format": Parameter(checks.response_format, "honoured"),
+    "tools": Parameter(checks.tools, "honoured where the model's family is known"),
+    "tool_choice": Parameter(checks.tool_choice, "honoured"),
+    "parallel_tool_calls": Parameter(
+        checks.one_of(True), "true is honoured; false cannot be promised"
+    ),
+    "modalities": Parameter(checks.modalities, "text alone"),
+    "audio": _refused("text alone", "Leave it out."),
+    "prediction": _refused("engines do not offer it", "Leave it out."),
+    "reasoning_effort": _refused("models decide", "Leave it out."),
+    "verbosity": _refused("models decide", "Leave it out; say it in a message."),
+    "web_search_options": _refused("nothing is searched", "Leave it out."),
+    "functions": _refused("OpenAI gave it up", "Send tools."),
+    "function_call": _refused("OpenAI gave it up", "Send tool_choice."),
+    "store": Parameter(checks.one_of(False), "nothing is kept"),
+    "metadata": _refused("nothing is kept that it could be found by", "Leave it out.", {}),
+    "service_tier": Parameter(checks.one_of("auto", "default"), "there is one tier"),
+    "safety_identifier": Parameter(checks.text, "taken, not used"),
+    "prompt_cache_key": Parameter(checks.text, "taken, not used"),
+}
+
+COMPLETIONS: Mapping[str, Parameter] = {
+    **_SAMPLING,
+    "model": CHAT["model"],
+    "prompt": Parameter(lambda value, _: value, "honoured", required=True),
+    "best_of": Parameter(checks.whole(1, MAX_CHOICES), "only as many as n"),
+    "echo": Parameter(checks.flag, "honoured"),
+    "logprobs": Parameter(checks.whole(0, 5), "honoured where the engine tells"),
+    "suffix": _refused("models fill no gaps", "Leave it out.", ""),
+}
+
+EMBEDDINGS: Mapping[str, Parameter] = {
+    "model": CHAT["model"],
+    "input": Parameter(lambda value, _: value, "texts; no tokens", required=True),
+    "encoding_format": Parameter(checks.one_of("float", "base64"), "honoured"),
+    "dimensions": Parameter(checks.whole(1, 2**20), "only as many as the model gives"),
+    "user": Parameter(checks.text, "taken, not used"),
+}
+
+
+def read(table: Mapping[str, Parameter], body: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that were sent, checked. Raises `invalid_field` with the name."""
+    found = {}
+    for name, parameter in table.items():
+        value = body.get(name)
+        if value is not None:
+            found[name] = parameter.check(value, name)
+        elif parameter.required:
+            raise invalid(name, "it is missing")
+    return found

@@ -1,0 +1,55 @@
+"""What a caller has left under its limits, in the headers that OpenAI's clients read. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meuse.core.errors import MeuseError
+from meuse.meter.limits import Standing
+
+TOKENS = ("prompt_tokens", "completion_tokens")
+
+
+class LimitedError(MeuseError):
+    """A refusal that says what is left."""
+
+    def __init__(self, error: MeuseError, headers: list[tuple[bytes, bytes]]) -> None:
+        super().__init__(
+            error.code,
+            error.message,
+            field=error.field,
+            hint=error.hint,
+            retry_after_s=error.retry_after_s,
+        )
+        self.is_counted = error.is_counted
+        self.headers = headers
+
+
+def headers(standings: Iterable[Standing]) -> list[tuple[bytes, bytes]]:
+    """Of requests and of tokens the tightest limit each; none where there is none."""
+    tightest: dict[str, Standing] = {}
+    for standing in standings:
+        limit = standing.limit
+        kind = "tokens" if limit.kind == "budget" and limit.meter in TOKENS else "requests"
+        if limit.kind == "budget" and limit.meter not in ("requests", *TOKENS):
+            continue
+        if kind not in tightest or standing.left < tightest[kind].left:
+            tightest[kind] = standing
+    found = []
+    for kind, standing in tightest.items():
+        values = (standing.most, standing.left, written(standing.reset_us))
+        for name, value in zip(("limit", "remaining", "reset"), values, strict=True):
+            found.append((f"x-ratelimit-{name}-{kind}".encode(), str(value).encode()))
+    return found
+
+
+def written(us: int) -> str:
+    """A duration as OpenAI has it: 20ms, 1.5s, 6m0s, 24h0m0s."""
+    if us < 1_000_000:
+        return f"{-(-us // 1000)}ms"
+    seconds = us / 1e6
+    if seconds < 60:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes}m{rest}s" if hours else f"{minutes}m{rest}s"

@@ -1,0 +1,126 @@
+"""A file over HTTP that goes on where it was broken off, checked by its digest at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+import httpx
+
+from meuse.core.errors import Code, MeuseError
+
+TRIES = 5
+WAIT_S = (0.5, 2.0, 5.0, 10.0)
+
+Progress = Callable[[int, int | None], None]
+"""(bytes so far, bytes in all if known). May raise, to stop for now."""
+
+
+def download(
+    client: httpx.Client,
+    url: str,
+    out: Path,
+    *,
+    sha256: str = "",
+    size: int | None = None,
+    max_bytes: int,
+    progress: Progress = lambda done, total: None,
+) -> str:
+    """Write the file at `url` to `out`; its SHA-256. What `out` holds of it already is kept and
+    not asked for again.
+
+    Raises `too_large`, `unavailable` when it does not come, `invalid_data` when it is another
+    file than announced: then `out` is gone.
+    """
+    if urlsplit(url).scheme == "file":
+        shutil.copyfile(Path(url2pathname(urlsplit(url).path)), out)
+    else:
+        _bring(client, url, out, size, max_bytes, progress)
+    found = digest_of(out)
+    if sha256 and found != sha256:
+        out.unlink()
+        raise MeuseError(
+            Code.INVALID_DATA,
+            f"the file has the SHA-256 {found}, where {sha256} was announced",
+            field="source",
+            hint="Try the job again; if it stays so, the index or a proxy is at fault.",
+        )
+    return found
+
+
+def digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _bring(
+    client: httpx.Client,
+    url: str,
+    out: Path,
+    size: int | None,
+    max_bytes: int,
+    progress: Progress,
+) -> None:
+    """Several tries; one that brought something does not count."""
+    failed = 0
+    while True:
+        before = out.stat().st_size if out.exists() else 0
+        if size is not None and before >= size:
+            return
+        try:
+            _once(client, url, out, before, max_bytes, progress)
+        except httpx.TransportError as error:
+            came = out.exists() and out.stat().st_size > before
+            failed = 1 if came else failed + 1
+            if failed >= TRIES:
+                raise MeuseError(
+                    Code.UNAVAILABLE,
+                    f"the file does not come: {type(error).__name__}: {error}",
+                    field="source",
+                    hint="Try the job again: it goes on where it was broken off.",
+                ) from None
+            time.sleep(WAIT_S[failed - 1])
+        else:
+            return
+
+
+def _once(
+    client: httpx.Client, url: str, out: Path, have: int, max_bytes: int, progress: Progress
+) -> None:
+    headers = {"accept-encoding": "identity"} | ({"range": f"bytes={have}-"} if have else {})
+    with client.stream("GET", url, headers=headers) as response:
+        if response.status_code == 416:  # it was whole; the digest will tell
+            return
+        if response.status_code not in (200, 206):
+            raise MeuseError(
+                Code.UNAVAILABLE,
+                f"the file's host answers {response.status_code}",
+                field="source",
+                hint="Try the job again later.",
+            )
+        partial = response.status_code == 206 and bool(have)
+        done = have if partial else 0
+        length = response.headers.get("content-length", "")
+        total = done + int(length) if length.isdecimal() else None
+        _check(max(done, total or 0), max_bytes)
+        with out.open("ab" if partial else "wb") as file:
+            for piece in response.iter_raw():
+                done += len(piece)
+                _check(done, max_bytes)
+                file.write(piece)
+                progress(done, total)
+
+
+def _check(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise MeuseError(
+            Code.TOO_LARGE,
+            f"the file is larger than {max_bytes:,} bytes",
+            field="source",
+            hint="The operator can raise max_pull_bytes.",
+        )

@@ -1,0 +1,46 @@
+"""A program of somebody else's in our process: so much processor time and memory, no more.
+
+For what computes in Python alone and in the main thread. The clock is the process's own work, so
+that a busy machine ends nothing early.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+class TooSlowError(Exception):
+    """The time is up."""
+
+
+@contextlib.contextmanager
+def bounded(seconds: float, memory: int) -> Iterator[None]:
+    """Within it `TooSlowError` is raised after `seconds` of work, and `MemoryError` where more
+    than `memory` bytes are added to what the process has."""
+    armed = True
+
+    def end(*_: Any) -> None:
+        if armed:
+            raise TooSlowError
+
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = pages * os.sysconf("SC_PAGE_SIZE") + memory
+    if soft != resource.RLIM_INFINITY:
+        most = min(most, soft)
+    before = signal.signal(signal.SIGPROF, end)
+    try:
+        resource.setrlimit(resource.RLIMIT_AS, (most, hard))
+        signal.setitimer(signal.ITIMER_PROF, seconds)
+        yield
+    finally:
+        armed = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        signal.signal(signal.SIGPROF, before)

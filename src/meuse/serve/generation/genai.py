@@ -1,0 +1,251 @@
+"""`Generator` and `Tokenizer` over openvino-genai's continuous batching pipeline, on CPUs.
+
+Facts of 2026.4, each tested: `step` holds Python's lock while it computes; prompts are cut
+without a word at the length that the tokenizer was made with; a step that fails while others are
+in flight leaves the pipeline unusable; every request has the same seed unless told one.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import openvino_genai
+from numpy.typing import NDArray
+from openvino_genai import GenerationFinishReason, GenerationStatus
+
+from meuse.core.errors import Code, MeuseError
+from meuse.serve.generation.engine import Progress, Work
+from meuse.serve.generation.grammar import Grammars
+from meuse.serve.generation.messages import Format
+
+BLOCK_TOKENS = 32
+"""Tokens in a block of the cache, on CPUs."""
+ANY_OBJECT = b'{"type":"object"}'
+"""What `json_object` holds a text to."""
+_CACHE_SHARE = 0.6  # of 16 bits: 8, with their scales (as measured: 0.594)
+_CHUNK = 2048  # characters that are encoded together where a text may be cut
+_WORD = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")  # where every vocabulary begins a new token
+_SAMPLES = ("Hello, world!", "  two spaces\n\ttab", "naïve café, 12 345 €", "日本語 🙂 x")
+
+
+class GenaiTokenizer:
+    """Of a pipeline."""
+
+    def __init__(self, tokenizer: Any, context: int) -> None:
+        self._tokenizer = tokenizer
+        pieces = [b""] * (max(tokenizer.get_vocab().values(), default=-1) + 1)
+        for piece, number in tokenizer.get_vocab().items():
+            pieces[number] = piece
+        shown = tokenizer.decode([[number] for number in range(len(pieces))], True)
+        hidden = [
+            number
+            for number, text in enumerate(shown)
+            if not text and pieces[number].decode("utf-8", "ignore")
+        ]
+        self._special = frozenset(pieces[number].decode("utf-8", "ignore") for number in hidden)
+        for number in hidden:
+            pieces[number] = b""
+        self._limit = len(self._encode(" a" * (context + 16), False))
+        self._pieces = pieces if self._joins(pieces) else None
+
+    @property
+    def pieces(self) -> list[bytes] | None:
+        return self._pieces
+
+    @property
+    def special(self) -> frozenset[str]:
+        return self._special
+
+    def encode(self, text: str, *, whole: bool = False) -> NDArray[np.int64]:
+        ids = self._encode(text, whole)
+        if len(ids) < self._limit:
+            return ids
+        parts, start = [], 0
+        while start < len(text):
+            end = start + _CHUNK
+            if end < len(text):
+                cuts = list(_WORD.finditer(text, start + 1, end))
+                end = cuts[-1].start() if cuts else end
+            parts.append(self._encode(text[start:end], whole and not start))
+            start = end
+        return np.concatenate(parts)
+
+    def decode(self, ids: list[int]) -> str:
+        text: str = self._tokenizer.decode(ids)
+        return text
+
+    def _encode(self, text: str, whole: bool) -> NDArray[np.int64]:
+        if not text and not whole:
+            return np.empty(0, np.int64)
+        ids = self._tokenizer.encode([text], add_special_tokens=whole).input_ids
+        return np.array(ids.data[0], np.int64)
+
+    def _joins(self, pieces: list[bytes]) -> bool:
+        for sample in _SAMPLES:
+            ids = [int(i) for i in self._encode(sample, False)]
+            if any(i >= len(pieces) for i in ids):
+                return False
+            if b"".join(pieces[i] for i in ids).decode("utf-8", "ignore") != self.decode(ids):
+                return False
+        return True
+
+
+class GenaiGenerator:
+    """One pipeline. `path` is a GGUF file or a folder with OpenVINO's files."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        context: int,
+        threads: int = 1,
+        max_sequences: int = 64,
+        max_batched_tokens: int = 256,
+        cache_mb: int = 1024,
+        kv_bytes_per_token: int = 0,
+        properties: Mapping[str, Any] | None = None,
+    ) -> None:
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.enable_prefix_caching = False  # its hits would tell tenants of each other
+        scheduler.max_num_seqs = max_sequences
+        scheduler.max_num_batched_tokens = max_batched_tokens
+        scheduler.dynamic_split_fuse = True
+        if kv_bytes_per_token:
+            block = math.ceil(BLOCK_TOKENS * kv_bytes_per_token * _CACHE_SHARE)
+            blocks = max(cache_mb * 1024 * 1024 // block, 2)
+            scheduler.num_kv_blocks = blocks
+            context = min(context, (blocks - 1) * BLOCK_TOKENS)
+        else:
+            scheduler.cache_size = max(math.ceil(cache_mb / 1024), 1)
+        try:
+            self._pipeline = openvino_genai.ContinuousBatchingPipeline(
+                path, scheduler, "CPU", {"INFERENCE_NUM_THREADS": threads, **(properties or {})}
+            )
+        except RuntimeError as error:
+            raise MeuseError(
+                Code.INVALID_DATA, f"the model cannot be loaded: {_first_line(error)}"
+            ) from error
+        self.context = context
+        self.max_sequences = max_sequences
+        tokenizer = self._pipeline.get_tokenizer()
+        self.tokenizer = GenaiTokenizer(tokenizer, context)
+        self.names = {
+            "bos_token": tokenizer.get_bos_token(),
+            "eos_token": tokenizer.get_eos_token(),
+            "pad_token": tokenizer.get_pad_token(),
+        }
+        config = self._pipeline.get_config()
+        self._ends = set(config.stop_token_ids)
+        if config.eos_token_id >= 0:
+            self._ends.add(config.eos_token_id)
+        self._grammars = Grammars()
+        self._handles: dict[int, Any] = {}
+        self._eos = {True: frozenset[int](), False: frozenset(self._ends)}
+        self._stripped: dict[int, frozenset[int]] = {}
+        self._number = 0
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._pipeline.has_non_finished_requests())
+
+    def check(self, format: Format) -> None:
+        if format.kind != "text":
+            self._grammars.check(format.schema or ANY_OBJECT)
+
+    def add(self, work: Work) -> int:
+        self._number += 1
+        number = self._number
+        ids = openvino.Tensor(np.ascontiguousarray(work.ids[None, :]))
+        try:
+            self._handles[number] = self._pipeline.add_request(number, ids, self._config(work))
+        except RuntimeError as error:
+            raise MeuseError(
+                Code.ENGINE_ERROR, f"the engine refuses the request: {_first_line(error)}"
+            ) from error
+        self._stripped[number] = self._eos[work.sampling.ignore_eos]
+        return number
+
+    def cancel(self, handle: int) -> None:
+        request = self._handles.pop(handle, None)
+        self._stripped.pop(handle, None)
+        if request is not None:
+            request.cancel()
+
+    def step(self) -> list[Progress]:
+        self._pipeline.step()
+        progress: list[Progress] = []
+        for number, handle in self._handles.items():
+            if handle.can_read():
+                progress.append(self._read(number, handle))
+            elif handle.get_status() != GenerationStatus.RUNNING:
+                progress.append(Progress(number, ended="length"))
+        for each in progress:
+            if each.ended:
+                del self._handles[each.handle]
+                del self._stripped[each.handle]
+        return progress
+
+    def reset(self) -> bool:
+        for handle in list(self._handles):
+            self.cancel(handle)
+        try:
+            self._pipeline.step()
+        except RuntimeError:
+            return False
+        return not self.busy
+
+    def _read(self, number: int, handle: Any) -> Progress:
+        progress = Progress(number)
+        while handle.can_read():
+            for output in handle.read().values():
+                progress.ids += output.generated_ids
+                progress.logprobs += output.generated_log_probs
+                reason = output.finish_reason
+                if reason != GenerationFinishReason.NONE:
+                    length = reason == GenerationFinishReason.LENGTH
+                    progress.ended = "length" if length else "stop"
+        if (
+            progress.ended == "stop"
+            and progress.ids[-1:]
+            and (progress.ids[-1] in self._stripped[number])
+        ):
+            progress.ids.pop()
+            progress.logprobs = progress.logprobs[: len(progress.ids)]
+        return progress
+
+    def _config(self, work: Work) -> Any:
+        asked = work.sampling
+        config = openvino_genai.GenerationConfig()
+        config.eos_token_id = self._pipeline.get_config().eos_token_id
+        config.stop_token_ids = set() if asked.ignore_eos else self._ends
+        config.ignore_eos = asked.ignore_eos
+        config.max_new_tokens = work.max_tokens
+        config.presence_penalty = asked.presence_penalty
+        config.frequency_penalty = asked.frequency_penalty
+        config.repetition_penalty = asked.repetition_penalty
+        config.logprobs = 0 if asked.logprobs is None else 1
+        if asked.temperature > 0:
+            config.do_sample = True
+            config.temperature = asked.temperature
+            config.top_p = asked.top_p
+            config.min_p = asked.min_p
+            config.rng_seed = work.seed
+            if asked.top_k:
+                config.top_k = asked.top_k
+        if work.format.kind != "text":
+            config.structured_output_config = openvino_genai.StructuredOutputConfig(
+                json_schema=(work.format.schema or ANY_OBJECT).decode()
+            )
+        return config
+
+
+def _first_line(error: Exception) -> str:
+    """The last line that says something: those before are places in the engine's source."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:500] if lines else type(error).__name__

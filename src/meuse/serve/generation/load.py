@@ -1,0 +1,96 @@
+"""From a manifest and its files to what a replica is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from meuse.core.errors import Code, MeuseError
+from meuse.serve.generation.choice import Choice
+from meuse.serve.generation.engine import Tokenizer
+from meuse.serve.generation.manifest import Manifest
+from meuse.serve.generation.messages import Ask
+from meuse.serve.generation.prompt import Reader
+from meuse.serve.generation.replica import Parts
+from meuse.serve.generation.template import Template
+from meuse.serve.generation.text import BytePieces, Detokenizer, Stops, Window
+from meuse.serve.generation.tools import parser
+
+DEFAULT_SEQUENCES = 64
+DEFAULT_BATCHED_TOKENS = 256
+DEFAULT_CACHE_MB = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How the engine runs; 0 leaves it to the defaults."""
+
+    threads: int = 1
+    max_sequences: int = 0
+    max_batched_tokens: int = 0
+    cache_mb: int = 0
+
+
+def load(manifest: Manifest, folder: Path, options: Options) -> Parts:
+    """`folder` holds the manifest's files by their names.
+
+    Raises `invalid_data` for what cannot be served, `unavailable` without the engine's package.
+    """
+    try:
+        from meuse.serve.generation.genai import GenaiGenerator
+    except ModuleNotFoundError as error:
+        raise MeuseError(
+            Code.UNAVAILABLE,
+            f"the engine 'genai' needs the package {error.name!r}, which is not installed",
+            field="engine",
+            hint="pip install 'meuse[llm]'",
+        ) from None
+    if manifest.layout not in ("gguf", "ir"):
+        raise MeuseError(
+            Code.INVALID_DATA,
+            f"the engine 'genai' does not run the layout {manifest.layout!r}",
+            hint="It runs gguf and ir; convert the checkpoint first.",
+        )
+    generator = GenaiGenerator(
+        folder / manifest.files[0].name if manifest.layout == "gguf" else folder,
+        context=manifest.context,
+        threads=options.threads,
+        max_sequences=options.max_sequences or DEFAULT_SEQUENCES,
+        max_batched_tokens=options.max_batched_tokens or DEFAULT_BATCHED_TOKENS,
+        cache_mb=options.cache_mb or DEFAULT_CACHE_MB,
+        kv_bytes_per_token=manifest.kv_bytes_per_token,
+    )
+    tokenizer = generator.tokenizer
+    template = Template(manifest.chat_template, generator.names) if manifest.chat_template else None
+    reader = Reader(
+        tokenizer, generator.context, manifest.vocabulary, template.render if template else None
+    )
+    return Parts(
+        generator=generator,
+        reader=reader,
+        choice=choices(tokenizer, manifest.family),
+        family=manifest.family,
+    )
+
+
+def choices(tokenizer: Tokenizer, family: str) -> Callable[[int, Ask], Choice]:
+    """How answers of this model are read."""
+    pieces = tokenizer.pieces
+
+    def piece(number: int) -> bytes:
+        return pieces[number] if pieces is not None else tokenizer.decode([number]).encode()
+
+    def choice(index: int, ask: Ask) -> Choice:
+        detokenizer: Detokenizer = (
+            BytePieces(pieces) if pieces is not None else Window(tokenizer.decode)
+        )
+        return Choice(
+            index,
+            detokenizer,
+            Stops(ask.sampling.stop),
+            parser(ask, family),
+            piece if ask.sampling.logprobs is not None else None,
+        )
+
+    return choice

@@ -1,0 +1,129 @@
+"""What is asked → the tokens of the prompt.
+
+Users' words are text and nothing else: where they spell a control token (`<|im_end|>`), they are
+cut there before they are encoded, so that only the template itself makes control tokens. A raw
+`prompt` is its author's whole prompt, and may have them. Knows no engine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from meuse.core.errors import invalid
+from meuse.serve.generation.engine import Tokenizer
+from meuse.serve.generation.messages import Ask
+
+Render = Callable[[dict[str, Any]], str]
+"""What the template is given → the prompt's text. Raises `MeuseError`."""
+
+_PRIVATE = 0xE000  # the first character for private use, of 6,400
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """`text` is what a caller who wants it echoed gets."""
+
+    ids: NDArray[np.int64]
+    max_tokens: int
+    text: str = ""
+
+
+class Reader:
+    """Of one model."""
+
+    def __init__(
+        self, tokenizer: Tokenizer, context: int, vocabulary: int, render: Render | None
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._context = context
+        self._vocabulary = vocabulary
+        self._render = render
+        self._special = sorted(tokenizer.special, key=len, reverse=True)
+
+    def read(self, ask: Ask) -> Prompt:
+        """Raises `invalid_field` for what is no prompt, or is longer than the context window."""
+        text = ask.prompt
+        if ask.messages:
+            field = "messages"
+            ids = self._chat(ask)
+        elif ask.prompt_ids:
+            field = "prompt"
+            if not all(0 <= number < self._vocabulary for number in ask.prompt_ids):
+                raise invalid(
+                    "prompt",
+                    "a token is not in the vocabulary",
+                    f"Tokens of this model are 0 to {self._vocabulary - 1}.",
+                )
+            ids = np.array(ask.prompt_ids, np.int64)
+            text = self._tokenizer.decode(list(ask.prompt_ids)) if ask.echo else ""
+        else:
+            field = "prompt"
+            ids = self._tokenizer.encode(ask.prompt, whole=True)
+        count, wanted = len(ids), ask.sampling.max_tokens
+        if not count:
+            raise invalid(field, "the prompt is empty", "Send at least one token.")
+        if count >= self._context:
+            raise invalid(
+                field,
+                f"the prompt has {count} tokens, the model's context window {self._context}",
+                f"Send at most {self._context - 1} tokens, so that one can follow.",
+            )
+        room = self._context - count
+        return Prompt(ids, room if wanted is None else max(min(wanted, room), 1), text)
+
+    def _chat(self, ask: Ask) -> NDArray[np.int64]:
+        if self._render is None:
+            raise invalid(
+                "messages", "this model has no chat template", "Use /v1/completions with a prompt."
+            )
+        try:
+            messages = msgspec.json.decode(ask.messages, type=list[dict[str, Any]])
+            tools = msgspec.json.decode(ask.tools, type=list[dict[str, Any]]) if ask.tools else None
+        except msgspec.MsgspecError as error:
+            raise invalid("messages", f"the conversation is not understood: {error}") from None
+        if not messages:
+            raise invalid("messages", "the conversation is empty", "Send at least one message.")
+        spelled = ask.messages.decode("utf-8", "replace") + ask.tools.decode("utf-8", "replace")
+        mark = next(c for c in map(chr, range(_PRIVATE, _PRIVATE + 6400)) if c not in spelled)
+        given: dict[str, Any] = {"messages": self._harmless(messages, mark)}
+        if tools:
+            given["tools"] = self._harmless(tools, mark)
+        for message in given["messages"]:
+            _read_arguments(message)
+        text = self._render(given)
+        return self._joined(text.split(mark))
+
+    def _joined(self, parts: list[str]) -> NDArray[np.int64]:
+        encoded = [self._tokenizer.encode(part) for part in parts]
+        return encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
+
+    def _harmless(self, value: Any, mark: str) -> Any:
+        """The same with a mark within every control token that a text of it spells."""
+        if isinstance(value, str):
+            for word in self._special:
+                if word in value:
+                    value = value.replace(word, word[0] + mark + word[1:])
+            return value
+        if isinstance(value, list):
+            return [self._harmless(each, mark) for each in value]
+        if isinstance(value, dict):
+            return {
+                self._harmless(key, mark): self._harmless(each, mark) for key, each in value.items()
+            }
+        return value
+
+
+def _read_arguments(message: dict[str, Any]) -> None:
+    """Calls of tools carry their arguments as JSON in a string; templates want what it says."""
+    for call in message.get("tool_calls") or ():
+        function = call.get("function") if isinstance(call, dict) else None
+        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
+            with contextlib.suppress(msgspec.MsgspecError):
+                function["arguments"] = msgspec.json.decode(function["arguments"])

@@ -1,0 +1,144 @@
+"""What jobs count against budgets, in the file of the gateway's workers."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers_jobs import RecordedJob
+from meuse.app.kinds.budgets import Budgets as Found
+from meuse.app.work.spending import SLICE_MS, TRAINING, Budgets, timed, used_in
+from meuse.core.clock import now_ms
+from meuse.core.errors import MeuseError
+from meuse.core.nouns import Job, Limit, Scope
+from meuse.core.ports import JobContext, Paused
+from meuse.core.states import JobStatus
+from meuse.meter import limits
+
+
+def told(path: Path, *budgets: Limit) -> dict[str, Any]:
+    found = [asdict(budget) for budget in budgets]
+    meter = budgets[0].meter if budgets else TRAINING
+    return {"meter": meter, "limits": found, "cells": str(path / "cells")}
+
+
+def used(path: Path, budget: Limit) -> tuple[int, int]:
+    spent = limits.spent(path / "cells", [budget], now_ms())[budget.id]
+    return spent.used, spent.reserved
+
+
+def test_rows_are_reserved_whole_and_counted_part_by_part(tmp_path: Path) -> None:
+    """As `predict` does it: what does not fit is refused before a row is answered."""
+    budget = Limit("b", "budget", 100, "month", "rows", tenant="t")
+    with Budgets(told(tmp_path, budget)) as budgets:
+        budgets.settle(0, 80)
+        assert used(tmp_path, budget) == (0, 80)
+        budgets.settle(30, 50)
+        assert used(tmp_path, budget) == (30, 50)
+    assert used(tmp_path, budget) == (30, 0)  # paused: the rest is free
+    with Budgets(told(tmp_path, budget)) as budgets:
+        with pytest.raises(MeuseError, match=r"100 rows \(b\) has 70 left") as caught:
+            budgets.settle(0, 71)
+        assert (caught.value.code, caught.value.field) == ("budget_exceeded", "budget")
+        assert "It resets at" in str(caught.value.hint)
+    assert used(tmp_path, budget) == (30, 0)
+
+
+def test_a_soft_budget_counts_and_stops_nothing(tmp_path: Path) -> None:
+    budget = Limit("b", "budget", 10, "total", "rows", hard=False, tenant="t")
+    with Budgets(told(tmp_path, budget)) as budgets:
+        budgets.settle(0, 80)
+        budgets.settle(80)
+    assert used(tmp_path, budget) == (80, 0)
+
+
+def steps(count: int) -> Callable[[JobContext], dict[str, Any]]:
+    """Work of `count` steps of 0.3 s, each with a checkpoint."""
+
+    def work(job: JobContext) -> dict[str, Any]:
+        done = int(job.checkpoint.read_text()) if job.checkpoint.exists() else 0
+        while done < count:
+            time.sleep(0.3)
+            done += 1
+            job.checkpoint.write_text(str(done))
+            if job.paused():
+                raise Paused
+        return {"steps": done}
+
+    return work
+
+
+def test_a_training_stops_at_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
+    """Refused when its budget is spent, and then at the start; with a larger one it ends, and
+    both attempts are told apart."""
+    small = Limit("s", "budget", 2 * SLICE_MS, "total", TRAINING, tenant="t")
+    job = RecordedJob(tmp_path / "job")
+
+    def run(attempt: int, *budgets: Limit, count: int = 12) -> dict[str, Any]:
+        inputs = {"budgets": told(tmp_path, *budgets), "attempt": attempt, "plan_version": None}
+        return timed(steps(count), job, inputs)
+
+    with pytest.raises(MeuseError, match=r"2000 training_ms \(s\)") as caught:
+        run(1, small)
+    assert caught.value.code == "budget_exceeded"
+    first = used_in(job.folder, 1)
+    assert first is not None
+    spent, reserved = used(tmp_path, small)
+    assert reserved == 0
+    assert SLICE_MS < spent <= first[TRAINING]  # the last checkpoint's own time is not counted
+    done = int(job.checkpoint.read_text())
+    assert 3 <= done < 12
+    with pytest.raises(MeuseError, match="budget"):
+        run(2, small)
+    assert int(job.checkpoint.read_text()) == done, "it worked on"
+    assert used_in(job.folder, 2) is None
+    assert run(3, count=done + 1) == {"steps": done + 1}
+    third = used_in(job.folder, 3)
+    assert third is not None
+    assert third[TRAINING] >= 300
+    assert used_in(job.folder, 1) == first
+
+
+def test_a_pause_stays_a_pause(tmp_path: Path) -> None:
+    large = Limit("l", "budget", 10**6, "total", TRAINING, tenant="t")
+    job = RecordedJob(tmp_path / "job")
+    job.is_paused = True
+    with pytest.raises(Paused):
+        timed(steps(3), job, {"budgets": told(tmp_path, large), "attempt": 1, "plan_version": None})
+    assert used(tmp_path, large)[0] >= 300
+    assert used(tmp_path, large)[1] == 0
+
+
+def test_a_jobs_process_frees_no_limit_of_others(tmp_path: Path) -> None:
+    """It knows its own budgets only."""
+    other = Limit("other", "budget", 100, "total", "rows", tenant="u")
+    with Budgets(told(tmp_path, other)) as budgets:
+        budgets.settle(0, 5)
+        budgets.settle(5)
+    with Budgets(told(tmp_path, Limit("b", "budget", 10, "total", "rows", tenant="t"))) as budgets:
+        budgets.settle(0, 5)
+    assert used(tmp_path, other) == (5, 0)
+
+
+def test_which_budgets_hold_for_a_job() -> None:
+    """Those of all its subjects; a job has no key, and counts one meter."""
+    known = [
+        Limit("tenant", "budget", 1, meter="rows", tenant="t"),
+        Limit("model", "budget", 1, meter="rows", model="t/m"),
+        Limit("project", "budget", 1, meter="rows", tenant="t", project="p"),
+        Limit("a-key", "budget", 1, meter="rows", tenant="t", key="k"),
+        Limit("stranger", "budget", 1, meter="rows", tenant="u"),
+        Limit("other", "budget", 1, meter="rows", model="t/n"),
+        Limit("time", "budget", 1, meter=TRAINING, tenant="t"),
+        Limit("rate", "rate", 1, "minute", "rows", tenant="t"),
+    ]
+    job = Job("j", Scope("t", "p"), "predict", {}, JobStatus.QUEUED, 0.0, 1, {}, None, None,
+              False, 0, 0)  # fmt: skip
+    found = Found(lambda: known, Path("cells")).inputs(job, "rows", "m")["budgets"]
+    assert [limit["id"] for limit in found["limits"]] == ["tenant", "model", "project"]
+    assert (found["meter"], found["cells"]) == ("rows", "cells")

@@ -1,0 +1,91 @@
+"""An answer piece by piece, and how fast it came."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from meuse.client.chat import JSON, chunks, listen, refusal
+from meuse.core.errors import Code, MeuseError
+
+USAGE = {"prompt_tokens": 7, "completion_tokens": 5, "total_tokens": 12}
+
+
+def piece(text: str | None, finish: str | None = None) -> JSON:
+    return {"choices": [{"index": 0, "delta": {"content": text}, "finish_reason": finish}]}
+
+
+WHOLE: list[JSON] = [
+    {"choices": [{"index": 0, "delta": {"role": "assistant"}}]},
+    piece("Par"),
+    piece("is"),
+    piece(None, "stop"),
+    {"choices": [], "usage": USAGE},
+]
+
+
+def lines(events: list[JSON], end: str = "data: [DONE]") -> list[str]:
+    made = [line for event in events for line in (": hold", f"data: {json.dumps(event)}", "")]
+    return [*made, end]
+
+
+def test_events_become_chunks() -> None:
+    assert list(chunks(lines(WHOLE))) == WHOLE
+
+
+def test_a_stream_without_its_end_broke_off() -> None:
+    seen: list[JSON] = []
+
+    def read() -> None:
+        seen.extend(chunks(lines(WHOLE, end="")))
+
+    with pytest.raises(MeuseError, match="broke off") as caught:
+        read()
+    assert caught.value.code is Code.UNAVAILABLE
+
+
+def test_an_error_in_the_middle_is_raised_after_what_came() -> None:
+    told = {"message": "The replica is gone", "type": "server_error", "param": None}
+    events = [*WHOLE[:2], {"error": {**told, "code": "unavailable"}}]
+    shown: list[str] = []
+    with pytest.raises(MeuseError, match="is gone") as caught:
+        listen(chunks(lines(events)), shown.append)
+    assert (caught.value.code, shown) == (Code.UNAVAILABLE, ["Par"])
+
+
+def test_an_answer_is_shown_and_timed() -> None:
+    """The rate is of the tokens after the first, from the first piece to the last."""
+    ticks = iter([10.0, 10.5, 12.5])
+    shown: list[str] = []
+    answer = listen(WHOLE, shown.append, lambda: next(ticks))
+    assert shown == ["Par", "is"]
+    assert (answer.text, answer.finish, answer.usage) == ("Paris", "stop", USAGE)
+    assert (answer.first_s, answer.rate) == (0.5, 2.0)
+
+
+def test_a_single_piece_has_no_rate() -> None:
+    def once() -> Iterator[JSON]:
+        yield piece("Yes", "stop")
+        yield {"choices": [], "usage": {**USAGE, "completion_tokens": 1}}
+
+    assert listen(once(), lambda _: None).rate is None
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "ours"),
+    [
+        (401, "invalid_api_key", Code.UNAUTHENTICATED),
+        (404, "model_not_found", Code.NOT_FOUND),
+        (429, "rate_limit_exceeded", Code.RATE_LIMITED),
+        (402, "insufficient_quota", Code.BUDGET_EXCEEDED),
+        (400, "invalid_field", Code.INVALID_FIELD),
+        (500, "odd", Code.INTERNAL),
+    ],
+)
+def test_errors_in_the_words_of_others_are_ours(status: int, code: str, ours: Code) -> None:
+    body = {"message": "No.", "type": "x", "param": "model", "code": code}
+    error = refusal(status, json.dumps({"error": body}))
+    assert (error.code, error.message, error.field) == (ours, "No.", "model")
+    assert refusal(502, "<html>").code is Code.INTERNAL

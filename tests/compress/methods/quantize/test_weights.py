@@ -1,0 +1,127 @@
+"""Weights as 4-bit integers and as 16-bit floats."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, numpy_helper
+
+from helpers_graphs import graph, material_of, run
+from helpers_jobs import RecordedJob
+from meuse.compress.artifact import Artifact
+from meuse.compress.configs.quantize import Quantize
+from meuse.compress.methods.quantize import gptq, quantize
+from meuse.core.errors import Code, MeuseError
+from meuse.train.typed import convert
+
+
+@pytest.mark.parametrize("algorithm", ["rtn", "hqq", "gptq"])
+def test_int4_packs_two_weights_in_a_byte(classifier: Any, tmp_path: Path, algorithm: str) -> None:
+    """Every matrix is MatMulNBits with half a byte a weight, and labels agree."""
+    parent = Artifact("onnx", classifier.model)
+    material = material_of(classifier, RecordedJob(tmp_path))
+    made = quantize(parent, material, Quantize(mode="int4", algorithm=algorithm))  # type: ignore[arg-type]
+    products = [n for n in graph(made).node if n.op_type == "MatMulNBits"]
+    assert len(products) == 3
+    assert not [n for n in graph(made).node if n.op_type in ("MatMul", "Gemm")]
+    weights = 64 * 256 + 256 * 128 + 128 * 10
+    packed = [i for i in graph(made).initializer if i.data_type == TensorProto.UINT8]
+    assert sum(int(np.prod(i.dims)) for i in packed) == weights // 2
+    # Half a byte a weight, a scale (and for hqq a zero point) for 32 of them, biases, names.
+    per_weight = 0.5 + (8 if algorithm == "hqq" else 4) / 32
+    assert len(made.data) < weights * per_weight + 8000
+    rows = {"input": classifier.splits.test.frame.numbers}
+    assert (run(parent, rows)[0] == run(made, rows)[0]).mean() >= 0.95
+
+
+def test_gptq_moves_products_less_than_rounding() -> None:
+    """On inputs that hang together the product's error falls by half and more; the packed bytes
+    give back the codes; zeros stay."""
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(512, 8)) @ random.normal(size=(8, 64))
+    inputs += 0.1 * random.normal(size=inputs.shape)
+    weight = random.normal(size=(64, 24)).astype(np.float32)
+    weight[random.random(weight.shape) < 0.3] = 0
+    codes, scales = gptq.round_to_groups(weight, inputs.T @ inputs, 32)
+    plain, plain_scales = gptq.round_to_groups(weight, np.eye(64), 32)
+    wide = ((c - 8.0) * s.repeat(32, 1) for c, s in ((codes, scales), (plain, plain_scales)))
+    errors = [np.linalg.norm(inputs @ (w.T - weight)) for w in wide]
+    assert errors[0] < 0.5 * errors[1]
+    assert ((codes == 8) >= (weight.T == 0)).all()
+    packed = gptq.pack(codes, 32)
+    back = np.stack([packed & 15, packed >> 4], -1).reshape(24, 64)
+    np.testing.assert_array_equal(back, codes)
+
+
+def test_a_group_that_does_not_divide_is_refused_or_filled(images: Any) -> None:
+    """The error names the layer and the sizes that fit; `pad` computes the same with zeros."""
+    with pytest.raises(MeuseError) as caught:
+        quantize(images.artifact, images.material, Quantize(mode="int4"))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, "group_size")
+    assert "16 inputs, no multiple of 32" in caught.value.message
+    assert "all layers: 16" in str(caught.value.hint)
+    made = quantize(images.artifact, images.material, Quantize(mode="int4", uneven="pad"))
+    (old, _), (new, _) = images.answers(images.artifact), images.answers(made)
+    assert (old == new).mean() >= 0.9
+
+
+def test_int4_tables_of_embeddings(texts: Any, images: Any) -> None:
+    """The table takes half a byte a value."""
+    parent, rows = texts
+    made = quantize(parent, replace(images.material, rows={}), Quantize(mode="int4"))
+    kinds = [n.op_type for n in graph(made).node]
+    assert "GatherBlockQuantized" in kinds
+    assert len(made.data) < 0.3 * len(parent.data)
+    given = {"text": np.array([t.decode() for t in rows["text"]], object)}
+    np.testing.assert_allclose(run(parent, given)[1], run(made, given)[1], atol=0.15)
+
+
+@pytest.mark.parametrize(("mode", "bound"), [("float16", 1e-3), ("bfloat16", 8e-3)])
+def test_halves_take_half_the_bytes(images: Any, mode: str, bound: float) -> None:
+    """All weights are 16-bit floats, and no answer moves by more than their rounding."""
+    made = quantize(images.artifact, images.material, Quantize(mode=mode))  # type: ignore[arg-type]
+    kind = TensorProto.FLOAT16 if mode == "float16" else TensorProto.BFLOAT16
+    large = [i for i in graph(made).initializer if np.prod(i.dims) >= 64 and i.data_type != 7]
+    assert large
+    assert {i.data_type for i in large} == {kind}
+    saved = len(images.artifact.data) - len(made.data)
+    assert saved > 2 * sum(int(np.prod(i.dims)) for i in large) - 3000
+    difference = np.abs(images.answers(made)[1] - images.answers(images.artifact)[1])
+    assert difference.max() < bound * 5
+
+
+def test_float16_leaves_what_it_cannot_hold(images: Any) -> None:
+    """A tensor with a value beyond 65,504 stays float32 instead of becoming infinite."""
+    proto = onnx.load_from_string(images.artifact.data)
+    tensor = next(i for i in proto.graph.initializer if len(i.dims) == 4)
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] = 1e6
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    given = Artifact("onnx", proto.SerializeToString())
+    made = quantize(given, images.material, Quantize(mode="float16"))
+    kept = next(i for i in graph(made).initializer if i.name == tensor.name)
+    assert kept.data_type == TensorProto.FLOAT
+
+
+@pytest.mark.parametrize(
+    ("given", "field"),
+    [
+        ({"percentile": 30, "calibration": "percentile"}, "percentile"),
+        ({"percentile": 101, "calibration": "percentile"}, "percentile"),
+        ({"percentile": 99}, ""),
+        ({"mode": "int3"}, "mode"),
+        ({"group_size": 24}, "group_size"),
+        ({"rows": 1}, "rows"),
+        ({"rate": 0.5}, "rate"),
+    ],
+)
+def test_bad_options_are_named(given: dict[str, Any], field: str) -> None:
+    """Every refusal names the option."""
+    with pytest.raises(MeuseError) as caught:
+        convert(given, Quantize, "steps.0")
+    assert caught.value.field == f"steps.0.{field}".rstrip(".")

@@ -1,0 +1,160 @@
+"""Steps applied one after the other: order, checkpoints, errors, what a child carries on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from helpers_jobs import RecordedJob
+from meuse.compress.artifact import Artifact
+from meuse.compress.pipeline import Candidate, Parent, Pipeline
+from meuse.compress.spec import CompressSpec, Step
+from meuse.compress.weights import layers
+from meuse.core.errors import Code, MeuseError
+from meuse.core.ports import Engine, Paused
+from meuse.evaluate.metrics import for_task
+from meuse.serve import engines
+from meuse.serve.packed import pack
+from meuse.train import loop
+
+
+def load(artifact: Artifact) -> Engine:
+    return engines.load(artifact.format, artifact.data, 1)
+
+
+def steps_of(*steps: dict[str, Any]) -> tuple[Step, ...]:
+    return CompressSpec.from_dict({"model": "digits:1", "steps": list(steps)}).steps
+
+
+def pipeline(trained: Any, job: RecordedJob, parent: Parent | None = None) -> Pipeline:
+    splits = trained.splits
+    metric = for_task(splits.task)
+    return Pipeline(job, parent or trained.parent, splits, 0, metric, load)
+
+
+def let_pass(step: Step, outputs: Any) -> None: ...
+
+
+PRUNE = {"method": "prune", "rate": 0.7, "rounds": 2, "epochs": 1}
+SHARE = {"method": "share", "bits": 3, "epochs": 1}
+QUANTIZE = {"method": "quantize"}
+
+
+def weights_of(candidate: Candidate) -> list[np.ndarray[Any, Any]]:
+    assert candidate.network is not None
+    return [layer.weight.numpy() for layer in layers(candidate.network.network)]
+
+
+def test_forms_stay_through_later_steps(classifier: Any, tmp_path: Path) -> None:
+    """What was pruned stays zero while shared values train on."""
+    made = pipeline(classifier, RecordedJob(tmp_path)).apply(steps_of(PRUNE, SHARE), let_pass)
+    assert made.artifact.format == "onnx"
+    found = weights_of(made)
+    zeros = sum(int((w == 0).sum()) for w in found)
+    assert zeros >= 0.69 * sum(w.size for w in found)
+    assert all(len(np.unique(w[w != 0])) <= 8 for w in found)
+    assert [row["method"] for row in made.rows] == ["prune", "share"]
+    assert all(row["seconds"] >= 0 for row in made.rows)
+
+
+def test_outputs_are_those_of_the_file(classifier: Any, tmp_path: Path) -> None:
+    """What a candidate says of validation is what its file answers."""
+    whole = pipeline(classifier, RecordedJob(tmp_path))
+    made = whole.apply(steps_of(PRUNE), let_pass)
+    served = whole.validation_outputs(made.artifact)
+    assert (served.argmax(axis=1) == made.outputs.argmax(axis=1)).all()
+
+
+class StoppedError(Exception):
+    """Stands for a kill: the process is gone, its folder stays."""
+
+
+def test_a_killed_job_goes_on(
+    classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped in the second step's training, it does the first step no more, and ends with the
+    bytes of an undisturbed run."""
+    steps = steps_of(PRUNE, SHARE, QUANTIZE)
+    calm = pipeline(classifier, RecordedJob(tmp_path / "calm")).apply(steps, let_pass)
+
+    def stop(step: Step, outputs: Any) -> None:
+        if step.method == "share":
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        pipeline(classifier, RecordedJob(tmp_path / "killed")).apply(steps, stop)
+    again = RecordedJob(tmp_path / "killed")
+    trainings = []
+    run = loop.run
+    monkeypatch.setattr(loop, "run", lambda *a, **k: trainings.append(a) or run(*a, **k))
+    made = pipeline(classifier, again).apply(steps, let_pass)
+    assert not trainings
+    assert "step-2 was done before" in again.text
+    assert made.artifact == calm.artifact
+    assert [r["method"] for r in made.rows] == [r["method"] for r in calm.rows]
+
+
+def test_a_pause_is_kept_between_steps(classifier: Any, tmp_path: Path) -> None:
+    job = RecordedJob(tmp_path)
+
+    def pause(step: Step, outputs: Any) -> None:
+        job.is_paused = True
+
+    with pytest.raises(Paused):
+        pipeline(classifier, job).apply(steps_of(PRUNE, SHARE), pause)
+    job.is_paused = False
+    pipeline(classifier, job).apply(steps_of(PRUNE, SHARE), let_pass)
+    assert "step-1 was done before" in job.text
+
+
+def test_a_step_of_other_options_is_done_anew(classifier: Any, tmp_path: Path) -> None:
+    """A checkpoint counts for the very steps that led to it."""
+    job = RecordedJob(tmp_path)
+    pipeline(classifier, job).apply(steps_of({**PRUNE, "rate": 0.5}), let_pass)
+    made = pipeline(classifier, job).apply(steps_of(PRUNE), let_pass)
+    assert "was done before" not in job.text
+    found = weights_of(made)
+    assert sum(int((w == 0).sum()) for w in found) >= 0.69 * sum(w.size for w in found)
+
+
+def test_the_parents_network_is_left_alone(classifier: Any, tmp_path: Path) -> None:
+    """Two candidates of one pipeline do not disturb each other."""
+    whole = pipeline(classifier, RecordedJob(tmp_path))
+    first = whole.apply(steps_of(PRUNE), let_pass, shared=True)
+    whole.apply(steps_of({**PRUNE, "rate": 0.95}), let_pass, shared=True)
+    for kept in tmp_path.glob("checkpoint-*"):
+        kept.unlink()
+    third = whole.apply(steps_of(PRUNE), let_pass, shared=True)
+    assert all(
+        torch.equal(torch.from_numpy(x), torch.from_numpy(y))
+        for x, y in zip(weights_of(first), weights_of(third), strict=True)
+    )
+
+
+def test_a_lossy_graph_method_leaves_the_network_behind(classifier: Any, tmp_path: Path) -> None:
+    made = pipeline(classifier, RecordedJob(tmp_path)).apply(steps_of(QUANTIZE), let_pass)
+    assert made.network is None
+
+
+def test_a_parent_without_weights(classifier: Any, tmp_path: Path) -> None:
+    """Graph methods work on a finished graph; those that train say what is missing."""
+    parent = Parent("up:1", classifier.parent.artifact, classifier.parent.signature)
+    whole = pipeline(classifier, RecordedJob(tmp_path), parent)
+    assert len(whole.apply(steps_of(QUANTIZE), let_pass).artifact.data) < len(parent.artifact.data)
+    with pytest.raises(MeuseError) as caught:
+        whole.apply(steps_of(PRUNE), let_pass)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "steps.0.method")
+    assert "quantize" in str(caught.value.hint)
+
+
+def test_a_packed_parent_is_opened(classifier: Any, tmp_path: Path) -> None:
+    """Its graph is compressed like any other, and the child is no packed file by itself."""
+    packed = Artifact("packed", pack(classifier.model))
+    parent = Parent("digits:2", packed, classifier.parent.signature)
+    made = pipeline(classifier, RecordedJob(tmp_path), parent).apply(steps_of(QUANTIZE), let_pass)
+    assert made.artifact.format == "onnx"
+    assert len(made.artifact.data) < 0.4 * len(classifier.model)

@@ -1,0 +1,103 @@
+"""Vectors of texts by the official client, from a version that takes raw texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from gateway.rig import Rig, target
+from serve import models
+
+
+class Embedding:
+    def __init__(self, rig: Rig) -> None:
+        self.rig = rig
+        key = rig.key()
+        for name, model in (
+            ("words", models.embedder()),
+            ("counted", models.embedder(tokens=True)),
+            ("scores", models.scores()),
+        ):
+            rig.replica(name, f"{name}:1", model, wait=False)
+            rig.deploy(f"acme/{name}", target(f"{name}:1", model, [name]))
+        rig.publish()
+        worker = rig.worker()
+        http = httpx.Client(trust_env=False, timeout=60)
+        self.client = openai.OpenAI(
+            base_url=f"{worker.url}/v1", api_key=key, http_client=http, max_retries=0
+        )
+
+    def ask(self, text: Any, **more: Any) -> Any:
+        return self.client.embeddings.create(**{"model": "words", "input": text, **more})
+
+
+@pytest.fixture(scope="module")
+def embedding() -> Iterator[Embedding]:
+    rig = Rig()
+    try:
+        embedding = Embedding(rig)
+        yield embedding
+        embedding.client.close()
+    finally:
+        rig.close()
+
+
+@pytest.mark.parametrize("form", [{}, {"encoding_format": "float"}, {"encoding_format": "base64"}])
+def test_a_vector_for_each_text(embedding: Embedding, form: dict[str, str]) -> None:
+    """In order, as numbers or packed (the client's own way)."""
+    answer = embedding.ask(["dog", "cat", "fish"], **form)
+    assert [d.index for d in answer.data] == [0, 1, 2]
+    assert answer.object == "list"
+    assert answer.model == "words"
+    if form.get("encoding_format") != "base64":
+        assert [d.embedding for d in answer.data] == [[2.0, 1.0], [1.0, 0.5], [0.0, 0.0]]
+    one = embedding.ask("dog", dimensions=2)
+    assert [d.embedding for d in one.data] == [[2.0, 1.0]]
+
+
+def test_rows_are_metered_and_tokens_told_where_they_are_known(embedding: Embedding) -> None:
+    """The usage is the version's own count, or nothing."""
+    before = len(embedding.rig.records())
+    assert embedding.ask(["dog", "cat"]).usage.prompt_tokens == 0
+    assert embedding.ask(["dog", "cat", "x"], model="counted").usage.total_tokens == 3
+    records = embedding.rig.records()[before:]
+    assert [r.quantities["rows"] for r in records] == [2, 3]
+    assert {r.protocol for r in records} == {"openai-embeddings"}
+
+
+@pytest.mark.parametrize(
+    ("more", "param"),
+    [
+        ({"input": ""}, "input"),
+        ({"input": []}, "input"),
+        ({"input": [1, 2]}, "input"),
+        ({"input": ["a", ""]}, "input"),
+        ({"input": None}, "input"),
+        ({"input": ["x"] * 2049}, "input"),
+        ({"dimensions": 3}, "dimensions"),
+        ({"encoding_format": "hex"}, "encoding_format"),
+        ({"user": 1}, "user"),
+        ({"model": "scores"}, "model"),
+        ({"model": ""}, "model"),
+    ],
+)
+def test_what_cannot_be_embedded(embedding: Embedding, more: dict[str, Any], param: str) -> None:
+    """Each is named."""
+    body = {"model": "words", "input": "dog", **more}
+    answer = httpx.post(
+        f"{embedding.client.base_url}embeddings", json=body, trust_env=False,
+        headers={"authorization": f"Bearer {embedding.client.api_key}"},
+    )  # fmt: skip
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == param
+
+
+def test_encoders_are_models_too(embedding: Embedding) -> None:
+    """They are listed; what does neither texts nor vectors is not."""
+    assert {m.id for m in embedding.client.models.list()} == {"words", "counted"}
+    with pytest.raises(openai.NotFoundError):
+        embedding.client.models.retrieve("scores")
