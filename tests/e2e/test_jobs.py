@@ -57,6 +57,7 @@ def paused(client: httpx.Client, job_id: str) -> JSON:
     def look() -> JSON | None:
         job: JSON = get(client, f"/api/jobs/{job_id}")
         assert job["error"] is None
+        assert job["status"] != "succeeded", "it was done before it heard of the pause"
         return job if job["status"] == "paused" else None
 
     job: JSON = until(look, "it is paused")
@@ -204,7 +205,8 @@ def test_the_command_line_and_the_client(admin: httpx.Client, platform: Platform
         return done.stdout
 
     with Client(platform.url, platform.admin_key) as client:
-        job = client.start("train", {"model_name": "jobs4-cli", **SPEC, "epochs": 40}, "high")
+        # Long enough to be there still when a busy machine has started the command line.
+        job = client.start("train", {"model_name": "jobs4-cli", **SPEC, "epochs": 150}, "high")
         running(admin, job["id"])
         assert "pause asked for" in meuse("jobs", job["id"], "--pause")
         paused(admin, job["id"])
