@@ -42,7 +42,7 @@ def kinds(
     return {
         "train": time.metered(Train(stores, foreign).kind()),
         "compress": time.metered(Compress(stores, foreign).kind()),
-        "evaluate": Evaluate(stores).kind(),
+        "evaluate": Evaluate(stores, batches.files).kind(),
         "predict": Predict(stores, journal, plan_of, budgets).kind(),
         "import": Import(stores, foreign, sources).kind(),
         "ingest": Ingest(stores, intake).kind(),
