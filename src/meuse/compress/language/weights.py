@@ -14,6 +14,7 @@ from meuse.compress.configs.weights import GROUP, Weights
 from meuse.core.errors import Code, MeuseError, invalid
 
 _INTEGERS = ("i8", "u8", "i4", "u4", "nf4", "i2", "u2")
+GROUPS = (256, 128, 64, 32, 16)
 _LARGE = 4096
 """Elements from which a constant of integers is a matrix of weights."""
 
@@ -76,7 +77,9 @@ def _check_groups(graph: openvino.Model, group: int) -> None:
     uneven = [(name, inputs) for name, inputs in inner(graph) if inputs % group]
     if uneven:
         name, inputs = uneven[0]
-        fits = [size for size in (256, 128, 64, 32, 16) if not any(n % size for _, n in inner(graph))]
+        fits = [
+            size for size in (256, 128, 64, 32, 16) if not any(n % size for _, n in inner(graph))
+        ]
         raise invalid(
             "steps.0.group_size",
             f"{name} has {inputs} inputs, which is no multiple of {group}",
