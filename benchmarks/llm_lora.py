@@ -172,7 +172,8 @@ def page(body: dict[str, Any]) -> str:
         ["time, opening and writing included", "<= 10 minutes", f"{minutes:.1f} minutes",
          _word(minutes <= 10)],
     ]  # fmt: skip
-    rows_ = [[a["question"], a["wanted"], _short(a["before"]), _short(a["after"])] for a in f["answers"]]  # fmt: skip
+    told = ("question", "wanted", "before", "after")
+    rows_ = [[_short(a[name]) for name in told] for a in f["answers"]]
     return "\n".join(
         [
             f"# LoRA on {check['examples']} chat examples, {body['date']}",

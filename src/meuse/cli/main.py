@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meuse.cli import compress, llm
+from meuse.cli import compress, finetune, llm
 from meuse.cli.shared import (
     Json,
     connect,
@@ -323,6 +323,7 @@ def search(
 app.command()(compress.compress)
 app.command()(compress.methods)
 app.command()(llm.pull)
+app.command()(finetune.finetune)
 app.command()(llm.chat)
 
 

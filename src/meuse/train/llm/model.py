@@ -98,7 +98,7 @@ def adapted(model: nn.Module, lora: Lora, seed: int, base: str) -> nn.Module:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with _old_names():
+    with old_names():
         made: nn.Module = get_peft_model(cast(Any, model), config)
     config.base_model_name_or_path = base  # what the adapter says that it is for
     return made
@@ -106,12 +106,12 @@ def adapted(model: nn.Module, lora: Lora, seed: int, base: str) -> nn.Module:
 
 def recompute(model: Any) -> None:
     """Let the backward pass compute activations anew instead of keeping them."""
-    with _old_names():
+    with old_names():
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 @contextmanager
-def _old_names() -> Iterator[None]:
+def old_names() -> Iterator[None]:
     """transformers warns of names that go with its version 6; peft uses them, and those of now
     do not know the new ones."""
     with warnings.catch_warnings():
