@@ -133,9 +133,9 @@ def answers(model: Path, folder: Path, held: list[Row]) -> list[dict[str, str]]:
     """Held-out questions with what the base says, and what it says with the adapter."""
     from peft import PeftModel
 
-    from meuse.train.llm.model import open_base
+    from meuse.language.checkpoint import open_checkpoint
 
-    base, tokenizer = open_base(model)
+    base, tokenizer = open_checkpoint(model)
     tuned = PeftModel.from_pretrained(base, folder / "job" / "adapter").eval()
 
     def said(prompt: str) -> str:

@@ -175,7 +175,8 @@ def test_the_merged_model_says_what_base_and_adapter_say(
     """And it can be fine-tuned itself: it is a checkpoint like any other."""
     from peft import PeftModel
 
-    from meuse.train.llm.model import old_names, open_base
+    from meuse.language.checkpoint import open_checkpoint
+    from meuse.train.llm.model import old_names
 
     done = desk.run(config={"rank": 4, "merge": True})
     adapter, merged = done["versions"]
@@ -188,8 +189,8 @@ def test_the_merged_model_says_what_base_and_adapter_say(
         for artifact in version["artifacts"]:
             body = desk.blobs.read(TENANT, artifact["digest"])
             (folders[name] / artifact["name"]).write_bytes(body)
-    whole, _ = open_base(folders["merged"])
-    base, words = open_base(tiny)
+    whole, _ = open_checkpoint(folders["merged"])
+    base, words = open_checkpoint(tiny)
     ids = torch.tensor([words("What is 3?")["input_ids"]])
     with torch.no_grad(), old_names():
         before = base(ids).logits

@@ -20,7 +20,7 @@ def finetune(
     data: Annotated[str, typer.Option(help="A JSONL file, or the id of one that was sent.")],
     validation: Annotated[
         str | None,
-        typer.Option(help="Another file to validate on; by default a tenth is held out."),
+        typer.Option(help="Another, to validate on; by default a tenth is held out."),
     ] = None,
     recipe: Annotated[str, typer.Option(help="llm-lora or llm-full.")] = "llm-lora",
     rank: Annotated[int | None, typer.Option(help="Of the adapter.")] = None,
