@@ -37,13 +37,13 @@ def check(stores: Stores, files: FileStore, scope: Scope, spec: dict[str, Any]) 
         raise invalid("stride", f"a stride of {asked.stride} does not fit", "Less than the window.")
     for version in versions:
         _base(stores, scope, version)
-    _file(files, scope, asked.data)
+    find_file(files, scope, asked.data)
     return replace(asked, models=refs).to_dict()
 
 
 def prepare(stores: Stores, files: FileStore, job: Job) -> dict[str, Any]:
     """What the child gets beside the spec."""
-    file = _file(files, job.scope, job.spec["data"])
+    file = find_file(files, job.scope, job.spec["data"])
     versions = [_model(stores, job.scope, ref, "models") for ref in job.spec["models"]]
     return {
         "language": True,
@@ -86,7 +86,7 @@ def _model(stores: Stores, scope: Scope, text: str, field: str) -> ModelVersion:
     return version
 
 
-def _file(files: FileStore, scope: Scope, file_id: str) -> StoredFile:
+def find_file(files: FileStore, scope: Scope, file_id: str) -> StoredFile:
     try:
         found = files.get(scope, file_id)
     except MeuseError as error:

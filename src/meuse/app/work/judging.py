@@ -51,12 +51,10 @@ def work(blobs: Blobs, files: Blobs, context: JobContext, job: dict[str, Any]) -
     wrong: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for index, version in enumerate(versions):
         folder = context.folder / "model"
-        progress = _Progress(
-            context, version["ref"], index, len(versions), len(metrics), len(found)
-        )
+        progress = Progress(context, version["ref"], index, len(versions), len(metrics), len(found))
         progress.begin("opening")
         subject = opened(blobs, inputs["tenant"], version, folder)
-        exam = _Exam(subject, found, window, stride, spec, progress)
+        exam = Exam(subject, found, window, stride, spec, progress)
         begun = time.perf_counter()
         columns = exam.take(metrics)
         seconds = time.perf_counter() - begun
@@ -95,7 +93,7 @@ def _told(
     return {**result, "metrics": list(metrics)}
 
 
-class _Progress:
+class Progress:
     """Of one version; the place where a pause ends it."""
 
     def __init__(
@@ -128,7 +126,7 @@ class _Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class _Exam:
+class Exam:
     """One version on all lines. Every prompt is read before anything is computed."""
 
     subject: Subject
@@ -136,7 +134,7 @@ class _Exam:
     window: int
     stride: int
     spec: LanguageSpec
-    progress: _Progress
+    progress: Progress
     wrong: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     def take(self, metrics: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:

@@ -58,7 +58,7 @@ def opened(blobs: Blobs, tenant: str, version: dict[str, Any], folder: Path) -> 
     try:
         if version["layout"] in ("gguf", "ir"):
             described = _laid_out(blobs, tenant, version, folder)
-            return _served(described, folder)
+            return served(described, folder)
         base = version["base"] or version
         described = _laid_out(blobs, tenant, base, folder / "base")
         if version["base"] is not None:
@@ -85,7 +85,8 @@ def _reader(
     return Reader(tokenizer, context, described.vocabulary, template.render if template else None)
 
 
-def _served(described: Manifest, folder: Path) -> Subject:
+def served(described: Manifest, folder: Path) -> Subject:
+    """What the engine runs, laid out in a folder."""
     from meuse.evaluate.language.ir import GRAPH, IrModel
     from meuse.serve.generation.genai import GenaiGenerator
 
