@@ -343,8 +343,18 @@ class Client:
         return answer
 
     def evaluate(self, models: Sequence[str], data: str, **spec: Any) -> JSON:
-        """Start judging versions on data; the job. `spec`: split, slices, target, task."""
+        """Start judging versions on data; the job. `spec`: split, slices, target, task. `data`
+        of language models is the id of a file; then `spec`: metrics, window, stride,
+        max_tokens, stop."""
         return self.start("evaluate", {"models": list(models), "data": data, **spec})
+
+    def upload_file(self, path: Path, purpose: str = "fine-tune") -> JSON:
+        """Upload a file of lines (JSONL) as OpenAI's clients do; the file, with its id."""
+        with path.open("rb") as file:
+            answer: JSON = self.call(
+                "POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, file)}
+            )
+        return answer
 
     def evaluations(self, name: str, version: int) -> list[JSON]:
         """What a version scored, newest first."""

@@ -55,13 +55,21 @@ def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path
     facts = recognise(brought.path)
     if facts is None:
         return _encoder(blobs, context, job, brought.path, brought.digest)
-    return _keep(blobs, context, inputs["tenant"], facts, brought)
+    return keep(
+        blobs, context, inputs["tenant"], facts, brought.origin, brought.licence, brought.digest
+    )
 
 
-def _keep(
-    blobs: Blobs, context: JobContext, tenant: str, facts: Any, brought: Any
+def keep(
+    blobs: Blobs,
+    context: JobContext,
+    tenant: str,
+    facts: Any,
+    origin: str,
+    licence: str,
+    code_digest: str,
 ) -> dict[str, Any]:
-    """Files into the store, then the manifest."""
+    """Files into the store, then the manifest; a version without metrics and lineage."""
     from meuse.pull import facts as known
     from meuse.pull.template import most_tokens
     from meuse.registry.card import note
@@ -76,7 +84,7 @@ def _keep(
         files.append(manifests.File(name, digest, size))
         done += size
         context.progress(_LOOKED + (1 - _LOOKED) * done / total, note="storing it")
-    made = known.manifest(facts, tuple(files), brought.origin, brought.licence, template_tokens)
+    made = known.manifest(facts, tuple(files), origin, licence, template_tokens)
     digest, size = blobs.put(tenant, io.BytesIO(manifests.encode(made)))
     artifacts = [
         Artifact("manifest.json", manifests.FORMAT, digest, size),
@@ -90,7 +98,7 @@ def _keep(
         "task": GENERATION,
         "artifacts": [asdict(artifact) for artifact in artifacts],
         "signature": known.SIGNATURE.to_dict(),
-        "code_digest": brought.digest,
+        "code_digest": code_digest,
         "report": {"generation": known.report(made, total)},
         "card": note(given={"licence": made.licence} if made.licence else {}),
     }
