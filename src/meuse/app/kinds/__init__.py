@@ -19,6 +19,7 @@ from meuse.app.kinds.pull import Sources
 from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
+from meuse.app.kinds.tuning import Tunings
 from meuse.core.nouns import Limit
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import JobJournal
@@ -34,13 +35,14 @@ def kinds(
     limits: Callable[[], list[Limit]],
     cells: Path,
     batches: Batches,
+    tunings: Tunings,
 ) -> dict[str, JobKind]:
     """The kinds that this platform runs, by name. `limits` are all of the platform, counted in
     the file `cells`."""
     budgets = Budgets(limits, cells)
     time = TrainingTime(budgets, journal, plan_of)
     return {
-        "train": time.metered(Train(stores, foreign).kind()),
+        "train": tunings.around(time.metered(Train(stores, foreign).kind())),
         "compress": time.metered(Compress(stores, foreign).kind()),
         "evaluate": Evaluate(stores).kind(),
         "predict": Predict(stores, journal, plan_of, budgets).kind(),
