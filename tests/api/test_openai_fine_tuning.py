@@ -188,8 +188,8 @@ def test_results_are_a_table_and_the_checkpoint_has_the_last_of_them() -> None:
 @pytest.mark.parametrize(
     "given",
     [
-        "chat", {"nothing": 1}, {"model": 7}, {"metadata": []}, {"metadata": {"a": [1]}}, {"suffix": "Two Words"},
-        {"deployment": "chat"}, {"hyperparameters": 3},
+        "chat", {"nothing": 1}, {"model": 7}, {"metadata": []}, {"metadata": {"a": [1]}},
+        {"suffix": "Two Words"}, {"deployment": "chat"}, {"hyperparameters": 3},
     ],
 )  # fmt: skip
 def test_what_a_native_job_may_not_say_is_refused(given: Any) -> None:
