@@ -20,10 +20,10 @@ from meuse.api.tuning_bases import base_of
 from meuse.core.errors import MeuseError, invalid, not_found
 from meuse.core.ids import check_name, new_id
 from meuse.core.nouns import Job, Principal, Scope
-from meuse.core.states import JobStatus
-from meuse.core.tuning import FIELD, FineTuning, is_tuning
+from meuse.core.tuning import FIELD, FineTuning
 from meuse.gateway.openai import parameters
 from meuse.train import recipes
+from meuse.train.llm.spec import is_tuning
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["openai"])
 Caller = Annotated[Principal, requires("train")]
@@ -144,13 +144,17 @@ def _filter(request: Request) -> Callable[[Mapping[str, str] | None], bool]:
 def _jobs(parts: Control, scope: Scope, before: str | None) -> Iterator[Job]:
     """Fine-tuning jobs, newest first."""
     while found := parts.jobs.page(scope, _SCAN, before):
-        yield from (job for job in found if is_tuning(job.kind, job.spec))
+        yield from (job for job in found if _is_tuning(job))
         before = found[-1].id
+
+
+def _is_tuning(job: Job) -> bool:
+    return job.kind == "train" and is_tuning(job.spec.get("recipe"))
 
 
 def _one(parts: Control, caller: Principal, job_id: str) -> Job:
     job = parts.jobs.get(caller.scope, job_id)
-    if not is_tuning(job.kind, job.spec):
+    if not _is_tuning(job):
         raise not_found("fine-tuning job", job_id)
     return job
 
@@ -205,7 +209,7 @@ def checkpoints(
 ) -> dict[str, Any]:
     """What came of the job, once it has succeeded: those on its way are for its own use."""
     job = _one(parts, caller, job_id)
-    if job.status is not JobStatus.SUCCEEDED or after is not None:
+    if objects.fine_tuned(job) is None or after is not None:
         return page([], limit)
     metrics: dict[str, Any] = {}
     for said in parts.jobs.latest(job.id, None, _SCAN, ("metrics",)):

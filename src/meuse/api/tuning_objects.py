@@ -92,11 +92,11 @@ def describe(job: Job) -> dict[str, Any]:
 
 
 def fine_tuned(job: Job) -> str | None:
-    """The name of what came of it; None until it has succeeded."""
+    """The name of what came of it; None until it has succeeded, and of one that only checks."""
     result = job.result or {}
     if job.status is not JobStatus.SUCCEEDED:
         return None
-    name: str = result.get("fine_tuned_model") or result["model"]
+    name: str | None = result.get("fine_tuned_model") or result.get("model")
     return name
 
 

@@ -14,9 +14,6 @@ from meuse.core.errors import invalid
 from meuse.core.fields import known
 from meuse.core.ids import check_name
 
-RECIPES = ("llm-lora", "llm-full")
-"""Recipes of language models: their jobs are fine-tuning jobs, whoever made them."""
-
 FIELD = "fine_tuning"
 """Of the spec of a job of the kind `train`."""
 
@@ -57,8 +54,3 @@ class FineTuning:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
-
-
-def is_tuning(kind: str, spec: Mapping[str, Any]) -> bool:
-    """Whether a job is one of those that `/v1/fine_tuning/jobs` shows."""
-    return kind == "train" and spec.get("recipe") in RECIPES

@@ -12,6 +12,7 @@ from meuse.app.kinds.batch import Batches
 from meuse.app.kinds.budgets import Budgets, TrainingTime
 from meuse.app.kinds.compress import Compress
 from meuse.app.kinds.evaluate import Evaluate
+from meuse.app.kinds.finetune import Finetune, by_recipe
 from meuse.app.kinds.import_ import Foreign, Import
 from meuse.app.kinds.ingest import Ingest, Intake
 from meuse.app.kinds.predict import Predict
@@ -36,13 +37,16 @@ def kinds(
     cells: Path,
     batches: Batches,
     tunings: Tunings,
+    tuning: Finetune,
 ) -> dict[str, JobKind]:
     """The kinds that this platform runs, by name. `limits` are all of the platform, counted in
     the file `cells`."""
     budgets = Budgets(limits, cells)
     time = TrainingTime(budgets, journal, plan_of)
     return {
-        "train": tunings.around(time.metered(Train(stores, foreign).kind())),
+        "train": tunings.around(
+            time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind()))
+        ),
         "compress": time.metered(Compress(stores, foreign).kind()),
         "evaluate": Evaluate(stores).kind(),
         "predict": Predict(stores, journal, plan_of, budgets).kind(),

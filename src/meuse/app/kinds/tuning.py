@@ -14,9 +14,10 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import invalid
 from meuse.core.nouns import Job, Scope, StoredFile
 from meuse.core.ports import Blobs, FileStore, JobStore
-from meuse.core.tuning import FIELD, RECIPES, FineTuning, is_tuning
+from meuse.core.tuning import FIELD, FineTuning
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import record_id
+from meuse.train.llm.spec import is_tuning
 
 PURPOSE = "fine-tune-results"
 _PAGE = 1000
@@ -38,7 +39,7 @@ class Tunings:
 
         def complete(job: Job, result: dict[str, Any]) -> dict[str, Any]:
             answer = kind.complete(job, result)
-            if not is_tuning(job.kind, job.spec):
+            if not is_tuning(job.spec.get("recipe")) or "model" not in answer:
                 return answer
             return {**answer, "result_file": self._results(job)}
 
@@ -72,7 +73,7 @@ def _check(check: Check, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
     rest = {name: value for name, value in spec.items() if name != FIELD}
     if FIELD not in spec:
         return check(scope, rest)
-    if spec.get("recipe") not in RECIPES:
+    if not is_tuning(spec.get("recipe")):
         raise invalid(FIELD, "only recipes of language models have it", "Leave it out.")
     tuning = FineTuning.from_dict(spec[FIELD])
     return {**check(scope, rest), FIELD: tuning.to_dict()}
