@@ -83,7 +83,7 @@ def test_hyperparameters_keep_what_was_given() -> None:
     ("changes", "status"),
     [
         ({}, "queued"),
-        ({"status": JobStatus.RUNNING, "live": {"note": "validating"}}, "validating_files"),
+        ({"status": JobStatus.RUNNING, "live": {"note": "validating: 9"}}, "validating_files"),
         ({"status": JobStatus.RUNNING, "live": {"ends_ms": 60_500}}, "running"),
         ({"status": JobStatus.PAUSED}, "paused"),
         ({"status": JobStatus.CANCELLED, "ended_ms": 5_000, "error": {"code": "cancelled"}},

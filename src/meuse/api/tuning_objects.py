@@ -10,7 +10,7 @@ from meuse.core.states import JobStatus
 from meuse.core.tuning import FIELD, FineTuning
 
 VALIDATING = "validating"
-"""What a job notes while it reads its files."""
+"""What the note of a job begins with while it reads its files."""
 
 PARAMS = {
     "base": "model",
@@ -116,7 +116,7 @@ def _hyperparameters(job: Job, tuning: FineTuning) -> dict[str, Any]:
 
 
 def _status(job: Job) -> str:
-    if job.status is JobStatus.RUNNING and job.live.get("note") == VALIDATING:
+    if job.status is JobStatus.RUNNING and str(job.live.get("note")).startswith(VALIDATING):
         return "validating_files"
     return str(job.status)
 
