@@ -79,9 +79,7 @@ class Engine:
 
 @given(
     arrivals=st.lists(
-        st.tuples(
-            st.floats(0, 60), st.sampled_from(["", "a", "b", "c", "d"]), st.floats(0.1, 15)
-        ),
+        st.tuples(st.floats(0, 60), st.sampled_from(["", "a", "b", "c", "d"]), st.floats(0.1, 15)),
         min_size=1,
         max_size=60,
     ),

@@ -45,7 +45,7 @@ class Import:
 
     def _check(self, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
         if isinstance(spec.get("source"), str):
-            return pull.check(self.sources, spec)
+            return pull.check(self.sources, self.stores.registry, scope, spec)
         asked = ImportSpec.from_dict(spec)
         if asked.format in TOOLCHAINS:
             toolchains.need(TOOLCHAINS[asked.format], Path(self.foreign.toolchains), "format")
@@ -56,7 +56,7 @@ class Import:
     def _prepare(self, job: Job) -> dict[str, Any]:
         common = {"tenant": job.scope.tenant, "sandbox": self.foreign.to_dict()}
         if isinstance(job.spec["source"], str):
-            return common | pull.prepare(self.sources, job)
+            return common | pull.prepare(self.sources, self.stores.registry, job)
         source = dict(job.spec["source"])
         if "path" in source:  # what it leads to may have changed while the job waited
             source["path"] = str(allowed_path(source["path"], self.foreign.folders))
@@ -70,6 +70,7 @@ class Import:
             code_digest=result["code_digest"],
             seed=0,
             target="",
+            parent=result.get("parent"),
         )
         version = self.stores.registry.add_version(
             job.scope,

@@ -35,9 +35,7 @@ class Options:
     """That are held for the engine at once; 0: it takes none."""
 
 
-def load(
-    manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None = None
-) -> Parts:
+def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None = None) -> Parts:
     """`folder` holds the manifest's files by their names; `fetch` brings those of adapters.
 
     Raises `invalid_data` for what cannot be served, `unavailable` without the engine's package.

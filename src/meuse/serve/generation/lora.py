@@ -271,6 +271,8 @@ def _check_finite(tensors: Mapping[str, Tensor], data: memoryview) -> None:
         if tensor.dtype == "BF16":
             finite = bool(((np.frombuffer(part, "<u2") & 0x7F80) != 0x7F80).all())
         else:
-            finite = bool(np.isfinite(np.frombuffer(part, "<f4" if tensor.dtype == "F32" else "<f2")).all())
+            finite = bool(
+                np.isfinite(np.frombuffer(part, "<f4" if tensor.dtype == "F32" else "<f2")).all()
+            )
         if not finite:
             raise refused(f"{name[:200]} holds what is no number")
