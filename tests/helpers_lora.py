@@ -60,3 +60,62 @@ def write(folder: Path, tensors: Mapping[str, NDArray[Any]], **changes: Any) -> 
     (folder / "adapter_config.json").write_text(json.dumps(config(**changes)))
     (folder / "adapter_model.safetensors").write_bytes(safetensors(tensors))
     return folder
+
+
+WIDTH, INNER, LAYERS, KEYS = 64, 128, 2, 32
+CONTEXT = 512
+PROJECTIONS = {
+    "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (WIDTH, KEYS),
+    "self_attn.v_proj": (WIDTH, KEYS), "self_attn.o_proj": (WIDTH, WIDTH),
+    "mlp.gate_proj": (WIDTH, INNER), "mlp.up_proj": (WIDTH, INNER), "mlp.down_proj": (INNER, WIDTH),
+}  # fmt: skip
+"""(inputs, outputs) of the linear layers of `tiny`."""
+
+
+def layers_of(*names: str) -> dict[str, tuple[int, int]]:
+    """Of `tiny`, those whose name ends so."""
+    return {
+        f"layers.{i}.{name}": sizes
+        for i in range(LAYERS)
+        for name, sizes in PROJECTIONS.items()
+        if name.endswith(names)
+    }
+
+
+def tiny(folder: Path) -> Path:
+    """OpenVINO's files of a small decoder with random weights, whose tokens are bytes."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    from meuse.language.checkpoint import Checkpoint
+    from meuse.language.graph import graph_of
+    from meuse.language.ir import write_ir
+
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=2,
+        intermediate_size=INNER, vocab_size=259, max_position_embeddings=CONTEXT,
+        tie_word_embeddings=False, eos_token_id=256, bos_token_id=257, pad_token_id=258,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() == 2:
+                weight.mul_(3.0)  # so that answers differ by their prompts
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(alphabet)}, merges=[]))
+    tokens.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokens.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=tokens, eos_token="<|im_end|>", bos_token="<|im_start|>",
+        pad_token="<|pad|>",
+    )  # fmt: skip
+    tokenizer.chat_template = (
+        "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + "
+        "'<|im_end|>\n' }}{% endfor %}"
+        "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+    )
+    checkpoint = Checkpoint(model, tokenizer)
+    write_ir(checkpoint, graph_of(model), folder)
+    return folder

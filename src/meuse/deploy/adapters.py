@@ -68,7 +68,8 @@ def pinned(
 def held(adapters: Sequence[ModelVersion], options: EngineOptions) -> int:
     """The bytes that a replica needs for the largest that it may hold together."""
     sizes = [version.report["generation"]["weight_bytes"] for version in adapters]
-    return COPIES * sum(heapq.nlargest(options.max_adapters or MAX_HELD, sizes))
+    total: int = sum(heapq.nlargest(options.max_adapters or MAX_HELD, sizes))
+    return COPIES * total
 
 
 def _check(

@@ -45,7 +45,10 @@ class Import:
 
     def _check(self, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
         if isinstance(spec.get("source"), str):
-            return pull.check(self.sources, self.stores.registry, scope, spec)
+            checked = pull.check(self.sources, spec)
+            if base := checked["base"]:
+                checked["base"] = pull.base_of(self.stores.registry, scope, base).ref
+            return checked
         asked = ImportSpec.from_dict(spec)
         if asked.format in TOOLCHAINS:
             toolchains.need(TOOLCHAINS[asked.format], Path(self.foreign.toolchains), "format")
@@ -56,7 +59,10 @@ class Import:
     def _prepare(self, job: Job) -> dict[str, Any]:
         common = {"tenant": job.scope.tenant, "sandbox": self.foreign.to_dict()}
         if isinstance(job.spec["source"], str):
-            return common | pull.prepare(self.sources, self.stores.registry, job)
+            if base := job.spec.get("base"):
+                version = pull.base_of(self.stores.registry, job.scope, base)
+                common["base"] = {"model": version.ref, "report": version.report["generation"]}
+            return common | pull.prepare(self.sources, job)
         source = dict(job.spec["source"])
         if "path" in source:  # what it leads to may have changed while the job waited
             source["path"] = str(allowed_path(source["path"], self.foreign.folders))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from meuse.convert.spec import allowed_path
@@ -29,38 +29,30 @@ class Sources:
     max_seconds: float = 86400.0
 
 
-def check(
-    sources: Sources, registry: RegistryStore, scope: Scope, spec: dict[str, Any]
-) -> dict[str, Any]:
+def check(sources: Sources, spec: dict[str, Any]) -> dict[str, Any]:
     """The spec, complete. Raises `invalid_field`, `forbidden`, `not_found`."""
     asked = PullSpec.from_dict(spec)
     _check_allowed(sources, asked)
-    if asked.base:
-        asked = replace(asked, base=_base(registry, scope, asked.base).ref)
     return asked.to_dict()
 
 
-def _base(registry: RegistryStore, scope: Scope, text: str) -> ModelVersion:
-    """A language model that an adapter may have been trained on."""
+def base_of(registry: RegistryStore, scope: Scope, text: str) -> ModelVersion:
+    """A language model that an adapter may have been trained on. Raises `not_found` or
+    `invalid_field` at `base`."""
     version = references.resolve(registry, scope, text, "base")
     if version.task != GENERATION or is_adapter(version):
         raise invalid("base", f"{version.ref} is no language model", "Name the adapter's base.")
     return version
 
 
-def prepare(sources: Sources, registry: RegistryStore, job: Job) -> dict[str, Any]:
+def prepare(sources: Sources, job: Job) -> dict[str, Any]:
     """What the child gets beside the spec."""
     asked = PullSpec.from_dict(job.spec)
     _check_allowed(sources, asked)  # the operator may have changed it while the job waited
     path = ""
     if asked.kind == "file":
         path = str(allowed_path(asked.what, sources.folders, "source"))
-    base = None
-    if asked.base:
-        version = _base(registry, job.scope, asked.base)
-        base = {"model": version.ref, "report": version.report["generation"]}
     return {
-        "base": base,
         "path": path,
         "index": sources.index,
         "hosts": sources.hosts,

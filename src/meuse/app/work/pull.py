@@ -56,6 +56,10 @@ def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path
     context.progress(_ARRIVED, note="looking at it")
     context.log(f"{brought.origin} is here" + (f", {brought.digest}" if brought.digest else ""))
     facts = recognise(brought.path)
+    if spec.base and not isinstance(facts, AdapterFacts):
+        raise MeuseError(
+            Code.INVALID_DATA, "only adapters have a base", field="base", hint="Leave it out."
+        )
     if facts is None:
         return _encoder(blobs, context, job, brought.path, brought.digest)
     if isinstance(facts, AdapterFacts):
@@ -93,7 +97,7 @@ def _keep_adapter(
 ) -> dict[str, Any]:
     from meuse.pull import facts as known
 
-    base = inputs["base"]
+    base = inputs.get("base")
     if not base:
         raise MeuseError(
             Code.INVALID_DATA,
