@@ -54,7 +54,7 @@ class Registry:
             made("loop:1", "loop:1"),
             adapter("polite:1", "smollm2:1"),
             adapter("late:1", "smollm2:3"),
-            adapter("dora:1", "smollm2:1") ,
+            adapter("dora:1", "smollm2:1"),
         ]
         self._versions = {version.ref: version for version in versions}
         self._versions["dora:1"].report["generation"]["dora"] = True
