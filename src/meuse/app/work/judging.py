@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from meuse.app.work.subjects import Subject, opened
-from meuse.core.errors import MeuseError
+from meuse.app.work.tokens import prompt_of, tokens_of
 from meuse.core.ports import Blobs, JobContext, Paused
 from meuse.evaluate.judge import Judged
 from meuse.evaluate.language import lines
@@ -26,7 +26,6 @@ from meuse.evaluate.language.spec import LanguageSpec
 from meuse.evaluate.record import Rows
 from meuse.evaluate.side_by_side import side_by_side
 from meuse.gateway.openai.conversation import normal
-from meuse.serve.generation.messages import Ask, Sampling
 from meuse.serve.generation.prompt import Prompt
 
 MAX_WRONG = 20
@@ -140,8 +139,15 @@ class Exam:
 
     def take(self, metrics: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
         """Columns by name, [lines] each."""
-        scored = [self._scored(line) for line in self.found if set(metrics) - {"exact_match"}]
-        prompts = [self._prompt(line) for line in self.found if "exact_match" in metrics]
+        subject, most = self.subject, self.spec.max_tokens
+        scored, prompts = [], []
+        if set(metrics) - {"exact_match"}:
+            context = subject.model.context
+            scored = [
+                tokens_of(line, subject.reader, subject.tokenizer, context) for line in self.found
+            ]
+        if "exact_match" in metrics:
+            prompts = [prompt_of(line, subject.reader, most) for line in self.found]
         columns: dict[str, np.ndarray[Any, Any]] = {}
         for done, metric in enumerate(metrics):
             self.progress.begin(metric, done * len(self.found))
@@ -157,42 +163,6 @@ class Exam:
             else:
                 columns |= self._matched(prompts)
         return columns
-
-    def _scored(self, line: Line) -> list[tuple[Ids, int]]:
-        """For each answer: the tokens, and where those that count begin."""
-        encode = self.subject.tokenizer.encode
-        if line.kind == "text":
-            return [(encode(line.answers[0], whole=True), 1)]
-        if line.messages:
-            before = self._prompt(line).ids
-            made = [
-                (np.concatenate([before, encode(answer)]), len(before)) for answer in line.answers
-            ]
-        else:
-            # As lm-evaluation-harness: white space at a prompt's end belongs to the answer.
-            first = len(encode(line.prompt.rstrip(), whole=True))
-            made = [(encode(line.prompt + answer, whole=True), first) for answer in line.answers]
-        for ids, first in made:
-            if len(ids) <= first:
-                raise lines.at_line(line.number, "an answer adds no token to its prompt")
-            if len(ids) > self.subject.model.context:
-                raise lines.at_line(
-                    line.number,
-                    f"prompt and answer have {len(ids)} tokens, the model's context window "
-                    f"{self.subject.model.context}",
-                    "Shorten the prompt.",
-                )
-        return made
-
-    def _prompt(self, line: Line) -> Prompt:
-        """As a replica would read it."""
-        greedy = Sampling(temperature=0, max_tokens=self.spec.max_tokens)
-        try:
-            return self.subject.reader.read(
-                Ask(messages=line.messages, prompt=line.prompt, sampling=greedy)
-            )
-        except MeuseError as error:
-            raise lines.at_line(line.number, error.message, error.hint or lines.HINT) from None
 
     def _chosen(self, scored: Sequence[list[tuple[Ids, int]]]) -> dict[str, Any]:
         hits = np.zeros((2, len(scored)))
