@@ -102,7 +102,9 @@ def train(texts: list[str], folder: Path, seconds: float) -> dict[str, Any]:
         vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet,
         show_progress=False,
     ))  # fmt: skip
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=words, eos_token=END, pad_token=END)
+    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=words, eos_token=END, pad_token=END
+    )
     ids = [number for text in texts for number in [0, *words.encode(text).ids]]
     stream = torch.tensor(ids[: len(ids) // CONTEXT * CONTEXT]).view(-1, CONTEXT)
     torch.manual_seed(0)
@@ -129,7 +131,7 @@ def train(texts: list[str], folder: Path, seconds: float) -> dict[str, Any]:
         spent = time.process_time() - begun
         if updates % 20 == 0:
             sys.stderr.write(f"{spent:6.0f} of {seconds:.0f} s, loss {loss.item():.3f}\n")
-    model.eval().save_pretrained(folder)
+    model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {
         "name": f"a Llama of {LAYERS} layers, trained here",
@@ -162,7 +164,7 @@ def measure(model: Path, texts: Path, folder: Path) -> dict[str, Any]:
     """The report of each compression, by name."""
     blobs, files = FolderBlobs(folder / "blobs"), FolderBlobs(folder / "files")
     found = recognise(model)
-    assert found is not None
+    assert isinstance(found, facts.Facts)
     kept = []
     for name, path in found.files.items():
         with path.open("rb") as file:

@@ -40,7 +40,7 @@ class Desk:
     def add(self, path: Path) -> str:
         """A model as if it had been pulled; the digest of its manifest."""
         found = recognise(path)
-        assert found is not None
+        assert isinstance(found, facts.Facts)
         kept = tuple(
             manifests.File(name, *self.blobs.put(TENANT, io.BytesIO(file.read_bytes())))
             for name, file in found.files.items()
