@@ -35,7 +35,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     (folder / "chat.jsonl").write_bytes(jsonl(ROWS))
     platform = Platform(home)
     try:
-        client = platform.start().client()
+        platform.spawn()
+        platform.wait_up(120.0)
+        client = platform.client()
         client.wait(client.pull(f"file:{folder / 'tiny'}", "tiny")["id"], timeout_s=120)
         yield platform
     finally:
