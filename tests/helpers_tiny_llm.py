@@ -19,7 +19,8 @@ def byte_pieces() -> list[str]:
     return [chr(byte if byte in plain else next(others)) for byte in range(256)]
 
 
-PIECES = [*byte_pieces(), "<|im_start|>", "<|im_end|>"]
+PIECES = [*byte_pieces(), "he", "<|im_start|>", "<|im_end|>"]
+START, END = 257, 258
 
 
 def write_gguf(
@@ -45,11 +46,11 @@ def write_gguf(
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(PIECES)
-    writer.add_token_types([1] * 256 + [3] * (len(PIECES) - 256))
-    writer.add_token_merges([f"{PIECES[104]} {PIECES[101]}"])
-    writer.add_bos_token_id(256)
-    writer.add_eos_token_id(257)
-    writer.add_pad_token_id(257)
+    writer.add_token_types([1] * START + [3] * 2)
+    writer.add_token_merges(["h e"])
+    writer.add_bos_token_id(START)
+    writer.add_eos_token_id(END)
+    writer.add_pad_token_id(END)
     writer.add_add_bos_token(False)
     if template:
         writer.add_chat_template(template)

@@ -187,7 +187,7 @@ def by_recipe(others: JobKind, tuning: JobKind) -> JobKind:
 
 
 def _asked(job: Job) -> TuneSpec:
-    return TuneSpec.from_dict({k: v for k, v in job.spec.items() if k != "card"})
+    return TuneSpec.of_job(job.spec)
 
 
 def _files(asked: TuneSpec) -> list[tuple[str, str]]:

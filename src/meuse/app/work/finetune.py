@@ -30,7 +30,8 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -
     from meuse.train.llm import run
 
     told, inputs = job["spec"], job["inputs"]
-    spec = TuneSpec.from_dict({k: v for k, v in told.items() if k != "card"})
+    spec = TuneSpec.of_job(told)
+    context.progress(0.0, note="validating")
     given = {field: _lines(files, context, inputs, field) for field in inputs["files"]}
     with Effort(context.folder / "checkpoint-effort.json") as effort:
         base, manifest = _base(blobs, context, inputs)

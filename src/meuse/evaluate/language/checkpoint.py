@@ -36,3 +36,27 @@ class TorchModel:
                 for begin in range(0, len(logits), CHUNK)
             ]
         return np.asarray(torch.cat(parts)[:, 0].cpu().numpy(), np.float64)
+
+
+class CheckpointTokenizer:
+    """A tokenizer of transformers, as those of replicas are asked."""
+
+    pieces: list[bytes] | None = None
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+        added = tokenizer.added_tokens_decoder.values()
+        self.special = frozenset(tokenizer.all_special_tokens) | {
+            token.content for token in added if token.special
+        }
+
+    def encode(self, text: str, *, whole: bool = False) -> Ids:
+        """[tokens]; `whole`: with what the model puts before every text."""
+        if not text and not whole:
+            return np.empty(0, np.int64)
+        found = self._tokenizer(text, add_special_tokens=whole, verbose=False)["input_ids"]
+        return np.array(found, np.int64)
+
+    def decode(self, ids: list[int]) -> str:
+        """Without special tokens."""
+        return str(self._tokenizer.decode(ids, skip_special_tokens=True))
