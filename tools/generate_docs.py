@@ -75,6 +75,7 @@ def openai_parameters() -> str:
         ("/v1/chat/completions", parameters.CHAT),
         ("/v1/completions", parameters.COMPLETIONS),
         ("/v1/embeddings", parameters.EMBEDDINGS),
+        ("/v1/fine_tuning/jobs", parameters.FINE_TUNING),
     ):
         lines += ["", f"## `{path}`", "", "| parameter | what is made of it |", "|---|---|"]
         lines += [

@@ -28,6 +28,7 @@ from meuse.app.kinds.import_ import Foreign
 from meuse.app.kinds.ingest import Intake
 from meuse.app.kinds.pull import Sources
 from meuse.app.kinds.shared import Stores
+from meuse.app.kinds.tuning import Tunings
 from meuse.app.sweeper import Sweeper
 from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
@@ -172,6 +173,7 @@ def main(argv: Sequence[str]) -> int:
         Batches(
             batches, files, lambda key, until_ms: keys.mint_pass(pepper, key, until_ms), http_url
         ),
+        Tunings(jobs, files, file_blobs),
         Finetune(stores, files, file_blobs, tenancy.plan_of),
     )
     queue = DbosJobs(

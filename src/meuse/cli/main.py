@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meuse.cli import compress, llm
+from meuse.cli import compress, finetune, llm
 from meuse.cli.shared import (
     Json,
     connect,
@@ -323,6 +323,7 @@ def search(
 app.command()(compress.compress)
 app.command()(compress.methods)
 app.command()(llm.pull)
+app.command()(finetune.finetune)
 app.command()(llm.chat)
 
 
@@ -478,6 +479,15 @@ def _size(artifacts: list[dict[str, Any]]) -> int:
     return files or first
 
 
+def _adapters(given: list[str]) -> dict[str, str]:
+    """Of `--adapter polite=smollm2-polite:1`."""
+    pairs = [text.partition("=") for text in given]
+    for name, equals, version in pairs:
+        if not (name and equals and version):
+            raise typer.BadParameter(f"{name + equals + version!r} is not NAME=VERSION")
+    return {name: version for name, _, version in pairs}
+
+
 @app.command()
 def deploy(
     name: Annotated[str | None, typer.Argument(help="Name that clients will call.")] = None,
@@ -489,6 +499,9 @@ def deploy(
     cores: Annotated[int | None, typer.Option(help="Cores of each process.")] = None,
     cache_mb: Annotated[int | None, typer.Option(help="Of a language model: MiB.")] = None,
     max_sequences: Annotated[int | None, typer.Option(help="Of it: answers at once.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Of it: NAME=VERSION, called as deployment:NAME.")
+    ] = None,
     replicas: Annotated[int, typer.Option(help="Processes that serve it.")] = 1,
     min_: Annotated[
         int | None, typer.Option("--min", help="Fewest replicas; 0 lets it rest.")
@@ -513,7 +526,8 @@ def deploy(
             scale |= {} if max_ is None else {"max": max_}
             how = {"name": engine, "cores": cores, "cache_mb": cache_mb}
             how["max_sequences"] = max_sequences
-            client.deploy(name, model, access=access, scale=scale, engine=how)
+            given = {"adapters": _adapters(adapter)} if adapter else {}
+            client.deploy(name, model, access=access, scale=scale, engine=how, **given)
             # Starts that come to nothing end the wait; a large model takes its time.
             state = client.wait_ready(name, 900.0) if wait else client.deployment(name)
             urls = "".join(f"\n  {url}" for url in state["endpoints"])

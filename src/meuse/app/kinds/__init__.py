@@ -21,6 +21,7 @@ from meuse.app.kinds.pull import Sources
 from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
+from meuse.app.kinds.tuning import Tunings
 from meuse.core.nouns import Limit
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import JobJournal
@@ -36,6 +37,7 @@ def kinds(
     limits: Callable[[], list[Limit]],
     cells: Path,
     batches: Batches,
+    tunings: Tunings,
     tuning: Finetune,
 ) -> dict[str, JobKind]:
     """The kinds that this platform runs, by name. `limits` are all of the platform, counted in
@@ -43,7 +45,9 @@ def kinds(
     budgets = Budgets(limits, cells)
     time = TrainingTime(budgets, journal, plan_of)
     return {
-        "train": time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind())),
+        "train": tunings.around(
+            time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind()))
+        ),
         "compress": time.metered(
             by_task(Compress(stores, foreign).kind(), LanguageCompress(stores, batches.files))
         ),

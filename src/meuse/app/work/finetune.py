@@ -30,7 +30,8 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -
     from meuse.train.llm import run
 
     told, inputs = job["spec"], job["inputs"]
-    spec = TuneSpec.from_dict({k: v for k, v in told.items() if k != "card"})
+    spec = TuneSpec.of_job(told)
+    context.progress(0.0, note="validating")
     given = {field: _lines(files, context, inputs, field) for field in inputs["files"]}
     with Effort(context.folder / "checkpoint-effort.json") as effort:
         base, manifest = _base(blobs, context, inputs)
@@ -112,8 +113,8 @@ def _lines(
 def _base(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[Any, Manifest]:
     """The model that is started from, opened."""
     from meuse.app.work.chat import TemplateChat
+    from meuse.language.checkpoint import open_checkpoint
     from meuse.serve.generation.template import Template
-    from meuse.train.llm.model import open_base
     from meuse.train.llm.run import Base
 
     tenant, told = inputs["tenant"], inputs["base"]
@@ -124,7 +125,7 @@ def _base(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[An
         blobs.copy_to(tenant, file.digest, folder / file.name)
     context.progress(0.0, note=f"opening {told['ref']}")
     path = folder / manifest.files[0].name if manifest.layout == "gguf" else folder
-    model, tokenizer = open_base(path)
+    model, tokenizer = open_checkpoint(path)
     chat = None
     if manifest.chat_template:
         names = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}

@@ -16,6 +16,7 @@ from meuse.core.errors import invalid
 from meuse.core.fields import known, real
 from meuse.core.ids import check_name
 from meuse.core.references import parse
+from meuse.core.tuning import FIELD
 from meuse.train import recipes
 from meuse.train.options import LoopOptions
 from meuse.train.recipes.language import Full, Lora
@@ -30,6 +31,8 @@ OWN = (
     "model_name", "recipe", "base", "data", "validation", "validation_fraction", "check_only",
     "config",
 )  # fmt: skip
+ASIDE = ("card", FIELD)
+"""What a job's spec has beside these."""
 FRACTION = 0.1
 
 
@@ -83,6 +86,11 @@ class TuneSpec:
             config=config,
             loop=loop,
         )
+
+    @classmethod
+    def of_job(cls, spec: Mapping[str, Any]) -> TuneSpec:
+        """Of the spec that a job keeps."""
+        return cls.from_dict({name: spec[name] for name in spec if name not in ASIDE})
 
     def to_dict(self) -> dict[str, Any]:
         """The spec as JSON-able data, complete; `from_dict` gives it back."""
