@@ -361,7 +361,7 @@ def evaluate(
         result = client.wait(job["id"])["result"]
         rows = [{"model": m["model"], **_with_intervals(m)} for m in result["models"]]
         table(rows, list(rows[0]), False)
-        of = "lines" if "metrics" in result else "rows"
+        of = "lines" if "measured" in result else "rows"
         print(f"{result['rows']} {of} of {result['data']}, split {result['split']}")
 
 
