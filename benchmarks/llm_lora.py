@@ -133,9 +133,9 @@ def answers(model: Path, folder: Path, held: list[Row]) -> list[dict[str, str]]:
     """Held-out questions with what the base says, and what it says with the adapter."""
     from peft import PeftModel
 
-    from meuse.train.llm.model import open_base
+    from meuse.language.checkpoint import open_checkpoint
 
-    base, tokenizer = open_base(model)
+    base, tokenizer = open_checkpoint(model)
     tuned = PeftModel.from_pretrained(base, folder / "job" / "adapter").eval()
 
     def said(prompt: str) -> str:
@@ -172,7 +172,8 @@ def page(body: dict[str, Any]) -> str:
         ["time, opening and writing included", "<= 10 minutes", f"{minutes:.1f} minutes",
          _word(minutes <= 10)],
     ]  # fmt: skip
-    rows_ = [[a["question"], a["wanted"], _short(a["before"]), _short(a["after"])] for a in f["answers"]]  # fmt: skip
+    told = ("question", "wanted", "before", "after")
+    rows_ = [[_short(a[name]) for name in told] for a in f["answers"]]
     return "\n".join(
         [
             f"# LoRA on {check['examples']} chat examples, {body['date']}",

@@ -166,6 +166,7 @@ def test_what_is_wrong_is_named_as_openai_names_it(client: openai.OpenAI) -> Non
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, messages=[{"role": "user", "content": "word " * 9000}])
     assert caught.value.param == "messages"
+    assert caught.value.code == "context_length_exceeded"
     assert "8,192" in caught.value.message.replace("8192", "8,192")
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="none", messages=ASKED)  # type: ignore[arg-type]
@@ -228,6 +229,8 @@ def test_a_sentence_encoder_embeds(admin: httpx.Client, platform: Platform) -> N
         found = client.embeddings.create(model="e2e-embed", input=texts)
     rows = np.array([item.embedding for item in found.data])
     assert rows.shape == (3, 384)
+    # [CLS], the words and signs, [SEP]: as BERT's tokenizer counts them.
+    assert found.usage.prompt_tokens == found.usage.total_tokens == 9 + 10 + 6
     assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-4
     near, far = rows[0] @ rows[1], rows[0] @ rows[2]
     assert near > 0.5 > 0.3 > far

@@ -37,3 +37,9 @@ def of_tuning(parameters: int, most_tokens: int, *, whole: bool, recomputed: boo
     weights = 4 * parameters * (STATES + 1 if whole else 1)
     kept = 4 * KEPT * parameters**0.5 / (15 if recomputed else 1)
     return int(TUNING_BYTES + weights + max(STEP_TOKENS, most_tokens) * (kept + LOGITS))
+
+
+def of_conversion(parameters: int) -> int:
+    """Bytes for a language model of so many parameters as torch has it, as a graph, and as the
+    engine and the judge have it, in float32 each."""
+    return TUNING_BYTES + 4 * 4 * parameters

@@ -11,6 +11,7 @@ from pathlib import Path
 from meuse.app.kinds.batch import Batches
 from meuse.app.kinds.budgets import Budgets, TrainingTime
 from meuse.app.kinds.compress import Compress
+from meuse.app.kinds.compress_language import LanguageCompress, by_task
 from meuse.app.kinds.evaluate import Evaluate
 from meuse.app.kinds.finetune import Finetune, by_recipe
 from meuse.app.kinds.import_ import Foreign, Import
@@ -47,8 +48,10 @@ def kinds(
         "train": tunings.around(
             time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind()))
         ),
-        "compress": time.metered(Compress(stores, foreign).kind()),
-        "evaluate": Evaluate(stores).kind(),
+        "compress": time.metered(
+            by_task(Compress(stores, foreign).kind(), LanguageCompress(stores, batches.files))
+        ),
+        "evaluate": Evaluate(stores, batches.files).kind(),
         "predict": Predict(stores, journal, plan_of, budgets).kind(),
         "import": Import(stores, foreign, sources).kind(),
         "ingest": Ingest(stores, intake).kind(),

@@ -67,8 +67,9 @@ class Finetune:
 
     def _base(self, scope: Scope, text: str) -> ModelVersion:
         version = references.resolve(self.stores.registry, scope, text, "base")
-        layout = version.report.get("generation", {}).get("layout")
-        if version.task != GENERATION or layout not in LAYOUTS:
+        told = version.report.get("generation", {}) if version.task == GENERATION else {}
+        layout = told.get("layout")
+        if layout not in LAYOUTS:
             what = f"has the layout {layout}" if layout else "is no language model of this platform"
             raise invalid(
                 "base",

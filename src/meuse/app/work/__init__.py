@@ -14,7 +14,7 @@ from meuse.core.ports import Blobs, JobContext
 from meuse.jobs.child import Work
 
 TIMED = ("train", "compress", "search")
-FILED = ("train",)
+FILED = ("train", "compress", "evaluate")
 """Those that read files of `/v1/files` too: their `work` takes the blobs of them as `files`."""
 WORKS = ("train", "compress", "evaluate", "predict", "import", "ingest", "search", "batch")
 

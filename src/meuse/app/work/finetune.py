@@ -113,8 +113,8 @@ def _lines(
 def _base(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[Any, Manifest]:
     """The model that is started from, opened."""
     from meuse.app.work.chat import TemplateChat
+    from meuse.language.checkpoint import open_checkpoint
     from meuse.serve.generation.template import Template
-    from meuse.train.llm.model import open_base
     from meuse.train.llm.run import Base
 
     tenant, told = inputs["tenant"], inputs["base"]
@@ -125,7 +125,7 @@ def _base(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[An
         blobs.copy_to(tenant, file.digest, folder / file.name)
     context.progress(0.0, note=f"opening {told['ref']}")
     path = folder / manifest.files[0].name if manifest.layout == "gguf" else folder
-    model, tokenizer = open_base(path)
+    model, tokenizer = open_checkpoint(path)
     chat = None
     if manifest.chat_template:
         names = {name: str(text) for name, text in tokenizer.special_tokens_map.items()}

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from meuse.core.errors import invalid
+from meuse.core.errors import Code, MeuseError, invalid
 from meuse.serve.generation.engine import Tokenizer
 from meuse.serve.generation.messages import Ask
 
@@ -48,7 +48,8 @@ class Reader:
         self._special = sorted(tokenizer.special, key=len, reverse=True)
 
     def read(self, ask: Ask) -> Prompt:
-        """Raises `invalid_field` for what is no prompt, or is longer than the context window."""
+        """Raises `invalid_field` for what is no prompt, and `context_length_exceeded` for one that
+        is longer than the context window."""
         text = ask.prompt
         if ask.messages:
             field = "messages"
@@ -70,10 +71,11 @@ class Reader:
         if not count:
             raise invalid(field, "the prompt is empty", "Send at least one token.")
         if count >= self._context:
-            raise invalid(
-                field,
+            raise MeuseError(
+                Code.CONTEXT_LENGTH_EXCEEDED,
                 f"the prompt has {count} tokens, the model's context window {self._context}",
-                f"Send at most {self._context - 1} tokens, so that one can follow.",
+                field=field,
+                hint=f"Send at most {self._context - 1} tokens, so that one can follow.",
             )
         room = self._context - count
         return Prompt(ids, room if wanted is None else max(min(wanted, room), 1), text)

@@ -165,7 +165,7 @@ def _conversation(number: int, body: dict[str, Any], normal: Normal) -> Line:
         raise _WrongError("there is no assistant's message to learn from")
     if 0 in trained:
         raise _WrongError("messages[0]: nobody has spoken before the assistant")
-    tools = body.get("tools") or ()
-    if not isinstance(tools, list | tuple) or not all(isinstance(t, dict) for t in tools):
+    tools = body.get("tools", [])
+    if not isinstance(tools, list) or not all(isinstance(t, dict) for t in tools):
         raise _WrongError("tools: a list of objects is wanted")
     return Line(number, tuple(messages), frozenset(trained), tuple(tools))

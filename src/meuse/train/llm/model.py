@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from meuse.core.errors import invalid
+from meuse.language.checkpoint import Checkpoint, write_checkpoint
 from meuse.train.recipes.language import Lora
 from meuse.train.seeds import derive
 
@@ -24,19 +25,6 @@ ATTENTION = (
 )  # fmt: skip
 """How models call the projections of attention."""
 ADAPTER = ("adapter_config.json", "adapter_model.safetensors")
-
-
-def open_base(path: Path) -> tuple[Any, Any]:
-    """(model in float32, tokenizer) of a GGUF file or a checkpoint's folder."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    folder, more = (path, {}) if path.is_dir() else (path.parent, {"gguf_file": path.name})
-    common: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False, **more}
-    tokenizer = AutoTokenizer.from_pretrained(folder, **common)
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="sdpa", use_safetensors=True, **common
-    )
-    return model, tokenizer
 
 
 class Trained:
@@ -98,7 +86,7 @@ def adapted(model: nn.Module, lora: Lora, seed: int, base: str) -> nn.Module:
         bias="none",
         task_type="CAUSAL_LM",
     )
-    with _old_names():
+    with old_names():
         made: nn.Module = get_peft_model(cast(Any, model), config)
     config.base_model_name_or_path = base  # what the adapter says that it is for
     return made
@@ -106,12 +94,12 @@ def adapted(model: nn.Module, lora: Lora, seed: int, base: str) -> nn.Module:
 
 def recompute(model: Any) -> None:
     """Let the backward pass compute activations anew instead of keeping them."""
-    with _old_names():
+    with old_names():
         model.gradient_checkpointing_enable({"use_reentrant": False})
 
 
 @contextmanager
-def _old_names() -> Iterator[None]:
+def old_names() -> Iterator[None]:
     """transformers warns of names that go with its version 6; peft uses them, and those of now
     do not know the new ones."""
     with warnings.catch_warnings():
@@ -137,11 +125,6 @@ def write_model(model: Any, tokenizer: Any, template: str, folder: Path) -> Path
     """A safetensors checkpoint with its tokenizer; an adapter is merged into it first."""
     if hasattr(model, "merge_and_unload"):
         model = model.merge_and_unload()
-    # What was read from GGUF is whole numbers no more; transformers would refuse to write it.
-    model.hf_quantizer = None
-    if hasattr(model.config, "quantization_config"):
-        del model.config.quantization_config
     tokenizer.chat_template = template or None
-    model.save_pretrained(folder, safe_serialization=True)
-    tokenizer.save_pretrained(folder)
+    write_checkpoint(Checkpoint(model, tokenizer), folder)
     return folder
