@@ -181,7 +181,7 @@ def test_a_deployment_gets_the_adapter_under_the_suffix(
 ) -> None:
     """Trained on what the served IR was made of; then it is called by its name, and no other."""
     pytest.importorskip("openvino_genai")
-    texts = uploaded(client, jsonl([{"text": "It is the number " + str(n)} for n in range(9)]))
+    texts = uploaded(client, jsonl([{"text": "It is the number " + str(n)} for n in range(40)]))
     steps = [{"method": "weights", "precision": "f16"}]
     job = start(admin, "compress", model=base, data=texts, steps=steps, goal={"max_drop": 1.0})
     served = succeeded(admin, job, SLOW_S)["model"]
