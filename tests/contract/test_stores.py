@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
+    Adapter,
     Artifact,
     Batch,
     Batching,
@@ -84,8 +85,11 @@ def job(job_id: str, scope: Scope = MINE) -> Job:
 
 def deployment(name: str = "digits") -> Deployment:
     target = DeploymentTarget("digits:1", 100)
-    engine = EngineOptions("openvino", 2)
-    return Deployment(name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0, engine=engine)
+    engine, adapters = EngineOptions("openvino", 2), (Adapter("law", "law:1"),)
+    return Deployment(
+        name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0,
+        engine=engine, adapters=adapters,
+    )  # fmt: skip
 
 
 def test_the_same_digest_is_the_same_version(database: Database) -> None:
