@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.make_usage import plan
+from billing.make_usage import DAY, plan
 from meuse.billing.rating import NO_PLAN, NO_PRICE, UNKNOWN_PLAN, Rating, amount_text, rate
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Price
@@ -22,6 +22,9 @@ class Row:
     deployment: str = "acme/digits"
     plan_version: str | None = "basic:1"
     quantity: int = 1000
+    tier: str = "standard"
+    first_ms: int = DAY
+    from_ms: int = DAY
 
 
 def rated(prices: list[Price], *rows: Row) -> Rating:
@@ -33,7 +36,8 @@ def test_a_line_is_quantity_times_price_per_unit():
     (line,) = rated([Price("rows", "0.50", 1000)], Row(quantity=2350)).lines
     assert line.to_dict() == {
         "meter": "rows", "model": "acme/digits", "plan": "basic:1", "quantity": 2350,
-        "per": 1000, "unit_price": "0.50", "amount": "1.18",
+        "per": 1000, "unit_price": "0.50", "amount": "1.18", "kind": "usage", "tier": "standard",
+        "exact": "1.175",
     }  # fmt: skip
 
 
