@@ -17,13 +17,14 @@ from meuse.api import (
     money,
     openai_batches,
     openai_files,
+    plans,
     reports,
 )
 from meuse.core.nouns import SCOPES
 
 ROUTERS = (
-    dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, limits, money,
-    methods, reports, openai_files, openai_batches,
+    dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, plans, limits,
+    money, methods, reports, openai_files, openai_batches,
 )  # fmt: skip
 
 

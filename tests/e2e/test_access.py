@@ -47,6 +47,7 @@ NEEDS = {
     "/v1/batches": "infer",
     "GET /api/plans": "billing",
     "PUT /api/plans": "admin",
+    "POST /api/plans": "billing",
     "/api/usage": "usage",
     "/api/invoices": "billing",
 }

@@ -27,6 +27,7 @@ from meuse.api import (
     money,
     openai_batches,
     openai_files,
+    plans,
     recipes,
     reports,
 )
@@ -52,7 +53,7 @@ def make_app(control: Control) -> FastAPI:
     app.state.control = control
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
-        access, limits, money, recipes, methods, reports, openai_files, openai_batches,
+        access, plans, limits, money, recipes, methods, reports, openai_files, openai_batches,
     ):  # fmt: skip
         app.include_router(part.router)
 

@@ -129,13 +129,15 @@ def _currency(
 ) -> str | None:
     paying = [plans[line.plan] for line in here.lines]
     for stint in calendar:
-        if stint.start_ms < end and stint.end_ms > start and _is_due_unused(stint.plan):
+        if stint.start_ms < end and stint.end_ms > start and _owes_unused(stint.plan):
             paying.append(stint.plan)
     return one_currency(paying)
 
 
-def _is_due_unused(plan: PlanVersion) -> bool:
-    return bool(plan.fees) or plan.minimum is not None
+def _owes_unused(plan: PlanVersion) -> bool:
+    """Whether something may be due, or given back, for a time without usage."""
+    terms = (plan.minimum, plan.maximum, plan.credits)
+    return bool(plan.fees) or any(term is not None for term in terms)
 
 
 def _is_in(currency: str, plan: PlanVersion | None) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import pairwise
 
+from meuse.core.clock import BUCKET_MS
 from meuse.core.plans import PlanVersion
 
 
@@ -68,14 +69,15 @@ def stints(
     """Who had which plan version when, within [start, end).
 
     `changes` says which plan (a name, "name:version" or None) the payer had from when on,
-    oldest first; `versions` gives a plan's versions, each in force from when it was made.
+    oldest first; `versions` gives a plan's versions, each in force from when it was made. A
+    change of currency holds from the next quarter of an hour on: no invoice can say both.
     """
     found: list[Stint] = []
     for (begun, plan), (after, _) in pairwise([*changes, (end_ms, None)]):
         low, high = max(begun, start_ms), min(after, end_ms)
         if plan is not None and low < high:
             found += _of_plan(plan, versions, low, high)
-    return tuple(found)
+    return _apart_by_currency(found)
 
 
 def until(stints: Iterable[Stint], end_ms: int) -> tuple[Stint, ...]:
@@ -92,6 +94,21 @@ def projected(stints: Sequence[Stint], at_ms: int, end_ms: int) -> tuple[Stint, 
     if not stints or stints[-1].end_ms < at_ms:
         return tuple(stints)
     return (*stints[:-1], replace(stints[-1], end_ms=end_ms))
+
+
+def _apart_by_currency(stints: Iterable[Stint]) -> tuple[Stint, ...]:
+    found: list[Stint] = []
+    for stint in stints:
+        begun = stint.start_ms
+        if found:
+            last = found[-1]
+            if last.end_ms == begun and last.plan.currency != stint.plan.currency:
+                begun = -(-begun // BUCKET_MS) * BUCKET_MS
+                found[-1] = replace(last, end_ms=begun)
+            begun = max(begun, last.end_ms)
+        if begun < stint.end_ms:
+            found.append(replace(stint, start_ms=begun))
+    return tuple(found)
 
 
 def _of_plan(
