@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
@@ -34,6 +35,7 @@ from meuse.core.plans import Credits, Discount, Fee, Price, Step, Tax
 
 METERS = ("rows", "requests", "images", "replica_ms")
 CENT = Decimal("0.01")
+EXAMPLES = int(os.environ.get("HYPOTHESIS_EXAMPLES", "40"))
 
 amounts = st.decimals(0, 5, places=4).map(lambda n: f"{n:f}")
 small = st.integers(1, 60)
@@ -120,7 +122,7 @@ def total_of_parts(borders, used, *terms, calendar=None):
     return sum((rating.total for rating in ratings), Decimal(0)), ratings
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), events(), cuts)
 def test_a_split_month_owes_the_same(terms, used, borders):
     """To the last digit, with tiers, packages, fees, bounds, credits and tax; quantities too."""
@@ -136,7 +138,7 @@ def test_a_split_month_owes_the_same(terms, used, borders):
     }
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), plans("pro"), plans("basic", 2), events(("basic:1", "pro:1", "basic:2")), cuts,
        st.integers(1, BUCKETS - 2))  # fmt: skip
 def test_a_split_month_with_changes_of_plan_owes_the_same(a, b, c, used, borders, at):
@@ -148,7 +150,7 @@ def test_a_split_month_with_changes_of_plan_owes_the_same(a, b, c, used, borders
     assert total_of_parts(borders, used, a, b, c, calendar=calendar)[0] == whole.total
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), events(), st.randoms(use_true_random=False))
 def test_order_and_buckets_do_not_matter(terms, used, rng):
     """Usage in any order, cut into any pieces within its bucket, gives the same invoice."""
@@ -160,7 +162,7 @@ def test_order_and_buckets_do_not_matter(terms, used, rng):
     assert invoice(pieces, terms) == invoice(used, terms)
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), events(), st.integers(1, BUCKETS - 2))
 def test_a_new_version_that_says_the_same_owes_the_same(terms, used, at):
     """Before rounding to the last digit, and rounded by at most half a cent a line."""
@@ -177,7 +179,7 @@ def test_a_new_version_that_says_the_same_owes_the_same(terms, used, at):
     assert abs(before.total - after.total) <= lines * CENT / 2 * Decimal("1.21") + CENT
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), events(), events())
 def test_rating_what_is_added_gives_the_whole(terms, first, more):
     """rate(a) + difference(a → b) == rate(b), also for prices that fall."""
@@ -190,7 +192,7 @@ def test_rating_what_is_added_gives_the_whole(terms, first, more):
     assert all(line.quantity == -old.quantity for line, old in zip(back, b.lines, strict=True))
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), events(), plans("other"))
 def test_rating_again_is_no_matter(terms, used, other):
     """Rated twice, and as if under its own plan, usage owes the same; under another it is
@@ -201,7 +203,7 @@ def test_rating_again_is_no_matter(terms, used, other):
     assert what_if(rows_of(used), other, MONTH, END) == invoice(theirs, other)
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), events(("basic:1", "gone:1", None)))
 def test_nothing_gets_lost(terms, used):
     """Every quantity is on a line, included or unrated, and the total is that of the lines."""
@@ -220,7 +222,7 @@ def test_nothing_gets_lost(terms, used):
     assert all(row.meter == "replica_ms" for row in rating.included)
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), events(), st.integers(0, 40).map(str))
 def test_bounds_hold_to_the_cent(terms, used, bound):
     """A month comes to no more than the maximum and no less than the minimum."""
@@ -255,7 +257,7 @@ def by_unit(price: Price, counted: int) -> Decimal:
     return owed
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(prices(), st.integers(0, 300))
 def test_curves_say_what_counting_says(price, counted):
     """Each scheme, with free units and granules, against a count of one unit after the other."""
@@ -263,7 +265,7 @@ def test_curves_say_what_counting_says(price, counted):
     assert abs(exact - by_unit(price, counted)) < Decimal("1e-18")
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(prices(), st.lists(st.integers(0, 100), min_size=1, max_size=4))
 def test_curves_add_up(price, counts):
     """The parts of a count cost what the whole costs; slices hold all that is not free."""
@@ -280,7 +282,7 @@ def test_curves_add_up(price, counts):
     assert units == sum(part.quantity for part in whole)
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(steps(), st.integers(1, 20), st.integers(0, 400))
 def test_graduated_is_continuous_and_monotone(tiers, per, counted):
     """One unit more never costs less, and never more than the highest price of a unit."""
@@ -289,7 +291,7 @@ def test_graduated_is_continuous_and_monotone(tiers, per, counted):
     assert 0 <= then - now <= max(Decimal(step.amount) for step in tiers)
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(amounts, small, st.integers(0, 400))
 def test_a_package_costs_no_less_than_its_units(amount, per, counted):
     """And at most one package more."""
@@ -299,7 +301,7 @@ def test_a_package_costs_no_less_than_its_units(amount, per, counted):
     assert pro_rata <= exact * per <= pro_rata + per * Decimal(amount)
 
 
-@settings(max_examples=40)
+@settings(max_examples=EXAMPLES)
 @given(plans(), events())
 def test_a_budget_counts_no_less_than_what_is_invoiced(terms, used):
     """Quantity × budget price, and what a period may owe besides, is never below the usage."""
