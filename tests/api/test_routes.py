@@ -17,6 +17,7 @@ from meuse.api import (
     money,
     openai_batches,
     openai_files,
+    openai_fine_tuning,
     plans,
     reports,
 )
@@ -25,6 +26,7 @@ from meuse.core.nouns import SCOPES
 ROUTERS = (
     dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, plans, limits,
     money, methods, reports, openai_files, openai_batches,
+    openai_fine_tuning,
 )  # fmt: skip
 
 

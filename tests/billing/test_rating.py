@@ -11,9 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from billing.make_usage import DAY, plan
-from meuse.billing.rating import NO_PLAN, NO_PRICE, UNKNOWN_PLAN, Rating, amount_text, rate
+from meuse.billing.rating import (
+    NO_PLAN,
+    NO_PRICE,
+    UNKNOWN_PLAN,
+    Rating,
+    amount_text,
+    price_of,
+    rate,
+)
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Price
+from meuse.core.plans import Price, Step
 
 
 @dataclass(frozen=True)
@@ -152,3 +160,18 @@ def test_nothing_gets_lost(rows):
     for part in (*rating.lines, *rating.included, *rating.unrated):
         came_out[part.meter] += part.quantity
     assert came_out == went_in
+
+
+def test_the_price_of_a_unit_for_estimates():
+    """The rule that rating would use; of tiers the dearest; None where it would use none."""
+    steps = (Step(10, "3"), Step(None, "10"))
+    listed = plan(
+        Price("rows", "1"), Price("rows", "2", 5, "digits", "batch", free=9),
+        Price("images", per=7, scheme="graduated", tiers=steps),
+    )  # fmt: skip
+    assert price_of(listed, "rows", "acme/digits", "batch") == Price(
+        "rows", "2", 5, "digits", "batch"
+    )
+    assert price_of(listed, "rows", "acme/digits", "standard") == Price("rows", "1")
+    assert price_of(listed, "images", "acme/x", "batch") == Price("images", "10", 7)
+    assert price_of(listed, "requests", "acme/x", "batch") is None

@@ -146,6 +146,11 @@ class Tenancy:
         """From a body as `plan_body.PlanBody` has it; a change is a new version."""
         return self.plans.put_plan(check_plan(name, body))
 
+    def plan_of(self, tenant: str) -> PlanVersion | None:
+        """The price list that a tenant pays by now."""
+        plan = self.store.tenant(tenant).plan
+        return None if plan is None else self.plans.plan(plan)
+
     def _mint(
         self,
         name: str,

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -40,7 +41,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         argv,
         "sockets id tenant version format digest engine",
         "lifeline cores max-rows max-queue objective-ms",
-        "cache-mb max-sequences max-batched-tokens",
+        "cache-mb max-sequences max-batched-tokens max-adapters adapter-turn-ms",
     )
 
 
@@ -111,7 +112,9 @@ def generate(options: argparse.Namespace) -> None:
                 max_sequences=options.max_sequences,
                 max_batched_tokens=options.max_batched_tokens,
                 cache_mb=options.cache_mb,
+                max_adapters=options.max_adapters,
             ),
+            partial(blobs.read, options.tenant),
         )
     except msgspec.MsgspecError as error:
         raise MeuseError(Code.INVALID_DATA, f"the manifest is not understood: {error}") from None
@@ -127,6 +130,7 @@ def generate(options: argparse.Namespace) -> None:
             socket=sockets / f"{options.id}.sock",
             page=sockets / f"{options.id}.page",
             max_queue=options.max_queue,
+            adapter_turn_ms=options.adapter_turn_ms or replica.ADAPTER_TURN_MS,
         ),
     )
 

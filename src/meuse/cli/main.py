@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meuse.cli import compress, llm, plans
+from meuse.cli import compress, finetune, llm, plans
 from meuse.cli.shared import (
     Json,
     connect,
@@ -323,34 +323,58 @@ def search(
 app.command()(compress.compress)
 app.command()(compress.methods)
 app.command()(llm.pull)
+app.command()(finetune.finetune)
 app.command()(llm.chat)
 
 
 @app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Versions to judge: name:1 name@alias …")],
-    data: Annotated[str, typer.Option(help="Dataset, name or name:version.")],
+    data: Annotated[
+        str, typer.Option(help="Dataset, name or name:version; of language models a JSONL file.")
+    ],
     split: Annotated[str | None, typer.Option(help="test, validation or all.")] = None,
     slice_: Annotated[
         list[str] | None, typer.Option("--slice", help="A column to part by.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column with the truth.")] = None,
     task: Annotated[str | None, typer.Option(help="Of uploaded versions.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="perplexity, choice or exact_match.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of an answer that is matched.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Ends an answer.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end, with progress.")] = True,
     json_: Json = False,
 ) -> None:
     """Judge versions side by side on the same rows."""
-    given = {"split": split, "slices": slice_, "target": target, "task": task}
+    given = {"split": split, "slices": slice_, "target": target, "task": task,
+             "metrics": metric, "max_tokens": max_tokens, "stop": stop}  # fmt: skip
     spec = {name: value for name, value in given.items() if value is not None}
     with connect() as client:
+        if Path(data).is_file():
+            data = client.upload_file(Path(data))["id"]
         job = client.evaluate(models, data, **spec)
         if json_ or not wait:
             follow_job(client, job, wait, json_)
             return
         result = client.wait(job["id"])["result"]
-        rows = [{"model": m["model"], **m["figures"]} for m in result["models"]]
+        rows = [{"model": m["model"], **_with_intervals(m)} for m in result["models"]]
         table(rows, list(rows[0]), False)
-        print(f"{result['rows']} rows of {result['data']}, split {result['split']}")
+        of = "lines" if "metrics" in result else "rows"
+        print(f"{result['rows']} {of} of {result['data']}, split {result['split']}")
+
+
+def _with_intervals(judged: dict[str, Any]) -> dict[str, Any]:
+    """Figures of language models with their 95% intervals; others as they are."""
+    if "engine" not in judged:
+        return dict(judged["figures"])
+    told: dict[str, Any] = {}
+    for name, value in judged["figures"].items():
+        interval = judged["intervals"].get(name)
+        doubt = "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g})"
+        told[name] = f"{value:.4g}{doubt}"
+    return told
 
 
 @app.command()
@@ -455,6 +479,15 @@ def _size(artifacts: list[dict[str, Any]]) -> int:
     return files or first
 
 
+def _adapters(given: list[str]) -> dict[str, str]:
+    """Of `--adapter polite=smollm2-polite:1`."""
+    pairs = [text.partition("=") for text in given]
+    for name, equals, version in pairs:
+        if not (name and equals and version):
+            raise typer.BadParameter(f"{name + equals + version!r} is not NAME=VERSION")
+    return {name: version for name, _, version in pairs}
+
+
 @app.command()
 def deploy(
     name: Annotated[str | None, typer.Argument(help="Name that clients will call.")] = None,
@@ -466,6 +499,9 @@ def deploy(
     cores: Annotated[int | None, typer.Option(help="Cores of each process.")] = None,
     cache_mb: Annotated[int | None, typer.Option(help="Of a language model: MiB.")] = None,
     max_sequences: Annotated[int | None, typer.Option(help="Of it: answers at once.")] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Of it: NAME=VERSION, called as deployment:NAME.")
+    ] = None,
     replicas: Annotated[int, typer.Option(help="Processes that serve it.")] = 1,
     min_: Annotated[
         int | None, typer.Option("--min", help="Fewest replicas; 0 lets it rest.")
@@ -490,7 +526,8 @@ def deploy(
             scale |= {} if max_ is None else {"max": max_}
             how = {"name": engine, "cores": cores, "cache_mb": cache_mb}
             how["max_sequences"] = max_sequences
-            client.deploy(name, model, access=access, scale=scale, engine=how)
+            given = {"adapters": _adapters(adapter)} if adapter else {}
+            client.deploy(name, model, access=access, scale=scale, engine=how, **given)
             # Starts that come to nothing end the wait; a large model takes its time.
             state = client.wait_ready(name, 900.0) if wait else client.deployment(name)
             urls = "".join(f"\n  {url}" for url in state["endpoints"])

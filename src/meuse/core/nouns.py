@@ -334,7 +334,8 @@ class EngineOptions:
 
     Of language models alone: `cache_mb` is the memory of the cache of keys and values (MiB),
     `max_sequences` how many are generated at once, `max_batched_tokens` how many tokens one
-    step of the engine takes.
+    step of the engine takes, `max_adapters` how many adapters a replica holds in memory,
+    `adapter_turn_ms` for how long it starts requests of one while others wait.
     """
 
     name: str | None = None
@@ -342,6 +343,8 @@ class EngineOptions:
     cache_mb: int | None = None
     max_sequences: int | None = None
     max_batched_tokens: int | None = None
+    max_adapters: int | None = None
+    adapter_turn_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -542,6 +545,15 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter on a deployment: clients call `deployment:name` for it."""
+
+    name: str
+    model: str
+    """The version, `polite:1`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """What a tenant asked for under a name. `access` is a tuple of tenants or `("*",)`."""
 
@@ -562,6 +574,7 @@ class Deployment:
     canary: Canary | None = None
     cache: Cache | None = None
     engine: EngineOptions = EngineOptions()
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -581,6 +594,9 @@ class Deployment:
         parts: tuple[object, ...] = (engine.name, engine.cores, *bounds)
         generation = (engine.cache_mb, engine.max_sequences, engine.max_batched_tokens)
         parts += generation if any(part is not None for part in generation) else ()
+        # Not which ones: those that come later are brought when they are asked for.
+        if self.adapters:
+            parts += ("adapters", engine.max_adapters, engine.adapter_turn_ms)
         return "/".join("" if part is None else str(part) for part in parts)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import GENERATION, Deployment, EngineOptions, ModelVersion, Scale
+from meuse.deploy.adapters import held, is_adapter
 from meuse.deploy.footprint import Load
 from meuse.deploy.spec import artifact_for
 
@@ -34,7 +35,7 @@ LOADING = 2.7
 Measured on GGUF files of 94 and 684 MiB (openvino-genai 2026.4): 387 and 1,585 MiB once they have
 answered, 2,109 MiB at the peak of loading the larger one."""
 
-ONLY = ("cache_mb", "max_sequences", "max_batched_tokens")
+ONLY = ("cache_mb", "max_sequences", "max_batched_tokens", "max_adapters", "adapter_turn_ms")
 """Options of this engine alone."""
 
 
@@ -43,8 +44,10 @@ def complete(
     said: Collection[str],
     versions: Sequence[ModelVersion],
     budget: int,
+    adapters: Sequence[ModelVersion] = (),
 ) -> Deployment:
-    """The spec of a deployment of these versions; `said` are the fields that its caller sent.
+    """The spec of a deployment of these versions; `said` are the fields that its caller sent,
+    `adapters` the versions of those that it names.
 
     Raises `invalid_field` for what language models cannot have, or others cannot, and for one
     that `budget` bytes of memory cannot hold.
@@ -63,7 +66,7 @@ def complete(
         if getattr(wanted, name) is not None:
             raise invalid(name, "a deployment of a language model cannot have this")
     for version in generating:
-        _check(version, wanted.engine, budget)
+        _check(version, wanted.engine, budget, held(adapters, wanted.engine))
     timeout = wanted.timeout_ms if "timeout_ms" in said else TIMEOUT_MS
     return replace(wanted, engine=replace(wanted.engine, name=ENGINE), timeout_ms=timeout)
 
@@ -89,18 +92,19 @@ def _external(
     return replace(wanted, engine=EngineOptions(name=EXTERNAL), timeout_ms=timeout)
 
 
-def need(version: ModelVersion, options: EngineOptions) -> int:
-    """The bytes of one replica: weights, cache, and what is beside them."""
+def need(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> int:
+    """The bytes of one replica: weights, cache, `adapters`, and what is beside them."""
     told = version.report["generation"]
     weights = told["weight_bytes"]
-    return BASE + int(max(LOADING * weights, PER_BYTE * weights + cache(told, options)))
+    serving = PER_BYTE * weights + cache(told, options) + adapters
+    return BASE + int(max(LOADING * weights, serving))
 
 
-def load(version: ModelVersion, options: EngineOptions) -> Load:
+def load(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> Load:
     """What a replica of any version loads; of a language model all that it will need, for its
     cache fills while it serves."""
     if version.task == GENERATION:
-        size = need(version, options)
+        size = need(version, options, adapters)
         return Load(version.artifacts[0].digest, size, least=size)
     try:
         return Load.of(artifact_for(version, options))
@@ -115,15 +119,21 @@ def cache(told: Mapping[str, Any], options: EngineOptions) -> int:
     return min(given, most) if most else given
 
 
-def _check(version: ModelVersion, options: EngineOptions, budget: int) -> None:
+def _check(version: ModelVersion, options: EngineOptions, budget: int, adapters: int) -> None:
     told = version.report["generation"]
+    if is_adapter(version):
+        raise invalid(
+            "model",
+            f"{version.ref} is an adapter, which is nothing without its base",
+            f'Deploy {told["base"]} or its IR with adapters {{"name": "{version.ref}"}}.',
+        )
     if told["layout"] == "hf":
         raise invalid(
             "model",
             f"{version.ref} is a safetensors checkpoint, which the engine {ENGINE} does not run",
             "Pull it as GGUF or as OpenVINO's IR (optimum-cli export openvino).",
         )
-    size = need(version, options)
+    size = need(version, options, adapters)
     if size <= budget:
         return
     parts = f"{told['weight_bytes'] // MIB:,} MiB of weights"
