@@ -193,6 +193,9 @@ def upto(end: Any, **fields: Any) -> dict[str, Any]:
         ({"prices": {}}, "prices", "array"),
         ({"prices": None}, "prices", "array"),
         ({"prices": [[]]}, "prices[0]", ""),
+        ({"prices": [{"meter": "rows", "model": f"m{i}", "amount": "1"} for i in range(1001)]},
+         "prices", "<= 1000"),
+        (tiers(*(upto(i) for i in range(1, 101)), LAST), "prices[0].tiers", "<= 100"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(body: dict[str, Any], field: str, told: str) -> None:

@@ -49,7 +49,7 @@ class PriceBody(_Body):
     model: str = "*"
     tier: _Tier = "*"
     scheme: Literal["unit", "graduated", "volume", "package"] = "unit"
-    tiers: list[StepBody] | None = None
+    tiers: Annotated[list[StepBody], Meta(max_length=100)] | None = None
     free: _Free = 0
     round_up_to: _Count = 1
 
@@ -92,9 +92,9 @@ class PlanBody(_Body):
     """What PUT /api/plans/{name} takes."""
 
     currency: Annotated[str, Meta(pattern="^[A-Z]{3}$", description="ISO 4217.")]
-    prices: list[PriceBody]
-    fees: list[FeeBody] = []
-    discounts: list[DiscountBody] = []
+    prices: Annotated[list[PriceBody], Meta(max_length=1000)]
+    fees: Annotated[list[FeeBody], Meta(max_length=100)] = []
+    discounts: Annotated[list[DiscountBody], Meta(max_length=100)] = []
     stacking: Literal["stack", "best_of", "precedence"] = "stack"
     maximum: _Amount | None = None
     minimum: _Amount | None = None
