@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meuse.cli import compress, finetune, llm
+from meuse.cli import compress, finetune, llm, plans
 from meuse.cli.shared import (
     Json,
     connect,
@@ -617,21 +617,28 @@ def usage(
 def invoice(
     tenant: Annotated[str, typer.Argument(help="Who pays.")],
     period: Annotated[str | None, typer.Option(help="YYYY-MM; by default this month.")] = None,
+    unrated_as: Annotated[
+        str | None, typer.Option(help="Plan version that rates usage without a price: basic:2.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Make the invoice of a tenant (a draft while the period is open)."""
+    """Make the invoice of a tenant (a draft, rated anew each time, while the period is open)."""
     with connect() as client:
-        made = client.invoice(tenant, period or datetime.now(UTC).strftime("%Y-%m"))
+        wanted = period or datetime.now(UTC).strftime("%Y-%m")
+        made = client.invoice(tenant, wanted, unrated_as)
     if json_:
         print(json.dumps(made, indent=1))
         return
     print(f"{made['status']} {made['number'] or made['id']} for {tenant}")
-    table(made["lines"], ["meter", "model", "quantity", "unit_price", "per", "amount"], False)
+    table(made["lines"], plans.LINE, False)
     print(f"total {made['total']} {made['currency']}")
     for row in made["unrated"]:
         print(f"unrated: {row['quantity']} {row['meter']} of {row['model']}: {row['reason']}")
     for reason in made["draft_because"]:
         print(f"a draft: {reason}")
+
+
+app.add_typer(plans.app, name="plans")
 
 
 @app.command()

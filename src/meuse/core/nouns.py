@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from meuse.core.plans import PlanVersion as PlanVersion  # noqa: PLC0414  # offered here too
+from meuse.core.plans import Price as Price  # noqa: PLC0414
 from meuse.core.states import JobStatus
 
 if TYPE_CHECKING:
@@ -617,31 +619,6 @@ class Tenant:
     name: str
     plan: str | None
     created_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """`amount` of the plan's currency (decimal text) per `per` units of a meter."""
-
-    meter: str
-    amount: str
-    per: int = 1
-    model: str = "*"  # "*", a deployment's bare name, or owner/name
-
-
-@dataclass(frozen=True, slots=True)
-class PlanVersion:
-    """A price list at a moment. Immutable: a change makes the next version."""
-
-    name: str
-    version: int
-    currency: str
-    prices: tuple[Price, ...]
-    created_ms: int
-
-    @property
-    def ref(self) -> str:
-        return f"{self.name}:{self.version}"
 
 
 @dataclass(frozen=True, slots=True)
