@@ -99,11 +99,16 @@ def restart(
 
 
 @app.command()
-def demo(json_: Json = False) -> None:
-    """Run the main job from data to invoice on real digits, on a fresh platform."""
+def demo(
+    chat: Annotated[
+        bool, typer.Option("--chat/--no-chat", help="Teach and ask a language model at the end.")
+    ] = True,
+    json_: Json = False,
+) -> None:
+    """Run the main job from data to invoice on real digits, then teach a language model."""
     from meuse.tour import demo as run
 
-    run(as_json=json_)
+    run(as_json=json_, chat=chat)
 
 
 toolchains = typer.Typer(help="Packages that some imports need, in environments of their own.")
