@@ -54,7 +54,7 @@ def main() -> None:
     source.add_argument("--ir", type=Path)
     source.add_argument("--gguf", type=Path)
     parser.add_argument("--adapters", type=int, default=8)
-    parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of each load; 0: none")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
     parser.add_argument("--turns", type=int, nargs="+", default=[2000, 500], help="ms")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 2], help="of each adapter")
@@ -100,7 +100,7 @@ def measure(home: Path, base: Path, options: argparse.Namespace) -> dict[str, An
         figures["memory"] = memory(plain, able, names, store.adapter_bytes)
         figures["switch_ms"] = switches(able, names)
     figures["waits"] = []
-    for turn_ms in options.turns:
+    for turn_ms in options.turns if options.seconds else ():
         with store.replica(options, options.adapters, turn_ms) as able:
             for clients in options.clients:
                 figures["waits"].append(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import os
 import shutil
@@ -19,6 +18,7 @@ from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Signature
 from meuse.core.ports import PrepareInputs
 from meuse.runtime import lifeline
+from meuse.serve import heap
 from meuse.serve.generation import manifest
 from meuse.settings import load
 from meuse.store.blobs import FolderBlobs
@@ -77,7 +77,7 @@ def infer(options: argparse.Namespace) -> None:
         engine=options.engine,
         build=build,
     )
-    _give_back_memory()
+    heap.give_back()
     serve(
         engine,
         ReplicaConfig(
@@ -121,7 +121,7 @@ def generate(options: argparse.Namespace) -> None:
     finally:
         # Read by now, or mapped: then the system keeps what nobody can name any more.
         shutil.rmtree(folder, ignore_errors=True)
-    _give_back_memory()
+    heap.give_back()
     replica.serve(
         parts,
         replica.Config(
@@ -151,13 +151,6 @@ def lay_out(described: manifest.Manifest, folder: Path, blobs: FolderBlobs, tena
 def set_pools(cores: int) -> None:
     """Read when numpy, torch and their libraries are loaded: nothing before imports them."""
     os.environ.update({name: str(cores) for name in POOLS})
-
-
-def _give_back_memory() -> None:
-    """Return what loading has freed to the system: a third of the file's size, as measured."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc has it
-    if trim is not None:
-        trim(0)
 
 
 def build(described: Mapping[str, Any]) -> tuple[Any, Signature, PrepareInputs]:

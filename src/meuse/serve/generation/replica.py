@@ -22,7 +22,7 @@ import uvloop
 
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError, invalid, not_found
-from meuse.serve import frames
+from meuse.serve import frames, heap
 from meuse.serve.batcher import cancelled, now_us
 from meuse.serve.frames import Failure, Finished, FrameError, Generate, Started
 from meuse.serve.generation import messages, tools
@@ -92,6 +92,7 @@ class Replica:
         self._turns = Turns(config.adapter_turn_ms * 1000)
         self._active: str | None = ""  # the adapter that the engine runs with; None: who knows
         self._switches = 0  # of which no worker was told yet
+        self._seen: set[str] = set()  # adapters that it was switched to before
         self._page = PageWriter(config.page, parts.generator.max_sequences)
         self._scheduled = False
         self._swept_us = 0
@@ -271,6 +272,10 @@ class Replica:
             self._page.rest()
         self._active = adapter
         self._switches += 1
+        if adapter and adapter not in self._seen:
+            # Reading it and laying it out has left far more behind than it takes.
+            self._seen.add(adapter)
+            heap.give_back()
         return True
 
     def _start(self, request: Request) -> None:
