@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meuse.core.errors import Code, MeuseError
@@ -16,6 +16,7 @@ from meuse.serve.generation.replica import Parts
 from meuse.serve.generation.template import Template
 from meuse.serve.generation.text import BytePieces, Detokenizer, Stops, Window
 from meuse.serve.generation.tools import parser
+from meuse.serve.generation.tuning import Tuning
 
 DEFAULT_SEQUENCES = 64
 DEFAULT_BATCHED_TOKENS = 256
@@ -30,6 +31,7 @@ class Options:
     max_sequences: int = 0
     max_batched_tokens: int = 0
     cache_mb: int = 0
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 def load(manifest: Manifest, folder: Path, options: Options) -> Parts:
@@ -53,13 +55,14 @@ def load(manifest: Manifest, folder: Path, options: Options) -> Parts:
             hint="It runs gguf and ir; convert the checkpoint first.",
         )
     generator = GenaiGenerator(
-        folder / manifest.files[0].name if manifest.layout == "gguf" else folder,
+        model_path(manifest, folder),
         context=manifest.context,
         threads=options.threads,
         max_sequences=options.max_sequences or DEFAULT_SEQUENCES,
         max_batched_tokens=options.max_batched_tokens or DEFAULT_BATCHED_TOKENS,
         cache_mb=options.cache_mb or DEFAULT_CACHE_MB,
         kv_bytes_per_token=manifest.kv_bytes_per_token,
+        tuning=options.tuning,
     )
     tokenizer = generator.tokenizer
     template = Template(manifest.chat_template, generator.names) if manifest.chat_template else None
@@ -72,6 +75,11 @@ def load(manifest: Manifest, folder: Path, options: Options) -> Parts:
         choice=choices(tokenizer, manifest.family),
         family=manifest.family,
     )
+
+
+def model_path(manifest: Manifest, folder: Path) -> Path:
+    """What the engine is given of a folder with the manifest's files."""
+    return folder / manifest.files[0].name if manifest.layout == "gguf" else folder
 
 
 def choices(tokenizer: Tokenizer, family: str) -> Callable[[int, Ask], Choice]:
