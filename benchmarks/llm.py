@@ -210,7 +210,7 @@ class Run:
 def _equal(ours: Sequence[Figures], others: Sequence[Figures]) -> float:
     """The share of texts that are the same. At one stream all are; batching changes rounding."""
     both = [
-        mine == other
+        bool(mine == other)
         for a, b in zip(ours, others, strict=True)
         for mine, other in zip(a["texts"], b["texts"], strict=True)
     ]

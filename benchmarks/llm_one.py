@@ -110,7 +110,7 @@ def _rounds(run: Run, sides: Mapping[str, llm_sides.Side]) -> dict[str, list[Fig
     found: dict[str, list[Figures]] = {name: [] for name in sides}
     for number in range(run.options.rounds):
         waves = run.prompts.waves(1, WAVES)
-        order = list(sides) if number % 2 == 0 else list(reversed(sides))
+        order = list(sides)[:: 1 if number % 2 == 0 else -1]
         for name in order:
             with contextlib.suppress(LoadError, venvs.AbsentError):
                 found[name].append(turn(sides[name], waves, run.options.tokens))

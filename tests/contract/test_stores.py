@@ -18,12 +18,14 @@ from meuse.core.nouns import (
     DatasetVersion,
     Deployment,
     DeploymentTarget,
+    Draft,
     EngineOptions,
     Job,
     Limit,
     LimitRecord,
     Lineage,
     NewVersion,
+    PromptLookup,
     QueuedJob,
     Scale,
     Scope,
@@ -84,7 +86,10 @@ def job(job_id: str, scope: Scope = MINE) -> Job:
 
 def deployment(name: str = "digits") -> Deployment:
     target = DeploymentTarget("digits:1", 100)
-    engine = EngineOptions("openvino", 2)
+    engine = EngineOptions(
+        "openvino", 2, prefix_cache=True, kv_precision="f16",
+        prompt_lookup=PromptLookup(4, 2), draft_model=Draft("small:1", 3, "d" * 64, 9),
+    )  # fmt: skip
     return Deployment(name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0, engine=engine)
 
 

@@ -96,8 +96,9 @@ def submit(
 
 
 def _check_deploy(caller: Principal, spec: Mapping[str, Any]) -> None:
-    if spec.get("deploy") and not caller.may("deploy"):
-        raise MeuseError(Code.FORBIDDEN, "this key lacks the scope 'deploy'", field="deploy")
+    for field in ("deploy", "apply"):  # both change a deployment
+        if spec.get(field) and not caller.may("deploy"):
+            raise MeuseError(Code.FORBIDDEN, "this key lacks the scope 'deploy'", field=field)
 
 
 @router.post("/train_model", status_code=202)

@@ -170,6 +170,7 @@ def main(argv: Sequence[str]) -> int:
         Batches(
             batches, files, lambda key, until_ms: keys.mint_pass(pepper, key, until_ms), http_url
         ),
+        settings.replica_threads,
     )
     queue = DbosJobs(
         store=jobs,

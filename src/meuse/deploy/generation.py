@@ -157,10 +157,11 @@ def _check_options(wanted: Deployment) -> None:
 def need(version: ModelVersion, options: EngineOptions) -> int:
     """The bytes of one replica: weights, cache, and what is beside them."""
     told = version.report["generation"]
-    weights = told["weight_bytes"]
+    weights, held = told["weight_bytes"], cache(told, options)
     if options.draft_model is not None:
-        weights += options.draft_model.weight_bytes
-    return BASE + int(max(LOADING * weights, PER_BYTE * weights + cache(told, options)))
+        # It has as many blocks of a cache of its own, each no larger.
+        weights, held = weights + options.draft_model.weight_bytes, 2 * held
+    return BASE + int(max(LOADING * weights, PER_BYTE * weights + held))
 
 
 def load(version: ModelVersion, options: EngineOptions) -> Load:

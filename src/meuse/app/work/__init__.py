@@ -14,7 +14,7 @@ from meuse.core.ports import Blobs, JobContext
 from meuse.jobs.child import Work
 
 TIMED = ("train", "compress", "search")
-WORKS = ("train", "compress", "evaluate", "predict", "import", "ingest", "search", "batch")
+WORKS = ("train", "compress", "evaluate", "predict", "import", "ingest", "search", "batch", "tune")
 
 
 def works(blobs: Blobs, files: Blobs) -> dict[str, Work]:
