@@ -14,6 +14,7 @@ from meuse.app.kinds.tune import Tune
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
     GENERATION,
+    Adapter,
     Artifact,
     Deployment,
     DeploymentTarget,
@@ -85,7 +86,7 @@ def test_its_process_gets_the_version_and_the_options(tune: Tune) -> None:
     inputs = tune.kind().prepare(asked)
     assert (inputs["model"], inputs["digest"], inputs["cores"]) == ("m:1", "d" * 64, 2)
     assert inputs["engine"] == {"name": "genai", "cores": 1, "max_sequences": 8}
-    assert inputs["prefix_cache"] == ""
+    assert inputs["refused"] == {}
     assert (tune.kind().estimate(asked) or 0) > 2 * 192 * 1024 * 1024
 
 
@@ -118,7 +119,13 @@ def test_a_deployment_that_was_changed_meanwhile_is_left_alone(tune: Tune) -> No
 
 def test_a_prefix_cache_is_not_tried_where_others_may_call(tune: Tune) -> None:
     tune.stores.deployments.put(replace(chat(tune), access=("other",)))
-    assert "tenants" in tune.kind().prepare(job(tune))["prefix_cache"]
+    assert "tenants" in tune.kind().prepare(job(tune))["refused"]["prefix_cache"]
+
+
+def test_nothing_is_tried_that_does_not_go_with_adapters(tune: Tune) -> None:
+    tune.stores.deployments.put(replace(chat(tune), adapters=(Adapter("polite", "p:1"),)))
+    refused = tune.kind().prepare(job(tune))["refused"]
+    assert set(refused) == {"prefix_cache", "prompt_lookup", "draft_model"}
 
 
 def test_only_language_models_of_ours_are_tuned(tune: Tune) -> None:

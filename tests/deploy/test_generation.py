@@ -110,10 +110,19 @@ def test_a_prefix_cache_is_for_one_tenant_alone() -> None:
     assert complete({"engine": {"prefix_cache": True}}, version()).engine.prefix_cache is True
 
 
+@pytest.mark.parametrize("name", generation.NOT_WITH_ADAPTERS)
+def test_adapters_go_without_what_knows_tokens_alone(name: str) -> None:
+    value = "s:1" if name == "draft_model" else True
+    body = {"adapters": {"polite": "p:1"}, "engine": {name: value}}
+    with pytest.raises(MeuseError) as caught:
+        complete(body, version(layout="ir"))
+    assert caught.value.field == f"engine.{name}"
+
+
 def guessed(draft: ModelVersion, *versions: ModelVersion) -> EngineOptions:
     body = {"model": "m:1", "engine": {"draft_model": "small@best"}}
     wanted = parse(SCOPE, "chat", body)
-    return generation.complete(wanted, body, versions, 1 << 40, draft).engine
+    return generation.complete(wanted, body, versions, 1 << 40, draft=draft).engine
 
 
 def test_a_draft_is_pinned_with_what_a_replica_needs() -> None:

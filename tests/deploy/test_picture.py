@@ -16,7 +16,7 @@ from meuse.core.nouns import (
 )
 from meuse.deploy import picture
 from meuse.deploy.plan import Route
-from meuse.serve.snapshot import GenerationEntry, Snapshot, TargetEntry
+from meuse.serve.snapshot import AdapterEntry, GenerationEntry, Snapshot, TargetEntry
 
 
 def spec(name: str, project: str = "default") -> Deployment:
@@ -77,15 +77,19 @@ def test_a_version_that_produces_text_tells_what_it_can_take() -> None:
     """Its report stands in the snapshot; one without a report is not routed."""
     routes = {"acme/default/m": (Route("d:1", 100, ("r1",)),)}
     told = {"context": 2048, "tokens_per_byte": 3.0, "family": "hermes", "layout": "gguf",
-            "template_tokens": 40, "adapters": ["law"]}  # fmt: skip
+            "template_tokens": 40, "adapters": []}  # fmt: skip
+    law = {"law": AdapterEntry("law:1", "d" * 64)}
     texts = replace(version(spec("m"), "d:1"), task="text-generation", created_ms=7)
 
     def published(report: dict[str, object]) -> tuple[TargetEntry, ...]:
         found = replace(texts, report=report)
-        return picture.deployments([spec("m")], routes, lambda *_: found)["acme/m"].targets
+        entries = picture.deployments(
+            [spec("m")], routes, lambda *_: found, adapters=lambda *_: law
+        )
+        return entries["acme/m"].targets
 
     (target,) = published({"generation": told})
-    assert target.generation == GenerationEntry(2048, 3.0, 40, "hermes", ("law",))
+    assert target.generation == GenerationEntry(2048, 3.0, 40, "hermes", law)
     assert target.created_ms == 7
     assert published({}) == ()
     (plain,) = picture.deployments([spec("m")], routes, version)["acme/m"].targets

@@ -12,7 +12,7 @@ from meuse.api.context import Body, Control, Parts, requires
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import Deployment, EngineOptions, Principal
-from meuse.deploy import generation
+from meuse.deploy import adapters, generation
 from meuse.deploy import spec as specs
 from meuse.registry import references
 
@@ -47,6 +47,7 @@ def describe(parts: Control, deployment: Deployment) -> dict[str, Any]:
         "rollout": parts.reconciler.rollout(deployment),
         "cache": deployment.cache and asdict(deployment.cache),
         "engine": _engine(deployment.engine),
+        "adapters": {adapter.name: adapter.model for adapter in deployment.adapters},
         "error": state.error,
         "endpoints": _endpoints(parts, deployment),
         "updated": to_rfc3339(deployment.updated_ms),
@@ -66,7 +67,8 @@ def _endpoints(parts: Control, deployment: Deployment) -> list[str]:
     name = deployment.name
     if deployment.engine.name in (generation.ENGINE, generation.EXTERNAL):
         paths = ("chat/completions", "completions")
-        return [f"{parts.http_url}/v1/{path} (model {name})" for path in paths]
+        names = [name, *(f"{name}:{each.name}" for each in deployment.adapters)]
+        return [f"{parts.http_url}/v1/{path} (model {n})" for n in names for path in paths]
     return [
         f"{parts.http_url}/predictions/{name}",
         f"{parts.http_url}/v2/models/{name}/infer",
@@ -83,8 +85,8 @@ def put(
     if_match: Annotated[str | None, Header()] = None,
 ) -> JSONResponse:
     """Ask for {model | targets, scale?, access?, timeout_ms?, objective_ms?, batching?, sticky?,
-    shadow?, canary?, cache?, engine?}. A new spec supersedes one that is still on its way.
-    `If-Match: <generation>` answers 412 when somebody was faster."""
+    shadow?, canary?, cache?, engine?, adapters?}. A new spec supersedes one that is still on its
+    way. `If-Match: <generation>` answers 412 when somebody was faster."""
     wanted = specs.parse(caller.scope, name, body)
     pinned, versions = [], []
     for i, target in enumerate(wanted.targets):
@@ -98,7 +100,8 @@ def put(
     draft = None
     if (guess := wanted.engine.draft_model) is not None:
         draft = references.resolve(parts.registry, caller.scope, guess.model, "engine.draft_model")
-    wanted = generation.complete(wanted, body, versions, parts.reconciler.budget, draft)
+    wanted, found = adapters.pinned(parts.registry, wanted, versions)
+    wanted = generation.complete(wanted, body, versions, parts.reconciler.budget, found, draft)
     _check_room(parts, wanted)
     for i, tenant in enumerate(wanted.access):
         if tenant != "*":

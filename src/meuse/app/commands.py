@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from meuse.core.nouns import ENGINES, Deployment, EngineOptions, ModelVersion
-from meuse.deploy import generation
+from meuse.deploy import adapters, generation
 from meuse.deploy.spec import artifact_for
 from meuse.settings import Settings
 
@@ -75,6 +75,9 @@ def replica(
         words += ["--max-sequences", str(options.max_sequences or generation.SEQUENCES)]
         words += ["--max-batched-tokens", str(options.max_batched_tokens or 0)]
         words += _tuning(options)
+        if deployment.adapters:
+            words += ["--max-adapters", str(options.max_adapters or adapters.MAX_HELD)]
+            words += ["--adapter-turn-ms", str(options.adapter_turn_ms or 0)]
     return [
         *_python("replica", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),

@@ -9,6 +9,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -42,7 +43,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         argv,
         "sockets id tenant version format digest engine",
         "lifeline cores max-rows max-queue objective-ms",
-        "cache-mb max-sequences max-batched-tokens prefix-cache max-ngram-size assistant-tokens",
+        "cache-mb max-sequences max-batched-tokens max-adapters adapter-turn-ms "
+        "prefix-cache max-ngram-size assistant-tokens",
         "kv-precision draft",
     )
 
@@ -122,7 +124,9 @@ def generate(options: argparse.Namespace) -> None:
                 max_batched_tokens=options.max_batched_tokens,
                 cache_mb=options.cache_mb,
                 tuning=tuning,
+                max_adapters=options.max_adapters,
             ),
+            partial(blobs.read, options.tenant),
         )
     except msgspec.MsgspecError as error:
         raise MeuseError(Code.INVALID_DATA, f"the manifest is not understood: {error}") from None
@@ -139,6 +143,7 @@ def generate(options: argparse.Namespace) -> None:
             socket=sockets / f"{options.id}.sock",
             page=sockets / f"{options.id}.page",
             max_queue=options.max_queue,
+            adapter_turn_ms=options.adapter_turn_ms or replica.ADAPTER_TURN_MS,
         ),
     )
 

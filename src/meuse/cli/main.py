@@ -456,6 +456,15 @@ def _size(artifacts: list[dict[str, Any]]) -> int:
     return files or first
 
 
+def _adapters(given: list[str]) -> dict[str, str]:
+    """Of `--adapter polite=smollm2-polite:1`."""
+    pairs = [text.partition("=") for text in given]
+    for name, equals, version in pairs:
+        if not (name and equals and version):
+            raise typer.BadParameter(f"{name + equals + version!r} is not NAME=VERSION")
+    return {name: version for name, _, version in pairs}
+
+
 @app.command()
 def deploy(
     name: Annotated[str | None, typer.Argument(help="Name that clients will call.")] = None,
@@ -478,6 +487,9 @@ def deploy(
     ] = False,
     draft_model: Annotated[
         str | None, typer.Option(help="Of it: the version that guesses, name:3.")
+    ] = None,
+    adapter: Annotated[
+        list[str] | None, typer.Option(help="Of it: NAME=VERSION, called as deployment:NAME.")
     ] = None,
     replicas: Annotated[int, typer.Option(help="Processes that serve it.")] = 1,
     min_: Annotated[
@@ -507,7 +519,8 @@ def deploy(
             # Not said where not meant: other engines have no such options.
             how |= {"prefix_cache": True} if prefix_cache else {}
             how |= {"prompt_lookup": True} if prompt_lookup else {}
-            client.deploy(name, model, access=access, scale=scale, engine=how)
+            given = {"adapters": _adapters(adapter)} if adapter else {}
+            client.deploy(name, model, access=access, scale=scale, engine=how, **given)
             # Starts that come to nothing end the wait; a large model takes its time.
             state = client.wait_ready(name, 900.0) if wait else client.deployment(name)
             urls = "".join(f"\n  {url}" for url in state["endpoints"])

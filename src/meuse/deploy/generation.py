@@ -18,6 +18,7 @@ from meuse.core.nouns import (
     ModelVersion,
     Scale,
 )
+from meuse.deploy.adapters import held, is_adapter
 from meuse.deploy.footprint import Load
 from meuse.deploy.spec import artifact_for
 from meuse.serve.generation.tuning import SHARES
@@ -43,10 +44,17 @@ Measured on GGUF files of 94 and 684 MiB (openvino-genai 2026.4): 387 and 1,585 
 answered, 2,109 MiB at the peak of loading the larger one."""
 
 ONLY = (
-    "cache_mb", "max_sequences", "max_batched_tokens",
+    "cache_mb", "max_sequences", "max_batched_tokens", "max_adapters", "adapter_turn_ms",
     "kv_precision", "prefix_cache", "prompt_lookup", "draft_model",
 )  # fmt: skip
 """Options of this engine alone."""
+
+
+NOT_WITH_ADAPTERS = {
+    "prefix_cache": "the cache knows tokens alone: an answer would go on from another adapter's",
+    "prompt_lookup": "the engine is not proven to guess and to switch adapters",
+    "draft_model": "the engine is not proven to guess and to switch adapters",
+}
 
 
 def complete(
@@ -54,10 +62,11 @@ def complete(
     said: Collection[str],
     versions: Sequence[ModelVersion],
     budget: int,
+    adapters: Sequence[ModelVersion] = (),
     draft: ModelVersion | None = None,
 ) -> Deployment:
     """The spec of a deployment of these versions; `said` are the fields that its caller sent,
-    `draft` is what `engine.draft_model` means now.
+    `adapters` the versions of those that it names, `draft` is what `engine.draft_model` means now.
 
     Raises `invalid_field` for what language models cannot have, or others cannot, and for one
     that `budget` bytes of memory cannot hold.
@@ -81,7 +90,7 @@ def complete(
         wanted = replace(wanted, engine=options)
     _check_options(wanted)
     for version in generating:
-        _check(version, options, budget)
+        _check(version, options, budget, held(adapters, options))
     timeout = wanted.timeout_ms if "timeout_ms" in said else TIMEOUT_MS
     return replace(wanted, engine=replace(wanted.engine, name=ENGINE), timeout_ms=timeout)
 
@@ -144,6 +153,13 @@ def _check_options(wanted: Deployment) -> None:
             "callers of several tenants would learn from it what others have asked",
             "Leave it out, or give access to no other tenant.",
         )
+    for name in ("prefix_cache", "prompt_lookup", "draft_model"):
+        if wanted.adapters and getattr(options, name) is not None:
+            raise invalid(
+                f"engine.{name}",
+                NOT_WITH_ADAPTERS[name],
+                "Leave it out, or serve the adapters in a deployment of their own.",
+            )
     if options.prompt_lookup is not None and options.draft_model is not None:
         raise invalid("engine.draft_model", "prompt_lookup guesses already", "Choose one of them.")
     if options.kv_precision == "bf16":
@@ -154,21 +170,21 @@ def _check_options(wanted: Deployment) -> None:
         )
 
 
-def need(version: ModelVersion, options: EngineOptions) -> int:
-    """The bytes of one replica: weights, cache, and what is beside them."""
+def need(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> int:
+    """The bytes of one replica: weights, cache, `adapters`, and what is beside them."""
     told = version.report["generation"]
-    weights, held = told["weight_bytes"], cache(told, options)
+    weights, kept = told["weight_bytes"], cache(told, options)
     if options.draft_model is not None:
         # It has as many blocks of a cache of its own, each no larger.
-        weights, held = weights + options.draft_model.weight_bytes, 2 * held
-    return BASE + int(max(LOADING * weights, PER_BYTE * weights + held))
+        weights, kept = weights + options.draft_model.weight_bytes, 2 * kept
+    return BASE + int(max(LOADING * weights, PER_BYTE * weights + kept + adapters))
 
 
-def load(version: ModelVersion, options: EngineOptions) -> Load:
+def load(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> Load:
     """What a replica of any version loads; of a language model all that it will need, for its
     cache fills while it serves."""
     if version.task == GENERATION:
-        size = need(version, options)
+        size = need(version, options, adapters)
         return Load(version.artifacts[0].digest, size, least=size)
     try:
         return Load.of(artifact_for(version, options))
@@ -183,15 +199,21 @@ def cache(told: Mapping[str, Any], options: EngineOptions) -> int:
     return min(given, most) if most else given
 
 
-def _check(version: ModelVersion, options: EngineOptions, budget: int) -> None:
+def _check(version: ModelVersion, options: EngineOptions, budget: int, adapters: int) -> None:
     told = version.report["generation"]
+    if is_adapter(version):
+        raise invalid(
+            "model",
+            f"{version.ref} is an adapter, which is nothing without its base",
+            f'Deploy {told["base"]} or its IR with adapters {{"name": "{version.ref}"}}.',
+        )
     if told["layout"] == "hf":
         raise invalid(
             "model",
             f"{version.ref} is a safetensors checkpoint, which the engine {ENGINE} does not run",
             "Pull it as GGUF or as OpenVINO's IR (optimum-cli export openvino).",
         )
-    size = need(version, options)
+    size = need(version, options, adapters)
     if size <= budget:
         return
     parts = f"{told['weight_bytes'] // MIB:,} MiB of weights"

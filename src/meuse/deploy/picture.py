@@ -12,6 +12,7 @@ from meuse.core.nouns import GENERATION, Deployment, Limit, ModelVersion, Tensor
 from meuse.core.ports import AccessStore, LimitStore, PlanStore
 from meuse.deploy.plan import Route
 from meuse.serve.snapshot import (
+    AdapterEntry,
     CacheEntry,
     DeploymentEntry,
     GenerationEntry,
@@ -31,6 +32,8 @@ FindVersion = Callable[[Deployment, str], ModelVersion]
 """(deployment, "model:3") → the version. Raises `not_found`."""
 FindUpstream = Callable[[Deployment, ModelVersion], UpstreamEntry | None]
 """The server elsewhere that answers for it, if any."""
+FindAdapters = Callable[[Deployment, ModelVersion], dict[str, AdapterEntry]]
+"""(deployment, a version of it) → the adapters that this version can have, by name."""
 
 
 def keys(access: AccessStore) -> dict[str, KeyEntry]:
@@ -58,6 +61,7 @@ def deployments(
     find: FindVersion,
     shadows: Mapping[str, Route] | None = None,
     upstream: FindUpstream = lambda _, __: None,
+    adapters: FindAdapters = lambda _, __: {},
 ) -> dict[str, DeploymentEntry]:
     """By "owner/name". One that cannot be described is published without targets: a broken
     deployment must not hold up what everybody else publishes, revocations least of all."""
@@ -65,7 +69,7 @@ def deployments(
     for spec in specs:
         try:
             targets = tuple(
-                _target(version, route, upstream(spec, version))
+                _target(version, route, upstream(spec, version), adapters(spec, version))
                 for route in routes.get(spec.key, ())
                 for version in (find(spec, route.version),)
             )
@@ -109,7 +113,10 @@ def _shadow(spec: Deployment, route: Route, find: FindVersion) -> ShadowEntry | 
 
 
 def _target(
-    version: ModelVersion, route: Route, upstream: UpstreamEntry | None = None
+    version: ModelVersion,
+    route: Route,
+    upstream: UpstreamEntry | None = None,
+    adapters: dict[str, AdapterEntry] | None = None,
 ) -> TargetEntry:
     return TargetEntry(
         version=version.ref,
@@ -120,17 +127,18 @@ def _target(
         classes=version.signature.classes,
         platform=version.artifacts[0].format,
         created_ms=version.created_ms,
-        generation=_generation(version),
+        generation=_generation(version, adapters or {}),
         upstream=upstream,
     )
 
 
-def _generation(version: ModelVersion) -> GenerationEntry | None:
+def _generation(version: ModelVersion, adapters: dict[str, AdapterEntry]) -> GenerationEntry | None:
     """What the version of a language model tells of itself (`pull.facts.report`)."""
     if version.task != GENERATION:
         return None
     try:
-        return msgspec.convert(version.report.get("generation"), GenerationEntry)
+        told = msgspec.convert(version.report.get("generation"), GenerationEntry)
+        return msgspec.structs.replace(told, loras=adapters)
     except msgspec.ValidationError as error:
         raise MeuseError(
             Code.INVALID_DATA, f"{version.ref} does not tell what it can take: {error}"

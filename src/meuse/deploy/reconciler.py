@@ -26,7 +26,7 @@ from meuse.core.ports import (
     RegistryStore,
 )
 from meuse.core.states import DeploymentStatus
-from meuse.deploy import generation, memory, picture
+from meuse.deploy import adapters, generation, memory, picture
 from meuse.deploy import plan as planning
 from meuse.deploy.canaries import Canaries
 from meuse.deploy.elastic import Elastic, Scaling
@@ -39,7 +39,7 @@ from meuse.deploy.spec import artifact_for
 from meuse.deploy.upstreams import PREFIX, Upstreams
 from meuse.deploy.watch import batch_limit_s
 from meuse.registry import references
-from meuse.serve.snapshot import Snapshot, UpstreamEntry
+from meuse.serve.snapshot import AdapterEntry, Snapshot, UpstreamEntry
 
 log = logging.getLogger(__name__)
 
@@ -103,6 +103,7 @@ class Reconciler:
         self._turning = threading.Lock()
         self._looked_at = 0.0
         self._versions: dict[tuple[Scope, str], ModelVersion] = {}
+        self._fits: dict[tuple[Scope, str, str], bool] = {}  # by adapter and base
         self._states: dict[str, State] = {}
         self._routes = picture.routes_of(publisher.current)
         self._shadows: dict[str, Route] = {}
@@ -411,13 +412,28 @@ class Reconciler:
                 self._version,
                 self._shadows,
                 lambda spec, version: self._upstream(spec, version.ref),
+                self._loras,
             ),
             limits=picture.limits(self._limits),
         )
 
     def _load(self, spec: Deployment, ref: str) -> Load:
         """What a replica of a version loads, or may have loaded under an earlier spec."""
-        return generation.load(self._version(spec, ref), spec.engine)
+        held = adapters.held([self._version(spec, a.model) for a in spec.adapters], spec.engine)
+        return generation.load(self._version(spec, ref), spec.engine, held)
+
+    def _loras(self, spec: Deployment, base: ModelVersion) -> dict[str, AdapterEntry]:
+        """The adapters that this version of it can have: its alias may have moved to another."""
+        found = {}
+        for adapter in spec.adapters:
+            version = self._version(spec, adapter.model)
+            key = (spec.scope, version.ref, base.ref)
+            if key not in self._fits:
+                self._fits[key] = adapters.fits(self._registry, spec.scope, version, base)
+            if self._fits[key]:
+                digest = version.artifacts[0].digest
+                found[adapter.name] = AdapterEntry(version.ref, digest, version.created_ms)
+        return found
 
     def _version(self, spec: Deployment, ref: str) -> ModelVersion:
         known = self._versions.get((spec.scope, ref))

@@ -13,6 +13,7 @@ from meuse.core.fields import choice, integer, known, real
 from meuse.core.ids import check_name
 from meuse.core.nouns import (
     ENGINES,
+    Adapter,
     Artifact,
     Batching,
     Cache,
@@ -32,6 +33,7 @@ DEFAULT_TIMEOUT_MS = 30_000
 MAX_TIMEOUT_MS = 600_000
 MAX_REPLICAS = 64
 MAX_CORES = 256
+MAX_ADAPTERS = 1000
 _MIB = 1024 * 1024
 _HEADER = re.compile(r"header:[a-z0-9-]{1,64}")
 
@@ -42,7 +44,7 @@ Read = Callable[[str, Any], Any]
 FIELDS = frozenset(
     {
         "model", "targets", "scale", "access", "timeout_ms", "objective_ms",
-        "batching", "sticky", "shadow", "canary", "cache", "engine",
+        "batching", "sticky", "shadow", "canary", "cache", "engine", "adapters",
     }
 )  # fmt: skip
 
@@ -76,6 +78,7 @@ def parse(scope: Scope, name: str, body: Mapping[str, Any]) -> Deployment:
         canary=_canary(body.get("canary")),
         cache=_optional("cache", body.get("cache"), Cache, _CACHE),
         engine=_part("engine", body.get("engine") or {}, EngineOptions, _ENGINE),
+        adapters=_adapters(body.get("adapters") or {}),
     )
     _check_together(deployment)
     return deployment
@@ -169,6 +172,8 @@ _ENGINE: dict[str, Read] = {
     "cache_mb": _or_none(_whole(16, 1 << 20)),
     "max_sequences": _or_none(_whole(1, 4096)),
     "max_batched_tokens": _or_none(_whole(1, 1 << 20)),
+    "max_adapters": _or_none(_whole(1, MAX_ADAPTERS)),
+    "adapter_turn_ms": _or_none(_whole(1, MAX_TIMEOUT_MS)),
     "kv_precision": _or_none(lambda field, value: choice(field, value, ("u8", "f16", "bf16"))),
     "prefix_cache": lambda field, value: _flag(field, value) or None,
     "prompt_lookup": lambda field, value: _optional(field, value, PromptLookup, _LOOKUP),
@@ -266,6 +271,21 @@ def _targets(body: Mapping[str, Any]) -> tuple[DeploymentTarget, ...]:
     if len({target.model for target in targets}) < len(targets):
         raise invalid("targets", "a model is named twice")
     return tuple(targets)
+
+
+def _adapters(body: Any) -> tuple[Adapter, ...]:
+    told = 'Send {"polite": "smollm2-polite:1"}.'
+    if not isinstance(body, Mapping):
+        raise invalid("adapters", "adapters is an object of versions by name", told)
+    if len(body) > MAX_ADAPTERS:
+        raise invalid("adapters", f"{len(body)} adapters are too many", f"Up to {MAX_ADAPTERS}.")
+    adapters = []
+    for name, model in body.items():
+        check_name(name, "adapters")
+        if not isinstance(model, str) or not model:
+            raise invalid(f"adapters.{name}", "a model reference is missing", told)
+        adapters.append(Adapter(name, model))
+    return tuple(sorted(adapters, key=lambda adapter: adapter.name))
 
 
 def _access(body: Any) -> tuple[str, ...]:

@@ -181,4 +181,10 @@ class Counters:
 
 def _versions(deployment: DeploymentEntry) -> frozenset[str]:
     shadow = () if deployment.shadow is None else (deployment.shadow.target.version,)
-    return frozenset((*(target.version for target in deployment.targets), *shadow))
+    adapters = [
+        lora.version
+        for target in deployment.targets
+        if target.generation is not None
+        for lora in target.generation.loras.values()
+    ]
+    return frozenset((*(target.version for target in deployment.targets), *shadow, *adapters))

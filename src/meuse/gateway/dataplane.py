@@ -207,7 +207,7 @@ class DataPlane:
             return model, ""
         for target in self._routes.find(caller, name).targets:
             entry = target.entry.generation
-            if entry is not None and adapter in entry.adapters:
+            if entry is not None and adapter in entry.loras:
                 return name, adapter
         raise MeuseError(
             Code.NOT_FOUND, f"there is no model {model!r}", field="model",

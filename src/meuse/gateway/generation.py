@@ -134,6 +134,8 @@ class Generation:
         route = plane.route(caller, name)
         try:
             target = route.choose(None, caller.key, call.headers)
+            if adapter:
+                target = route.adapted(target, adapter)
             entry = target.entry.generation
             if entry is None:
                 raise invalid(
@@ -143,7 +145,7 @@ class Generation:
                 raise invalid("tools", f"{call.model!r} was not taught to call tools")
             self.target = target
             self._reserve(entry)
-            self._stream = self._made(entry, adapter)
+            self._stream = self._made(entry)
             try:
                 target.pool.submit(self._stream)
             except MeuseError:
@@ -160,7 +162,7 @@ class Generation:
         self._is_over = False
         plane.texts.add(self)
 
-    def _made(self, entry: GenerationEntry, adapter: str) -> Stream:
+    def _made(self, entry: GenerationEntry) -> Stream:
         call, caller, target = self.call, self.caller, self.target
         patience_ms = target.route.deployment.timeout_ms
         longest_ms = LONGEST_MS if call.timeout_ms is None else call.timeout_ms
@@ -168,8 +170,8 @@ class Generation:
         if sampling.max_tokens is None and self._most < entry.context * sampling.n:
             sampling = msgspec.structs.replace(sampling, max_tokens=self._most // sampling.n or 1)
             ask = msgspec.structs.replace(ask, sampling=sampling)
-        if adapter:
-            ask = msgspec.structs.replace(ask, adapter=adapter)
+        if target.adapter:
+            ask = msgspec.structs.replace(ask, adapter=target.adapter)
         own = caller.tenant == target.route.deployment.tenant
         return Stream(
             self.id,
@@ -305,6 +307,8 @@ class Generation:
         code = None if error is None else error.code
         target.stats.prompt_tokens += counts["prompt_tokens"]
         target.stats.completion_tokens += counts["completion_tokens"]
+        if self.finished is not None:
+            target.stats.switches += self.finished.switches
         plane.counters.end(target.route.stats, target.stats, self._began, 0, paid, code)
         if self._seen is not None:
             self._seen.ran(target.route.full_name, target.entry.version, 0, paid, code)

@@ -137,6 +137,11 @@ def _of_versions(found: Mapping[tuple[str, ...], Sequence[TargetStats]]) -> Iter
         "meuse_tokens", "Tokens of texts: of prompts that were read, and those produced.",
         labels=[*labels, "kind"],
     )  # fmt: skip
+    switches = CounterMetricFamily(
+        "meuse_adapter_switches",
+        "How often replicas changed adapters, under the version whose answer told of it.",
+        labels=labels,
+    )
     shadow = CounterMetricFamily(
         "meuse_shadow", "Requests to a shadow version, by how its answer compared.",
         labels=[*labels, "result"],
@@ -160,9 +165,12 @@ def _of_versions(found: Mapping[tuple[str, ...], Sequence[TargetStats]]) -> Iter
         }
         for result, count in results.items() if any(results.values()) else ():
             shadow.add_metric([*key, result], count)
+        if switched := sum(t.switches for t in targets):
+            switches.add_metric(key, switched)
     yield requests
     yield rows
     yield tokens
+    yield switches
     yield shadow
     for part, name, help_ in (
         ("request", "meuse_request_duration", "From admission to the answer."),

@@ -13,6 +13,8 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from hashlib import blake2b
 
+import msgspec
+
 from meuse.access import keys
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
@@ -32,16 +34,25 @@ Headers = Iterable[tuple[str | bytes, str | bytes]]
 
 
 class Target:
-    """One version that takes traffic, with the pool of its replicas."""
+    """One version that takes traffic, with the pool of its replicas; or `adapter` (a digest) on
+    one, which is counted and recorded under the adapter's own version. `adapters` by name."""
 
     __slots__ = (
-        "classes", "entry", "input_at", "label", "output_names", "outputs", "pool", "raw_only",
-        "route", "stats",
+        "adapter", "adapters", "classes", "entry", "input_at", "label", "output_names", "outputs",
+        "pool", "raw_only", "route", "stats",
     )  # fmt: skip
 
     def __init__(
-        self, route: Route, entry: TargetEntry, label: str, pool: Pool, stats: TargetStats
+        self,
+        route: Route,
+        entry: TargetEntry,
+        label: str,
+        pool: Pool,
+        stats: TargetStats,
+        adapter: str = "",
     ) -> None:
+        self.adapter = adapter
+        self.adapters: dict[str, Target] = {}
         self.route = route
         self.stats = stats
         self.entry = entry
@@ -83,6 +94,8 @@ class Route:
             )
             for entry in deployment.targets
         ]
+        for target in self.targets:
+            self._add_adapters(target, counters)
         self._versions = {target.label: target for target in self.targets}
         self._versions |= {target.entry.version: target for target in self.targets}
         self._cumulative = list(itertools.accumulate(t.entry.weight for t in self.targets))
@@ -99,6 +112,29 @@ class Route:
                 pool(full_name, version),
                 counters.target(full_name, version),
             )
+
+    def _add_adapters(self, target: Target, counters: Counters) -> None:
+        entry = target.entry
+        for name, lora in entry.generation.loras.items() if entry.generation else ():
+            target.adapters[name] = Target(
+                self,
+                msgspec.structs.replace(entry, version=lora.version),
+                lora.version,
+                target.pool,
+                counters.target(self.full_name, lora.version),
+                lora.digest,
+            )
+
+    def adapted(self, target: Target, name: str) -> Target:
+        """The adapter of this name on that target, or where that one cannot have it, on the
+        first that can. Raises `not_found`."""
+        for each in (target, *self.targets):
+            if (found := each.adapters.get(name)) is not None:
+                return found
+        raise MeuseError(
+            Code.NOT_FOUND, f"there is no adapter {name!r}", field="model",
+            hint="GET /v1/models lists those that you may call.",
+        )  # fmt: skip
 
     def choose(self, version: str | None, key: str = "", headers: Headers = ()) -> Target:
         """The version asked for, or one by weight: by chance, or, where the deployment is

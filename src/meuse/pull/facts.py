@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,46 @@ class Facts:
     """One of `TOKENS_PER_BYTE`."""
     licence: str
     kv_bytes_per_token: int
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterFacts:
+    """Of a LoRA adapter; `targets` are the layers that it changes, by their last names."""
+
+    files: dict[str, Path]
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
+    dora: bool
+    parameters: int
+
+
+def adapter_manifest(
+    facts: AdapterFacts, files: tuple[File, ...], source: str, base: Mapping[str, Any]
+) -> Manifest:
+    """The document of an adapter; `base` is what its base's version reports."""
+    return Manifest(
+        layout="adapter",
+        files=files,
+        architecture=base["architecture"],
+        context=base["context"],
+        vocabulary=base["vocabulary"],
+        parameters=facts.parameters,
+        source=source,
+    )
+
+
+def adapter_report(
+    facts: AdapterFacts, manifest: Manifest, weights: int, base: str
+) -> dict[str, Any]:
+    """As `report`, with what is an adapter's own. `base`: the version that it was trained on."""
+    return report(manifest, weights) | {
+        "base": base,
+        "rank": facts.rank,
+        "alpha": facts.alpha,
+        "targets": list(facts.targets),
+        "dora": facts.dora,
+    }
 
 
 def manifest(

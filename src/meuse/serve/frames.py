@@ -198,7 +198,8 @@ class Finished(
     msgspec.Struct, array_like=True, frozen=True, tag_field="t", tag=9, forbid_unknown_fields=True
 ):
     """Replica → worker, the last word. `reasons`: why each choice ended, `stop`, `length` or
-    `tool_calls`. The counts are what is billed, also with an `error`."""
+    `tool_calls`. The counts are what is billed, also with an `error`. `switches`: how often the
+    engine changed adapters of which no worker was told before."""
 
     number: int
     reasons: tuple[str, ...]
@@ -209,6 +210,7 @@ class Finished(
     compute_us: int = 0
     depth: int = 0
     error: Failure | None = None
+    switches: int = 0
 
 
 Header = Hello | Request | Response | Cancel | Attach | Generate | Started | Tokens | Finished

@@ -39,6 +39,14 @@ class ReplicaEntry(msgspec.Struct, frozen=True):
     id: str
 
 
+class AdapterEntry(msgspec.Struct, frozen=True):
+    """A LoRA adapter: its version, and the digest of its manifest, by which replicas know it."""
+
+    version: str
+    digest: str
+    created_ms: int = 0
+
+
 class GenerationEntry(msgspec.Struct, frozen=True):
     """What a version that produces text can take; fields as in `generation.manifest`."""
 
@@ -46,7 +54,8 @@ class GenerationEntry(msgspec.Struct, frozen=True):
     tokens_per_byte: float = 1.0
     template_tokens: int = 64
     family: str = ""
-    adapters: tuple[str, ...] = ()
+    loras: dict[str, AdapterEntry] = {}
+    """By the name that follows the deployment's."""
 
 
 class UpstreamEntry(msgspec.Struct, frozen=True):

@@ -79,6 +79,7 @@ class TargetStats(msgspec.Struct, array_like=True):
     prompt_tokens: int = 0  # as charged: those that the engine had cached are not among them
     completion_tokens: int = 0
     first: Histogram = msgspec.field(default_factory=durations)  # until the first token
+    switches: int = 0  # of adapters in replicas, as told with its answers
 
 
 class RouteStats(msgspec.Struct, array_like=True):

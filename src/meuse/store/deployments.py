@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.nouns import (
+    Adapter,
     Batching,
     Cache,
     Canary,
@@ -57,6 +58,7 @@ def _load(row: sa.Row[Any]) -> Deployment:
         canary=_canary(body.get("canary")),
         cache=_optional(Cache, body.get("cache")),
         engine=_engine(body.get("engine", {})),
+        adapters=tuple(Adapter(**a) for a in body.get("adapters", [])),
     )
 
 
@@ -106,6 +108,7 @@ class SqlDeployments:
                 "canary": new.canary and asdict(new.canary),
                 "cache": new.cache and asdict(new.cache),
                 "engine": asdict(new.engine),
+                "adapters": [asdict(a) for a in new.adapters],
             }
             upsert(
                 connection,

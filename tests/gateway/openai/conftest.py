@@ -10,7 +10,13 @@ import openai
 import pytest
 
 from gateway.rig import TESTS, Rig, Worker, _listens, until
-from meuse.serve.snapshot import GenerationEntry, ReplicaEntry, TargetEntry, TensorEntry
+from meuse.serve.snapshot import (
+    AdapterEntry,
+    GenerationEntry,
+    ReplicaEntry,
+    TargetEntry,
+    TensorEntry,
+)
 
 CONTEXT = 2048
 
@@ -18,7 +24,8 @@ CONTEXT = 2048
 def text_target(version: str, replicas: list[str], **more: Any) -> TargetEntry:
     entry = GenerationEntry(
         more.pop("context", CONTEXT), 1.0, 8, more.pop("family", "hermes"),
-        more.pop("adapters", ()),
+        {name: AdapterEntry(f"{name}:1", name, 1_710_000_000_000)
+         for name in more.pop("adapters", ())},
     )  # fmt: skip
     return TargetEntry(
         version=version,

@@ -71,7 +71,7 @@ class Process(_Process):
 
     def __init__(self, manifest: Manifest, files: list[Path], **options: int) -> None:
         super().__init__()
-        blobs = FolderBlobs(self.home / "blobs")
+        self.blobs = blobs = FolderBlobs(self.home / "blobs")
         for path in files:
             with path.open("rb") as source:
                 blobs.put("acme", source)

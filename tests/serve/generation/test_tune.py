@@ -147,7 +147,7 @@ def test_what_is_tried_differs_from_what_is() -> None:
     ]  # fmt: skip
     told = {"cores": 2, "draft_model": {"model": "s:1"}, "kv_precision": "f16",
             "max_batched_tokens": 512}  # fmt: skip
-    names = [c.name for c in candidates(told, 2, 32, "several tenants")]
+    names = [c.name for c in candidates(told, 2, 32, {"prefix_cache"})]
     assert names == [
         "cores 1", "max_batched_tokens 128", "max_batched_tokens 2048", "max_sequences 128"
     ]  # fmt: skip

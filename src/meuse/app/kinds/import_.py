@@ -45,7 +45,10 @@ class Import:
 
     def _check(self, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
         if isinstance(spec.get("source"), str):
-            return pull.check(self.sources, spec)
+            checked = pull.check(self.sources, spec)
+            if base := checked["base"]:
+                checked["base"] = pull.base_of(self.stores.registry, scope, base).ref
+            return checked
         asked = ImportSpec.from_dict(spec)
         if asked.format in TOOLCHAINS:
             toolchains.need(TOOLCHAINS[asked.format], Path(self.foreign.toolchains), "format")
@@ -56,6 +59,9 @@ class Import:
     def _prepare(self, job: Job) -> dict[str, Any]:
         common = {"tenant": job.scope.tenant, "sandbox": self.foreign.to_dict()}
         if isinstance(job.spec["source"], str):
+            if base := job.spec.get("base"):
+                version = pull.base_of(self.stores.registry, job.scope, base)
+                common["base"] = {"model": version.ref, "report": version.report["generation"]}
             return common | pull.prepare(self.sources, job)
         source = dict(job.spec["source"])
         if "path" in source:  # what it leads to may have changed while the job waited
@@ -70,6 +76,7 @@ class Import:
             code_digest=result["code_digest"],
             seed=0,
             target="",
+            parent=result.get("parent"),
         )
         version = self.stores.registry.add_version(
             job.scope,

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from meuse.convert.spec import allowed_path
-from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Job
+from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.nouns import GENERATION, Job, ModelVersion, Scope
+from meuse.core.ports import RegistryStore
 from meuse.data import hosts
+from meuse.deploy.adapters import is_adapter
 from meuse.pull.spec import PullSpec
+from meuse.registry import references
 
 NO_INDEX = "none"
 
@@ -31,6 +34,15 @@ def check(sources: Sources, spec: dict[str, Any]) -> dict[str, Any]:
     asked = PullSpec.from_dict(spec)
     _check_allowed(sources, asked)
     return asked.to_dict()
+
+
+def base_of(registry: RegistryStore, scope: Scope, text: str) -> ModelVersion:
+    """A language model that an adapter may have been trained on. Raises `not_found` or
+    `invalid_field` at `base`."""
+    version = references.resolve(registry, scope, text, "base")
+    if version.task != GENERATION or is_adapter(version):
+        raise invalid("base", f"{version.ref} is no language model", "Name the adapter's base.")
+    return version
 
 
 def prepare(sources: Sources, job: Job) -> dict[str, Any]:

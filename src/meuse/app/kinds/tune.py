@@ -54,7 +54,7 @@ class Tune:
             "draft": options.draft_model.digest if options.draft_model is not None else "",
             "engine": {"cores": self.threads, **engine},
             "cores": self.cores,
-            "prefix_cache": refused(deployment),
+            "refused": refused(deployment),
         }
 
     def _estimate(self, job: Job) -> int:
@@ -79,8 +79,6 @@ class Tune:
         wanted = changed(deployment.engine, changes)
         if wanted == deployment.engine:
             return  # this step ran before
-        if changes.get("prefix_cache") and (why := refused(deployment)):
-            raise invalid("engine.prefix_cache", why)
         # What was measured is the spec of that generation, and no other.
         self.stores.deployments.put(replace(deployment, engine=wanted), job.spec["generation"])
         self.stores.wake()
@@ -136,6 +134,11 @@ def changed(options: EngineOptions, changes: Mapping[str, Any]) -> EngineOptions
     return replace(options, **nested)
 
 
-def refused(deployment: Deployment) -> str:
-    """Why it may have no prefix cache; empty where it may."""
-    return "callers of several tenants may call it" if deployment.access else ""
+def refused(deployment: Deployment) -> dict[str, str]:
+    """The options that it may not have, and why."""
+    found = {}
+    if deployment.adapters:
+        found = dict(generation.NOT_WITH_ADAPTERS)
+    if deployment.access:
+        found["prefix_cache"] = "callers of several tenants may call it"
+    return found

@@ -13,6 +13,8 @@ from typing import Any
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import GENERATION, Artifact
 from meuse.core.ports import Blobs, JobContext, Paused
+from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.manifest import File, Manifest
 
 _ARRIVED, _LOOKED = 0.8, 0.85
 """The shares of the job's progress at which its stages end."""
@@ -43,6 +45,7 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, An
 
 def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path) -> dict[str, Any]:
     from meuse.pull.bring import bring
+    from meuse.pull.facts import AdapterFacts
     from meuse.pull.recognise import recognise
     from meuse.pull.spec import PullSpec
 
@@ -53,8 +56,14 @@ def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path
     context.progress(_ARRIVED, note="looking at it")
     context.log(f"{brought.origin} is here" + (f", {brought.digest}" if brought.digest else ""))
     facts = recognise(brought.path)
+    if spec.base and not isinstance(facts, AdapterFacts):
+        raise MeuseError(
+            Code.INVALID_DATA, "only adapters have a base", field="base", hint="Leave it out."
+        )
     if facts is None:
         return _encoder(blobs, context, job, brought.path, brought.digest)
+    if isinstance(facts, AdapterFacts):
+        return _keep_adapter(blobs, context, inputs, facts, brought)
     return _keep(blobs, context, inputs["tenant"], facts, brought)
 
 
@@ -65,35 +74,71 @@ def _keep(
     from meuse.pull import facts as known
     from meuse.pull.template import most_tokens
     from meuse.registry.card import note
-    from meuse.serve.generation import manifest as manifests
 
     template_tokens = most_tokens(facts.chat_template)  # first: it may refuse
-    files, total = [], sum(path.stat().st_size for path in facts.files.values())
-    done = 0
-    for name, path in facts.files.items():
-        with path.open("rb") as file:
-            digest, size = blobs.put(tenant, file)
-        files.append(manifests.File(name, digest, size))
-        done += size
-        context.progress(_LOOKED + (1 - _LOOKED) * done / total, note="storing it")
-    made = known.manifest(facts, tuple(files), brought.origin, brought.licence, template_tokens)
-    digest, size = blobs.put(tenant, io.BytesIO(manifests.encode(made)))
-    artifacts = [
-        Artifact("manifest.json", manifests.FORMAT, digest, size),
-        *(Artifact(file.name, manifests.FILE, file.digest, file.size) for file in files),
-    ]
+    files = _stored(blobs, context, tenant, facts.files)
+    made = known.manifest(facts, files, brought.origin, brought.licence, template_tokens)
     context.log(
         f"{made.architecture}, {made.parameters:,} parameters, {made.context:,} tokens, "
         f"licence {made.licence or 'not given'}"
     )
     return {
         "task": GENERATION,
-        "artifacts": [asdict(artifact) for artifact in artifacts],
+        "artifacts": _artifacts(blobs, tenant, made),
         "signature": known.SIGNATURE.to_dict(),
         "code_digest": brought.digest,
-        "report": {"generation": known.report(made, total)},
+        "report": {"generation": known.report(made, sum(file.size for file in files))},
         "card": note(given={"licence": made.licence} if made.licence else {}),
     }
+
+
+def _keep_adapter(
+    blobs: Blobs, context: JobContext, inputs: dict[str, Any], facts: Any, brought: Any
+) -> dict[str, Any]:
+    from meuse.pull import facts as known
+
+    base = inputs.get("base")
+    if not base:
+        raise MeuseError(
+            Code.INVALID_DATA,
+            "this is a LoRA adapter, and its base is not named",
+            field="base",
+            hint="meuse pull SOURCE --base smollm2:1, the version that it was trained on.",
+        )
+    files = _stored(blobs, context, inputs["tenant"], facts.files)
+    made = known.adapter_manifest(facts, files, brought.origin, base["report"])
+    context.log(f"LoRA of rank {facts.rank} on {', '.join(facts.targets)} of {base['model']}")
+    size = sum(file.size for file in files)
+    return {
+        "task": GENERATION,
+        "artifacts": _artifacts(blobs, inputs["tenant"], made),
+        "signature": known.SIGNATURE.to_dict(),
+        "code_digest": brought.digest,
+        "report": {"generation": known.adapter_report(facts, made, size, base["model"])},
+        "parent": base["model"],
+    }
+
+
+def _stored(
+    blobs: Blobs, context: JobContext, tenant: str, paths: dict[str, Path]
+) -> tuple[File, ...]:
+    files, total = [], sum(path.stat().st_size for path in paths.values())
+    done = 0
+    for name, path in paths.items():
+        with path.open("rb") as file:
+            digest, size = blobs.put(tenant, file)
+        files.append(File(name, digest, size))
+        done += size
+        context.progress(_LOOKED + (1 - _LOOKED) * done / total, note="storing it")
+    return tuple(files)
+
+
+def _artifacts(blobs: Blobs, tenant: str, made: Manifest) -> list[dict[str, Any]]:
+    """The manifest, stored, and the files that it names."""
+    digest, size = blobs.put(tenant, io.BytesIO(manifests.encode(made)))
+    first = Artifact("manifest.json", manifests.FORMAT, digest, size)
+    rest = [Artifact(f.name, manifests.FILE, f.digest, f.size) for f in made.files]
+    return [asdict(artifact) for artifact in (first, *rest)]
 
 
 def _encoder(

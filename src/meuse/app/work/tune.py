@@ -58,7 +58,7 @@ def _tuned(
 ) -> dict[str, Any]:
     current: dict[str, Any] = inputs["engine"]
     prompts = _Prompts(spec["prompts"] or list(PROMPTS), spec["streams"])
-    tried = candidates(current, inputs["cores"], spec["streams"], inputs["prefix_cache"])
+    tried = candidates(current, inputs["cores"], spec["streams"], inputs["refused"])
     if spec["settings"]:
         tried = _chosen(tried, spec["settings"])
 
@@ -84,7 +84,7 @@ def _tuned(
         "model": inputs["model"],
         "rows": [asdict(row) for row in rows],
         "changes": changes,
-        "not_measured": {"prefix_cache": inputs["prefix_cache"]} if inputs["prefix_cache"] else {},
+        "not_measured": inputs["refused"],
     }
 
 

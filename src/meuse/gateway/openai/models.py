@@ -43,5 +43,6 @@ def _models(name: str, route: Route) -> Iterator[dict[str, Any]]:
         "owned_by": route.deployment.tenant,
     }
     yield model
-    for adapter in entry.generation.adapters if entry.generation is not None else ():
-        yield {**model, "id": f"{name}:{adapter}", "parent": name}
+    for adapter, lora in entry.generation.loras.items() if entry.generation is not None else ():
+        created = lora.created_ms // 1000
+        yield {**model, "id": f"{name}:{adapter}", "created": created, "parent": name}

@@ -7,7 +7,7 @@ be ended by itself. Knows no frame, no text and no library.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,6 +77,11 @@ class Generator(Protocol):
 
     def step(self) -> list[Progress]:
         """Advance all works by what fits in a batch. What it raises concerns all of them."""
+        ...
+
+    def use(self, adapter: Any) -> None:
+        """Run with this adapter from now on (None: with none). Only while nothing is in
+        progress. What it raises leaves the engine as after a failed step."""
         ...
 
     def reset(self) -> bool:

@@ -2,7 +2,10 @@
 
 Facts of 2026.4, each tested: `step` holds Python's lock while it computes; prompts are cut
 without a word at the length that the tokenizer was made with; a step that fails while others are
-in flight leaves the pipeline unusable; every request has the same seed unless told one.
+in flight leaves the pipeline unusable; every request has the same seed unless told one. What an
+adapter may change is fixed when the pipeline is made: the layers of those that it is made with.
+Those that come later need not be known then, only be of these layers; they apply to all that
+runs from the next `generate` on, which needs an empty pipeline.
 """
 
 from __future__ import annotations
@@ -19,8 +22,10 @@ from numpy.typing import NDArray
 from openvino_genai import GenerationFinishReason, GenerationStatus
 
 from meuse.core.errors import Code, MeuseError
+from meuse.serve.generation import lora
 from meuse.serve.generation.engine import Progress, Work
 from meuse.serve.generation.grammar import Grammars
+from meuse.serve.generation.lora import Layer
 from meuse.serve.generation.messages import Format
 from meuse.serve.generation.tuning import BLOCK_TOKENS, Tuning, blocks
 
@@ -94,7 +99,8 @@ class GenaiTokenizer:
 
 
 class GenaiGenerator:
-    """One pipeline. `path` is a GGUF file or a folder with OpenVINO's files."""
+    """One pipeline. `path` is a GGUF file or a folder with OpenVINO's files. `layers`, by their
+    short names, are those that adapters may change (`linear_layers`); none: it takes none."""
 
     def __init__(
         self,
@@ -107,6 +113,7 @@ class GenaiGenerator:
         cache_mb: int = 1024,
         kv_bytes_per_token: int = 0,
         tuning: Tuning | None = None,
+        layers: Mapping[str, Layer] | None = None,
         properties: Mapping[str, Any] | None = None,
     ) -> None:
         self._tuning = tuning = tuning or Tuning()
@@ -120,9 +127,12 @@ class GenaiGenerator:
             context = min(context, (scheduler.num_kv_blocks - 1) * BLOCK_TOKENS)
         else:
             scheduler.cache_size = max(-(-cache_mb // 1024), 1)
+        given = {**_properties(tuning, threads), **(properties or {})}
+        if layers:
+            given["adapters"] = self.adapter(lora.carrier(layers), 0.0)
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
-                path, scheduler, "CPU", {**_properties(tuning, threads), **(properties or {})}
+                path, scheduler, "CPU", given
             )
         except RuntimeError as error:
             raise MeuseError(
@@ -146,6 +156,8 @@ class GenaiGenerator:
         self._eos = {True: frozenset[int](), False: frozenset(self._ends)}
         self._stripped: dict[int, frozenset[int]] = {}
         self._number = 0
+        if layers:
+            self.use(None)
 
     @property
     def cached_tokens(self) -> int:
@@ -192,6 +204,19 @@ class GenaiGenerator:
                 del self._handles[each.handle]
                 del self._stripped[each.handle]
         return progress
+
+    @staticmethod
+    def adapter(body: bytes, scale: float) -> Any:
+        """What `use` takes, of a file that `lora.for_engine` made."""
+        tensor = openvino.Tensor(np.frombuffer(body, np.uint8))
+        return openvino_genai.AdapterConfig(openvino_genai.Adapter(tensor), scale)
+
+    def use(self, adapter: Any) -> None:
+        config = openvino_genai.GenerationConfig()
+        config.max_new_tokens = 1
+        config.ignore_eos = True
+        config.adapters = openvino_genai.AdapterConfig() if adapter is None else adapter
+        self._pipeline.generate([openvino.Tensor(np.zeros((1, 1), np.int64))], [config])
 
     def reset(self) -> bool:
         for handle in list(self._handles):
@@ -247,6 +272,23 @@ class GenaiGenerator:
                 json_schema=(work.format.schema or ANY_OBJECT).decode()
             )
         return config
+
+
+def linear_layers(folder: Path) -> dict[str, Layer]:
+    """Those of a decoder in OpenVINO's files that an adapter may change, by their short names."""
+    layers = {}
+    for node in openvino.Core().read_model(folder / "openvino_model.xml").get_ops():
+        module = node.get_friendly_name().removeprefix("__module.").partition("/")[0]
+        name = lora.short(module)
+        if node.get_type_name() != "MatMul" or not name:
+            continue
+        shape = node.input_value(1).get_partial_shape()
+        if shape.rank.is_dynamic or len(shape) != 2 or shape.is_dynamic:
+            continue  # within attention
+        sizes = shape[0].get_length(), shape[1].get_length()
+        inputs, outputs = sizes[::-1] if node.get_attributes()["transpose_b"] else sizes
+        layers[name] = Layer(module, inputs, outputs)
+    return layers
 
 
 def _properties(tuning: Tuning, threads: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from meuse.serve.generation.manifest import Manifest
 from meuse.serve.generation.messages import Ask
 from meuse.serve.generation.prompt import Reader
 from meuse.serve.generation.replica import Parts
+from meuse.serve.generation.shelf import Fetch, Shelf
 from meuse.serve.generation.template import Template
 from meuse.serve.generation.text import BytePieces, Detokenizer, Stops, Window
 from meuse.serve.generation.tools import parser
@@ -31,16 +32,18 @@ class Options:
     max_sequences: int = 0
     max_batched_tokens: int = 0
     cache_mb: int = 0
+    max_adapters: int = 0
+    """That are held for the engine at once; 0: it takes none."""
     tuning: Tuning = field(default_factory=Tuning)
 
 
-def load(manifest: Manifest, folder: Path, options: Options) -> Parts:
-    """`folder` holds the manifest's files by their names.
+def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None = None) -> Parts:
+    """`folder` holds the manifest's files by their names; `fetch` brings those of adapters.
 
     Raises `invalid_data` for what cannot be served, `unavailable` without the engine's package.
     """
     try:
-        from meuse.serve.generation.genai import GenaiGenerator
+        from meuse.serve.generation.genai import GenaiGenerator, linear_layers
     except ModuleNotFoundError as error:
         raise MeuseError(
             Code.UNAVAILABLE,
@@ -54,6 +57,9 @@ def load(manifest: Manifest, folder: Path, options: Options) -> Parts:
             f"the engine 'genai' does not run the layout {manifest.layout!r}",
             hint="It runs gguf and ir; convert the checkpoint first.",
         )
+    # Without layer names the engine would skip every adapter without a word.
+    adapts = manifest.layout == "ir" and options.max_adapters > 0 and fetch is not None
+    layers = linear_layers(folder) if adapts else {}
     generator = GenaiGenerator(
         model_path(manifest, folder),
         context=manifest.context,
@@ -63,6 +69,7 @@ def load(manifest: Manifest, folder: Path, options: Options) -> Parts:
         cache_mb=options.cache_mb or DEFAULT_CACHE_MB,
         kv_bytes_per_token=manifest.kv_bytes_per_token,
         tuning=options.tuning,
+        layers=layers,
     )
     tokenizer = generator.tokenizer
     template = Template(manifest.chat_template, generator.names) if manifest.chat_template else None
@@ -74,6 +81,9 @@ def load(manifest: Manifest, folder: Path, options: Options) -> Parts:
         reader=reader,
         choice=choices(tokenizer, manifest.family),
         family=manifest.family,
+        shelf=Shelf(fetch, layers, generator.adapter, options.max_adapters)
+        if fetch is not None and layers
+        else None,
     )
 
 

@@ -24,7 +24,8 @@ class File(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """`layout` says how the files are read: `gguf` (one file), `ir` (OpenVINO's folder with
-    tokenizer and detokenizer), `hf` (a safetensors checkpoint, to train on and to convert).
+    tokenizer and detokenizer), `hf` (a safetensors checkpoint, to train on and to convert),
+    `adapter` (a LoRA adapter as peft saves it, for a base that its version's report names).
 
     A text has at most `tokens_per_byte` tokens for each of its UTF-8 bytes (1 for byte-level
     vocabularies), so that bytes bound tokens from above; `template_tokens` is the most that the

@@ -46,8 +46,8 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     """One request. Either `messages` (JSON, a list as OpenAI's chat has it, contents text only),
     which the model's template turns into a prompt, or `prompt` as it is, or its `prompt_ids`.
 
-    `tools` and `tool_choice` are JSON as OpenAI has them. `adapter` names one of the deployment,
-    "" is the base.
+    `tools` and `tool_choice` are JSON as OpenAI has them. `adapter` is the digest of an
+    adapter's manifest, "" is the base.
     """
 
     messages: bytes = b""

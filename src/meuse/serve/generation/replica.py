@@ -32,11 +32,14 @@ from meuse.serve.generation.connection import Connection
 from meuse.serve.generation.engine import Generator, Progress, Work
 from meuse.serve.generation.messages import Ask
 from meuse.serve.generation.prompt import Prompt, Reader
+from meuse.serve.generation.shelf import Shelf
+from meuse.serve.generation.turns import Turns
 from meuse.serve.generation.waiting import Request, Waiting
 from meuse.serve.page import PageWriter
 
 logger = logging.getLogger(__name__)
 
+ADAPTER_TURN_MS = 2000
 _LINGER_S = 10.0
 _SWEEP_US = 20_000
 _MAX_SEED = 2**31 - 1
@@ -53,6 +56,8 @@ class Config:
     max_queue: int = 1024
     credits: int = 256
     """Unanswered requests per connection."""
+    adapter_turn_ms: int = ADAPTER_TURN_MS
+    """How long requests of one adapter are started while others wait."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +69,8 @@ class Parts:
     choice: Callable[[int, Ask], Choice]
     """(index, what is asked) → an answer that has not begun."""
     family: str = ""
+    shelf: Shelf | None = None
+    """Of adapters; None: the engine takes none."""
 
 
 def serve(parts: Parts, config: Config) -> None:
@@ -82,6 +89,9 @@ class Replica:
         self._engine = parts.generator
         self._waiting = Waiting(config.max_queue)
         self._running: dict[int, tuple[Request, Choice]] = {}  # by the engine's handle
+        self._turns = Turns(config.adapter_turn_ms * 1000)
+        self._active: str | None = ""  # the adapter that the engine runs with; None: who knows
+        self._switches = 0  # of which no worker was told yet
         self._page = PageWriter(config.page, parts.generator.max_sequences)
         self._scheduled = False
         self._swept_us = 0
@@ -165,7 +175,9 @@ class Replica:
                 "n", f"this deployment produces 1 to {self._engine.max_sequences} choices at once"
             )
         if ask.adapter:
-            raise not_found("adapter", ask.adapter)
+            if self._parts.shelf is None:
+                raise not_found("adapter", ask.adapter)
+            self._parts.shelf.check(ask.adapter)
         if ask.sampling.logprobs:
             raise invalid(
                 "top_logprobs",
@@ -220,12 +232,46 @@ class Replica:
         self._schedule()
 
     def _admit(self) -> None:
-        while (request := self._waiting.head()) is not None:
+        """Start what may start: requests of one adapter, the engine's."""
+        while True:
+            busy = bool(self._running) or self._engine.busy
+            adapter = self._turns.look(now_us(), self._waiting.classes(), busy)
+            if adapter is None or self._broken is not None:
+                return
+            request = self._waiting.head(adapter)
+            assert request is not None
+            if adapter != self._active and not self._switch(adapter, request):
+                continue
             n = request.ask.sampling.n
             if len(self._running) + n > self._engine.max_sequences:
                 return
-            self._waiting.pop()
+            self._waiting.pop(request)
             self._start(request)
+
+    def _switch(self, adapter: str, first: Request) -> bool:
+        """Have the engine run with this adapter, whose turn begins; False where it cannot: then
+        all that wait for it have been told."""
+        shelf = self._parts.shelf
+        # If it ends the process, its first request is the one that is not asked again for ever.
+        self._page.mark([first.header.id])
+        try:
+            self._engine.use(shelf.take(adapter) if shelf is not None and adapter else None)
+        except Exception as error:
+            logger.error("the engine cannot be switched to %s: %s", adapter or "the base", error)
+            told = error if isinstance(error, MeuseError) else _model_failed(error)
+            while (request := self._waiting.head(adapter)) is not None:
+                self._waiting.remove(request)
+                self._end(request, told)
+            if not isinstance(error, MeuseError):  # the engine's: it may have begun
+                self._active = None
+                if not self._engine.reset():
+                    self._break(error)
+            return False
+        finally:
+            self._page.rest()
+        self._active = adapter
+        self._switches += 1
+        return True
 
     def _start(self, request: Request) -> None:
         prompt, ask = request.prompt, request.ask
@@ -265,16 +311,16 @@ class Replica:
         logger.error("a step of the engine failed: %s", error)
         requests = {id(request): request for request, _ in self._running.values()}
         self._running.clear()
-        lines = str(error).strip().splitlines() or [type(error).__name__]
         for request in requests.values():
-            self._end(
-                request, MeuseError(Code.ENGINE_ERROR, f"the model failed: {lines[-1][:300]}")
-            )
+            self._end(request, _model_failed(error))
         if not self._engine.reset():
-            # A new process is the only way to a working engine.
-            self._broken = error
-            self._stopping.set()
-            self._idle.set()
+            self._break(error)
+
+    def _break(self, error: Exception) -> None:
+        """A new process is the only way to a working engine."""
+        self._broken = error
+        self._stopping.set()
+        self._idle.set()
 
     def _sweep(self) -> None:
         now = now_us()
@@ -314,8 +360,15 @@ class Replica:
                 now - begun,
                 len(self._waiting),
                 failure,
+                self._switches,
             ),
         )
+        self._switches = 0
+
+
+def _model_failed(error: Exception) -> MeuseError:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return MeuseError(Code.ENGINE_ERROR, f"the model failed: {lines[-1][:300]}")
 
 
 def _work(prompt: Prompt, ask: Ask, seed: int) -> Work:

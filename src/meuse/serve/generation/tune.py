@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,22 +67,22 @@ class Row:
 
 
 def candidates(
-    current: Options, cores: int, streams: int, prefix_cache: str = ""
+    current: Options, cores: int, streams: int, refused: Collection[str] = ()
 ) -> list[Candidate]:
-    """What may be faster on a machine of so many cores. `prefix_cache`: why it may not be had."""
+    """What may be faster on a machine of so many cores, but for options that are `refused`."""
     found = [
         Candidate(f"cores {n}", {"cores": n})
         for n in sorted({1, 2, 4, 8, 16, 32, 64, cores})
         if n <= cores and n != current.get("cores")
     ]
-    if current.get("draft_model") is None:
+    if current.get("draft_model") is None and "prompt_lookup" not in refused:
         for ngram, tokens in LOOKUPS:
             lookup = {"max_ngram_size": ngram, "num_assistant_tokens": tokens}
             if current.get("prompt_lookup") != lookup:
                 found.append(
                     Candidate(f"prompt_lookup {ngram}, {tokens}", {"prompt_lookup": lookup})
                 )
-    if not prefix_cache and not current.get("prefix_cache"):
+    if "prefix_cache" not in refused and not current.get("prefix_cache"):
         found.append(Candidate("prefix_cache", {"prefix_cache": True}))
     if current.get("kv_precision") != "f16":
         found.append(Candidate("kv_precision f16", {"kv_precision": "f16"}))

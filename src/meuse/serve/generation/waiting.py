@@ -1,4 +1,5 @@
-"""Requests that wait for their turn: classes of priority, and tenants in turn within one.
+"""Requests that wait for their turn: by adapter, then classes of priority, and tenants in turn
+within one.
 
 The rules are those of `serve.queue`; a request counts as many rows as it wants choices.
 """
@@ -46,15 +47,18 @@ class Request:
 
 
 class Waiting:
-    """Bounded in requests."""
+    """Bounded in requests. Each adapter has a queue of its own, "" is the base's."""
 
     def __init__(self, max_queue: int) -> None:
         self._max_queue = max_queue
-        self._queue = Queue(1, max_queue, False, CostModel())
-        self._next: Request | None = None  # taken, and too large to start yet
+        self._lines: dict[str, _Line] = {}
 
     def __len__(self) -> int:
-        return len(self._queue) + (self._next is not None)
+        return sum([len(line) for line in self._lines.values()])
+
+    def classes(self) -> dict[str, int]:
+        """By adapter that anything waits for, the best class of priority that does."""
+        return {adapter: line.best() for adapter, line in self._lines.items()}
 
     def expect(self) -> None:
         """Raises `overloaded` when no place is left: told before a prompt is read for nothing."""
@@ -77,26 +81,61 @@ class Waiting:
             request.deadline_us,
             request.deadline_us,
         )
-        self._queue.add(item)
+        line = self._lines.get(request.ask.adapter)
+        if line is None:
+            line = self._lines[request.ask.adapter] = _Line(self._max_queue)
+        line.queue.add(item)
+        line.classes[_class_of(request)] += 1
         request.item = item
 
-    def head(self) -> Request | None:
-        """Whose turn it is."""
-        if self._next is None and len(self._queue):
-            self._next = self._queue.take()[0].connection
-        return self._next
+    def head(self, adapter: str) -> Request | None:
+        """Whose turn it is among those of an adapter."""
+        line = self._lines.get(adapter)
+        if line is None:
+            return None
+        if line.next is None:
+            line.next = line.queue.take()[0].connection
+        return line.next
 
-    def pop(self) -> None:
+    def pop(self, request: Request) -> None:
         """Take what `head` gave."""
-        assert self._next is not None
-        self._next.item = None
-        self._next = None
+        self._lines[request.ask.adapter].next = None
+        self._left(request)
 
     def remove(self, request: Request) -> None:
         """One that waits does so no longer."""
         assert request.item is not None
-        if request is self._next:
-            self._next = None
+        line = self._lines[request.ask.adapter]
+        if request is line.next:
+            line.next = None
         else:
-            self._queue.cancel(request.item)
+            line.queue.cancel(request.item)
+        self._left(request)
+
+    def _left(self, request: Request) -> None:
         request.item = None
+        line = self._lines[request.ask.adapter]
+        line.classes[_class_of(request)] -= 1
+        if not len(line):
+            del self._lines[request.ask.adapter]
+
+
+class _Line:
+    """What waits for one adapter."""
+
+    __slots__ = ("classes", "next", "queue")
+
+    def __init__(self, max_queue: int) -> None:
+        self.queue = Queue(1, max_queue, False, CostModel())
+        self.next: Request | None = None  # taken, and too large to start yet
+        self.classes = [0] * (frames.LOW + 1)
+
+    def __len__(self) -> int:
+        return len(self.queue) + (self.next is not None)
+
+    def best(self) -> int:
+        return next(i for i, count in enumerate(self.classes) if count)
+
+
+def _class_of(request: Request) -> int:
+    return min(max(request.header.priority, frames.HIGH), frames.LOW)

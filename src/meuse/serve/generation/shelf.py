@@ -1,0 +1,85 @@
+"""The adapters that an engine can be given now: brought when they are first asked for, the one
+that was not asked for longest put away for another.
+
+An adapter is named by the digest of its version's document, so that one that was judged once
+stays so, and a replica needs to be told of none before it is asked for. Knows blobs by their
+digest and the judge of files; knows no engine.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from meuse.core.errors import Code, MeuseError
+from meuse.serve.generation import lora, manifest
+from meuse.serve.generation.lora import Layer
+
+ADAPTER = "adapter"
+"""The layout of its document."""
+_MOST_JUDGED = 4096
+
+Fetch = Callable[[str], bytes]
+"""The blob with this digest, verified. Raises `MeuseError`."""
+Make = Callable[[bytes, float], Any]
+"""(a file for the engine, its scale) → what the engine is switched by."""
+
+
+class Shelf:
+    """At most `most` adapters for a base of these layers."""
+
+    def __init__(self, fetch: Fetch, layers: Mapping[str, Layer], make: Make, most: int) -> None:
+        self._fetch = fetch
+        self._layers = layers
+        self._make = make
+        self._most = most
+        self._here: OrderedDict[str, Any] = OrderedDict()
+        self._bad: dict[str, MeuseError] = {}
+
+    def __len__(self) -> int:
+        return len(self._here)
+
+    def check(self, digest: str) -> None:
+        """Raises what `take` would, for what will never be one."""
+        if digest in self._bad:
+            raise self._bad[digest]
+        if digest not in self._here:
+            self.take(digest)
+
+    def take(self, digest: str) -> Any:
+        """What the engine is switched by. Raises `invalid_data` for what is no adapter of this
+        base, and what fetching raises."""
+        found = self._here.get(digest)
+        if found is None:
+            found = self._bring(digest)
+        self._here[digest] = found
+        self._here.move_to_end(digest)
+        while len(self._here) > self._most:
+            self._here.popitem(last=False)
+        return found
+
+    def _bring(self, digest: str) -> Any:
+        try:
+            read = self._read(self._fetch(digest))
+        except MeuseError as error:
+            if error.code == Code.NOT_FOUND:
+                raise MeuseError(Code.UNAVAILABLE, "the adapter's files are not here") from None
+            if error.code == Code.INVALID_DATA and len(self._bad) < _MOST_JUDGED:
+                self._bad[digest] = error
+            raise
+        return self._make(lora.for_engine(read, self._layers), read.config.scale)
+
+    def _read(self, body: bytes) -> lora.Lora:
+        try:
+            described = manifest.decode(body)
+        except msgspec.MsgspecError as error:
+            raise lora.refused(f"its manifest is not understood: {error}") from None
+        files = {file.name: file.digest for file in described.files}
+        if described.layout != ADAPTER or set(files) != {lora.CONFIG, lora.WEIGHTS}:
+            raise lora.refused(f"its manifest is of the layout {described.layout!r}")
+        read = lora.read(self._fetch(files[lora.CONFIG]), self._fetch(files[lora.WEIGHTS]))
+        lora.check_fits(read, self._layers)
+        return read
