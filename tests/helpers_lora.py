@@ -85,11 +85,12 @@ def layers_of(*names: str) -> dict[str, tuple[int, int]]:
 def tiny(folder: Path) -> Path:
     """OpenVINO's files of a small decoder with random weights, whose tokens are bytes."""
     import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
     from meuse.language.checkpoint import Checkpoint
     from meuse.language.graph import graph_of
     from meuse.language.ir import write_ir
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     torch.manual_seed(7)
     config = LlamaConfig(

@@ -19,6 +19,8 @@ MEANING = {
     "invalid_field": "A field is missing, unknown or has a value that cannot be; `field` names it.",
     "invalid_data": "A dataset cannot be used; `field` names the line, column or split.",
     "invalid_input": "An inference input does not fit the model's signature.",
+    "context_length_exceeded": "A prompt is longer than the model's context window; the message "
+    "has both counts.",
     "unauthenticated": "The key is missing, malformed, unknown, expired or revoked.",
     "forbidden": "The key is known and lacks the scope.",
     "not_found": "There is no such thing, or the caller may not know of it.",
@@ -73,6 +75,7 @@ def openai_parameters() -> str:
         ("/v1/chat/completions", parameters.CHAT),
         ("/v1/completions", parameters.COMPLETIONS),
         ("/v1/embeddings", parameters.EMBEDDINGS),
+        ("/v1/fine_tuning/jobs", parameters.FINE_TUNING),
     ):
         lines += ["", f"## `{path}`", "", "| parameter | what is made of it |", "|---|---|"]
         lines += [

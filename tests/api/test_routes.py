@@ -17,13 +17,14 @@ from meuse.api import (
     money,
     openai_batches,
     openai_files,
+    openai_fine_tuning,
     reports,
 )
 from meuse.core.nouns import SCOPES
 
 ROUTERS = (
     dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, limits, money,
-    methods, reports, openai_files, openai_batches,
+    methods, reports, openai_files, openai_batches, openai_fine_tuning,
 )  # fmt: skip
 
 

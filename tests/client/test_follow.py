@@ -38,6 +38,16 @@ def test_a_job_in_a_list_says_where_it_waits() -> None:
     assert (row["status"], row["done"], row["left"]) == ("queued #3", "25%", "3 min 10 s")
 
 
+def test_a_fine_tuning_says_so_and_how_it_goes() -> None:
+    """Its kind in a list; its losses, whatever else it has figures of."""
+    tuning = {**JOB, "spec": {"recipe": "llm-lora"}}
+    assert (summary(tuning)["kind"], summary(JOB)["kind"]) == ("fine-tune", "train")
+    figures = {"validation_loss": 1.5, "validation_accuracy": 0.5, "train_loss": 1.25,
+               "learning_rate": 1e-4, "trained_tokens": 4096.0}  # fmt: skip
+    said = {"rate": 900.0, "unit": "tokens"}
+    assert pace(said, figures) == "900 tokens/s, train_loss 1.25, validation_loss 1.5"
+
+
 def test_the_bar_follows_the_events() -> None:
     """State, progress and log lines reach the terminal, markup in them as it is."""
     text = io.StringIO()

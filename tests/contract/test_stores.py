@@ -353,6 +353,10 @@ def test_events_are_numbered_in_order(database: Database) -> None:
     assert [event.seq for event in events] == [1, 2, 3]
     assert [event.kind for event in events] == ["status", "log", "log"]
     assert events[2:] == store.events("job-1", 2)
+    kinds = ("status", "log")
+    assert store.latest("job-1", None, 9, kinds) == events[::-1]
+    assert store.latest("job-1", 3, 1, kinds) == [events[1]]
+    assert store.latest("job-1", None, 9, ("status",)) == [events[0]]
 
 
 def test_pages_are_newest_first_and_meet(database: Database) -> None:

@@ -134,9 +134,17 @@ def test_an_encoder_takes_raw_texts(
     done = imported(tmp_path, checkpoints / family)
     assert done.task == "custom"
     assert done.signature.inputs == (TensorSpec("text", "BYTES", (-1,)),)
-    assert done.signature.outputs == (TensorSpec("embedding", "FP32", (-1, 32)),)
+    assert done.signature.outputs == (
+        TensorSpec("embedding", "FP32", (-1, 32)), TensorSpec("tokens", "INT64", (-1,)),
+    )  # fmt: skip
     texts = np.array([text.encode() for text in real_texts()[:6]], object)
-    found = engines.load("onnx", done.model).run({"text": texts})["embedding"]
+    answered = engines.load("onnx", done.model).run({"text": texts})
+    found = answered["embedding"]
+    own = tokenizer()
+    own.no_padding()
+    own.enable_truncation(done.report["imported"]["length"])
+    told = [len(own.encode(text).ids) for text in real_texts()[:6]]
+    assert answered["tokens"].tolist() == told
     assert np.abs(found - wanted).max() < 1e-5
     assert done.report["imported"]["unit"] is is_unit
     assert done.report["parity"]["agreeing"] == 1.0

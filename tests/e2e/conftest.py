@@ -18,12 +18,16 @@ import httpx
 import pytest
 
 from e2e.helpers import JSON, csv_bytes, ready, start, succeeded, upload
+from e2e.llm import chat, smollm2  # noqa: F401  fixtures
+from e2e.web import Certificate, certified
 from gateway.rig import free_port
 
 START_S = 60.0
 STOP_S = 30.0
 EXTERNAL_PORT = free_port()
 """Where the platform may find a server of language models."""
+WEB_PORT = free_port()
+"""Where it may pull models from, over TLS."""
 MAX_BODY = 1 << 20
 MAX_UPLOAD = 2 << 20
 MAX_MODEL = 4 << 20
@@ -86,7 +90,15 @@ def external_port() -> int:
 
 
 @pytest.fixture(scope="session")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Certificate:
+    """Of a server on loopback, which the platform trusts."""
+    return certified(tmp_path_factory.mktemp("certificate"), WEB_PORT)
+
+
+@pytest.fixture(scope="session")
+def platform(
+    tmp_path_factory: pytest.TempPathFactory, certificate: Certificate
+) -> Iterator[Platform]:
     """A platform with small limits and two jobs at once, in a home of its own."""
     folder = tmp_path_factory.mktemp("platform")
     home, log = folder / "home", folder / "up.log"
@@ -98,7 +110,9 @@ def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
         "MEUSE_JOB_CONCURRENCY": "2",
         "MEUSE_WORKERS": "2",
         "MEUSE_EXTERNAL_HOSTS": f"http://127.0.0.1:{EXTERNAL_PORT}@ipv4",
+        "MEUSE_PULL_ALLOWED_HOSTS": f"https://127.0.0.1:{WEB_PORT}@ipv4",
         "MEUSE_LOG_REQUESTS": "1",
+        "SSL_CERT_FILE": str(certificate.trusted),
     }
     options = ["--home", str(home), "--http-port", "0", "--grpc-port", "0"]
     with log.open("wb") as output:

@@ -45,6 +45,7 @@ NEEDS = {
     "/api/tenants": "admin",
     "/v1/files": "data",
     "/v1/batches": "infer",
+    "/v1/fine_tuning": "train",
     "GET /api/plans": "billing",
     "PUT /api/plans": "admin",
     "/api/usage": "usage",

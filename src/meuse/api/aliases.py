@@ -12,7 +12,7 @@ from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.fields import known
 from meuse.core.ids import check_name
 from meuse.core.nouns import Principal
-from meuse.core.references import parse_data
+from meuse.core.references import is_file, parse_data
 from meuse.registry import references
 from meuse.registry.gate import Gate
 from meuse.registry.promotion import move_alias
@@ -94,6 +94,8 @@ def _move(
     force: bool,
 ) -> dict[str, Any]:
     def digest_of(data: str) -> str:
+        if is_file(data):
+            return parts.files.get(caller.scope, data).digest
         reference = parse_data(data, "gate.data")
         return parts.datasets.get(caller.scope, reference.name, reference.version).digest
 

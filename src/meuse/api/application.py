@@ -27,6 +27,7 @@ from meuse.api import (
     money,
     openai_batches,
     openai_files,
+    openai_fine_tuning,
     recipes,
     reports,
 )
@@ -53,6 +54,7 @@ def make_app(control: Control) -> FastAPI:
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
         access, limits, money, recipes, methods, reports, openai_files, openai_batches,
+        openai_fine_tuning,
     ):  # fmt: skip
         app.include_router(part.router)
 

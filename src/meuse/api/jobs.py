@@ -18,6 +18,7 @@ from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.ids import new_id
 from meuse.core.nouns import PRIORITIES, Job, Principal
 from meuse.core.states import JobStatus
+from meuse.core.tuning import FIELD
 
 router = APIRouter(tags=["jobs"])
 Caller = Annotated[Principal, requires("train")]
@@ -72,7 +73,7 @@ def submit(
         raise invalid("kind", f"{kind!r} is not a kind of job", f"Known: {sorted(parts.kinds)}.")
     if priority not in PRIORITIES:
         raise invalid("priority", f"{priority!r} is not a priority", f"Known: {list(PRIORITIES)}.")
-    _check_deploy(caller, spec)
+    check_deploy(caller, spec)
     if kind == "ingest" and not caller.may("data"):
         raise MeuseError(Code.FORBIDDEN, "this key lacks the scope 'data'", field="kind")
     now = now_ms()
@@ -95,9 +96,12 @@ def submit(
     return parts.queue.submit(job)
 
 
-def _check_deploy(caller: Principal, spec: Mapping[str, Any]) -> None:
-    for field in ("deploy", "apply"):  # both change a deployment
-        if spec.get(field) and not caller.may("deploy"):
+def check_deploy(caller: Principal, spec: Mapping[str, Any]) -> None:
+    """Whoever asks for more than a model, or figures, may do so. Raises `forbidden`."""
+    tuning = spec.get(FIELD)
+    attaches = isinstance(tuning, Mapping) and tuning.get("deployment") is not None
+    for field, asked in (("deploy", spec.get("deploy") or attaches), ("apply", spec.get("apply"))):
+        if asked and not caller.may("deploy"):
             raise MeuseError(Code.FORBIDDEN, "this key lacks the scope 'deploy'", field=field)
 
 
@@ -201,7 +205,7 @@ def _asked(
 ) -> dict[str, Any]:
     job = parts.jobs.get(caller.scope, job_id)
     if deploys:
-        _check_deploy(caller, job.spec)
+        check_deploy(caller, job.spec)
     return _described(parts, ask(job))
 
 

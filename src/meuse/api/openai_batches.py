@@ -19,6 +19,7 @@ from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.ids import new_id, uuid7_bytes
 from meuse.core.nouns import Batch, Job, Principal
 from meuse.core.states import JobStatus
+from meuse.gateway.openai import checks
 
 router = APIRouter(prefix="/v1/batches", tags=["openai"])
 Caller = Annotated[Principal, requires("infer")]
@@ -45,7 +46,8 @@ def create(parts: Parts, caller: Caller, body: Body) -> dict[str, Any]:
         raise invalid("completion_window", "the completion window can only be '24h'")
     if body.get("output_expires_after") is not None:
         raise invalid("output_expires_after", "files do not expire", "Leave it out.")
-    metadata = _metadata(body.get("metadata"))
+    given = body.get("metadata")
+    metadata = None if given is None else checks.metadata(given, "metadata")
     file_id = body.get("input_file_id")
     if not isinstance(file_id, str):
         raise invalid("input_file_id", "an input file is missing", "Upload one: POST /v1/files.")
@@ -67,19 +69,6 @@ def create(parts: Parts, caller: Caller, body: Body) -> dict[str, Any]:
         parts.batches.delete(batch.id)
         raise
     return describe(batch, job)
-
-
-def _metadata(given: Any) -> dict[str, str] | None:
-    if given is None:
-        return None
-    if not isinstance(given, dict) or len(given) > 16:
-        raise invalid("metadata", "metadata is not an object of up to 16 texts")
-    for key, value in given.items():
-        if not isinstance(value, str) or len(key) > 64 or len(value) > 512:
-            raise invalid(
-                f"metadata.{key[:64]}", "a key has up to 64 characters, a value is a text up to 512"
-            )
-    return given
 
 
 @router.get("")

@@ -130,17 +130,22 @@ def content(parts: Parts, caller: Caller, file_id: str) -> StreamingResponse:
 
 @router.delete("/{file_id}")
 def delete(parts: Parts, caller: Caller, file_id: str) -> dict[str, Any]:
-    """Delete a file for good. 409 while a batch reads it."""
+    """Delete a file for good. 409 while a batch or a job reads it."""
     parts.files.get(caller.scope, file_id)
     users = [
         b.id for b in parts.batches.reading(caller.scope, file_id) if _is_running(parts, b.job)
+    ] + [
+        job.id
+        for job in parts.jobs.unfinished()
+        if job.scope == caller.scope
+        and file_id in (job.spec.get("data"), job.spec.get("validation"))
     ]
     if users:
         raise MeuseError(
             Code.CONFLICT,
             f"the file {file_id!r} is read by {', '.join(users[:20])}",
             field="file",
-            hint="Cancel the batch, or wait for its end.",
+            hint="Cancel it, or wait for its end.",
         )
     parts.files.delete(caller.scope, file_id, now_ms())
     return {"id": file_id, "object": "file", "deleted": True}

@@ -23,10 +23,12 @@ from meuse.app import commands
 from meuse.app.inspector import Inspector
 from meuse.app.kinds import kinds as job_kinds
 from meuse.app.kinds.batch import Batches
+from meuse.app.kinds.finetune import Finetune
 from meuse.app.kinds.import_ import Foreign
 from meuse.app.kinds.ingest import Intake
 from meuse.app.kinds.pull import Sources
 from meuse.app.kinds.shared import Stores
+from meuse.app.kinds.tuning import Tunings
 from meuse.app.sweeper import Sweeper
 from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
@@ -147,8 +149,9 @@ def main(argv: Sequence[str]) -> int:
         settings.max_dataset_bytes,
         settings.data_fetch_seconds,
     )
+    stores = Stores(datasets, registry, deployments, reconciler.wake)
     kinds = job_kinds(
-        Stores(datasets, registry, deployments, reconciler.wake),
+        stores,
         JobJournal(settings.journal, commands.host_name(), now_ms),
         lambda tenant: tenant_entries(access, plans)[tenant].plan_version,
         Foreign(
@@ -170,6 +173,8 @@ def main(argv: Sequence[str]) -> int:
         Batches(
             batches, files, lambda key, until_ms: keys.mint_pass(pepper, key, until_ms), http_url
         ),
+        Tunings(jobs, files, file_blobs),
+        Finetune(stores, files, file_blobs, tenancy.plan_of),
         settings.replica_threads,
     )
     queue = DbosJobs(

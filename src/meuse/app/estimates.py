@@ -16,3 +16,30 @@ STATES = 4
 def of_training(rows: int, columns: int, parameters: int = 0) -> int:
     """Bytes for a table of numbers, and a network of so many parameters trained on it."""
     return BASE_BYTES + 4 * (COPIES * rows * columns + STATES * parameters)
+
+
+TUNING_BYTES = 900 << 20
+"""A process with torch, transformers and peft, and what it reads of a checkpoint at a time."""
+STEP_TOKENS = 1024
+"""Of one pass, unless an example alone is longer (`train.llm.layout`)."""
+KEPT = 44
+"""Floats that a pass keeps of each token are about so many times the root of the parameters:
+2.2 / width of them, and widths are about a twentieth of that root. Of SmolLM2-135M: 0.5 million.
+"""
+LOGITS = 4 * 50_000 * 4
+"""Bytes of a token's logits, their gradient and copies, by a vocabulary of 50,000."""
+
+
+def of_tuning(parameters: int, most_tokens: int, *, whole: bool, recomputed: bool) -> int:
+    """Bytes for a language model that is fine-tuned: `whole` for all of its weights (weight,
+    gradient, two moments and the best so far), else of an adapter; `recomputed` with gradient
+    checkpointing, which keeps a fifteenth."""
+    weights = 4 * parameters * (STATES + 1 if whole else 1)
+    kept = 4 * KEPT * parameters**0.5 / (15 if recomputed else 1)
+    return int(TUNING_BYTES + weights + max(STEP_TOKENS, most_tokens) * (kept + LOGITS))
+
+
+def of_conversion(parameters: int) -> int:
+    """Bytes for a language model of so many parameters as torch has it, as a graph, and as the
+    engine and the judge have it, in float32 each."""
+    return TUNING_BYTES + 4 * 4 * parameters

@@ -115,6 +115,11 @@ def amount_text(amount: Decimal, currency: str) -> str:
         return f"{round_money(amount, currency):f}"
 
 
+def price_of(plan: PlanVersion, meter: str, deployment: str) -> Price | None:
+    """What `plan` asks for a meter of "owner/name"; None: it is included, or has no rule."""
+    return _match([price for price in plan.prices if price.meter == meter], deployment)
+
+
 def _match(rules: list[Price], deployment: str) -> Price | None:
     """The most specific rule: "owner/name", then the bare name, then "*"."""
     bare = deployment.partition("/")[2]

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meuse.cli import compress, llm
+from meuse.cli import compress, finetune, llm
 from meuse.cli.shared import (
     Json,
     connect,
@@ -323,6 +323,7 @@ def search(
 app.command()(compress.compress)
 app.command()(compress.methods)
 app.command()(llm.pull)
+app.command()(finetune.finetune)
 app.command()(llm.chat)
 app.command()(llm.tune_engine)
 
@@ -330,28 +331,51 @@ app.command()(llm.tune_engine)
 @app.command()
 def evaluate(
     models: Annotated[list[str], typer.Argument(help="Versions to judge: name:1 name@alias …")],
-    data: Annotated[str, typer.Option(help="Dataset, name or name:version.")],
+    data: Annotated[
+        str, typer.Option(help="Dataset, name or name:version; of language models a JSONL file.")
+    ],
     split: Annotated[str | None, typer.Option(help="test, validation or all.")] = None,
     slice_: Annotated[
         list[str] | None, typer.Option("--slice", help="A column to part by.")
     ] = None,
     target: Annotated[str | None, typer.Option(help="The column with the truth.")] = None,
     task: Annotated[str | None, typer.Option(help="Of uploaded versions.")] = None,
+    metric: Annotated[
+        list[str] | None, typer.Option(help="perplexity, choice or exact_match.")
+    ] = None,
+    max_tokens: Annotated[int | None, typer.Option(help="Of an answer that is matched.")] = None,
+    stop: Annotated[list[str] | None, typer.Option(help="Ends an answer.")] = None,
     wait: Annotated[bool, typer.Option(help="Wait for the end, with progress.")] = True,
     json_: Json = False,
 ) -> None:
     """Judge versions side by side on the same rows."""
-    given = {"split": split, "slices": slice_, "target": target, "task": task}
+    given = {"split": split, "slices": slice_, "target": target, "task": task,
+             "metrics": metric, "max_tokens": max_tokens, "stop": stop}  # fmt: skip
     spec = {name: value for name, value in given.items() if value is not None}
     with connect() as client:
+        if Path(data).is_file():
+            data = client.upload_file(Path(data))["id"]
         job = client.evaluate(models, data, **spec)
         if json_ or not wait:
             follow_job(client, job, wait, json_)
             return
         result = client.wait(job["id"])["result"]
-        rows = [{"model": m["model"], **m["figures"]} for m in result["models"]]
+        rows = [{"model": m["model"], **_with_intervals(m)} for m in result["models"]]
         table(rows, list(rows[0]), False)
-        print(f"{result['rows']} rows of {result['data']}, split {result['split']}")
+        of = "lines" if "metrics" in result else "rows"
+        print(f"{result['rows']} {of} of {result['data']}, split {result['split']}")
+
+
+def _with_intervals(judged: dict[str, Any]) -> dict[str, Any]:
+    """Figures of language models with their 95% intervals; others as they are."""
+    if "engine" not in judged:
+        return dict(judged["figures"])
+    told: dict[str, Any] = {}
+    for name, value in judged["figures"].items():
+        interval = judged["intervals"].get(name)
+        doubt = "" if interval is None else f" ({interval[0]:.4g} to {interval[1]:.4g})"
+        told[name] = f"{value:.4g}{doubt}"
+    return told
 
 
 @app.command()

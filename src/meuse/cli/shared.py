@@ -67,7 +67,11 @@ def follow_job(client: Client, job: dict[str, Any], wait: bool, json_: bool) -> 
     figures = "".join(
         f"\n  {name:22} {value:.4f}" for name, value in result.get("metrics", {}).items()
     )
-    say(f"{result.get('data') or result['model']}{figures}", done, json_)
+    made = result.get("data") or result.get("model")
+    if made is None:  # nothing was made, only looked at
+        made = "checked"
+        figures = "".join(f"\n  {name:22} {cell(v)}" for name, v in result["check"].items())
+    say(f"{made}{figures}", done, json_)
 
 
 def show_until_its_end(client: Client, job: str, json_: bool) -> None:

@@ -179,6 +179,24 @@ class Client:
         named |= {} if base is None else {"base": base}
         return self.start("import", {"source": source, **named})
 
+    def send_file(self, path: Path, purpose: str = "fine-tune") -> JSON:
+        """Keep a file (`/v1/files`); with the id that jobs name it by."""
+        with path.open("rb") as file:
+            answer: JSON = self.call(
+                "POST",
+                "/v1/files",
+                data={"purpose": purpose},
+                files={"file": (path.name, file)},
+                timeout=660.0,
+            )
+        return answer
+
+    def finetune(self, model_name: str, base: str, data: str, **spec: Any) -> JSON:
+        """Start a fine-tuning of a language model on a file (`file-…`); the job. `spec`: as of a
+        train job with the recipe llm-lora, or another named by `recipe`."""
+        told = {"recipe": "llm-lora", "model_name": model_name, "base": base, "data": data}
+        return self.start("train", {**told, **spec})
+
     def start(self, kind: str, spec: JSON, priority: str = "normal") -> JSON:
         """Start a job; `priority` (high, normal, low) is among the tenant's own jobs."""
         body = {"kind": kind, "spec": spec, "priority": priority}
@@ -326,8 +344,18 @@ class Client:
         return answer
 
     def evaluate(self, models: Sequence[str], data: str, **spec: Any) -> JSON:
-        """Start judging versions on data; the job. `spec`: split, slices, target, task."""
+        """Start judging versions on data; the job. `spec`: split, slices, target, task. `data`
+        of language models is the id of a file; then `spec`: metrics, window, stride,
+        max_tokens, stop."""
         return self.start("evaluate", {"models": list(models), "data": data, **spec})
+
+    def upload_file(self, path: Path, purpose: str = "fine-tune") -> JSON:
+        """Upload a file of lines (JSONL) as OpenAI's clients do; the file, with its id."""
+        with path.open("rb") as file:
+            answer: JSON = self.call(
+                "POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, file)}
+            )
+        return answer
 
     def tune_engine(self, deployment: str, **spec: Any) -> JSON:
         """Start measuring settings of a language model's engine; the job. `spec`: streams, tokens,

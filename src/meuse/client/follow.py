@@ -11,6 +11,9 @@ from meuse.client.client import Client
 
 JSON = dict[str, Any]
 FIGURES = 3
+COUNTED = "trained_tokens"
+TUNING = ("train_loss", "validation_loss", "validation_perplexity")
+"""Of the many figures of a job that has counted tokens, those that say how it goes."""
 
 
 class Bar:
@@ -24,7 +27,7 @@ class Bar:
             TextColumn("{task.fields[pace]}"),
         )
         self._progress = Progress(*columns, console=console, transient=True)
-        self._kind = job["kind"]
+        self._kind = _kind(job)
         self._line: TaskID = self._progress.add_task("", total=1.0, pace="")
         self._figures: dict[str, float] = {}
         self._said: JSON = {}
@@ -78,8 +81,14 @@ def summary(job: JSON) -> JSON:
     left = None if job["eta_s"] is None else duration(job["eta_s"])
     done = f"{job['progress']:.0%}"
     return {
-        "id": job["id"], "kind": job["kind"], "status": _state(job), "done": done, "left": left,
+        "id": job["id"], "kind": _kind(job), "status": _state(job), "done": done, "left": left,
     }  # fmt: skip
+
+
+def _kind(job: JSON) -> str:
+    """The kind; of training a language model what people call it."""
+    tunes = job["kind"] == "train" and str(job.get("spec", {}).get("recipe")).startswith("llm-")
+    return "fine-tune" if tunes else str(job["kind"])
 
 
 def _state(job: JSON) -> str:
@@ -96,7 +105,8 @@ def pace(said: JSON, figures: dict[str, float]) -> str:
         parts.append(f"{duration(said['eta_s'])} left")
     if said.get("note"):
         parts.append(said["note"])
-    parts += [f"{name} {value:.4g}" for name, value in list(figures.items())[-FIGURES:]]
+    told = [name for name in TUNING if name in figures] if COUNTED in figures else list(figures)
+    parts += [f"{name} {figures[name]:.4g}" for name in told[-FIGURES:]]
     return ", ".join(parts)
 
 

@@ -12,6 +12,7 @@ from meuse.compress.configs import (
     prune_structured,
     quantize,
     share,
+    weights,
 )
 from meuse.compress.method import Method
 from meuse.core.errors import invalid
@@ -28,6 +29,7 @@ METHODS: dict[str, Method] = {
         *quantize.METHODS,
         *convert.METHODS,
         *pack.METHODS,
+        *weights.METHODS,
     )
 }
 

@@ -16,16 +16,18 @@ from meuse.train.typed import convert, schema
 class Method:
     """A way to compress.
 
-    `stage` is what it works on: `network` (torch, features → scores, may train) or `graph` (the
-    exported model, raw rows → answers). `apply` names a function "module:function":
-    (network, material, config) → network, or (artifact, material, config) → artifact.
+    `stage` is what it works on: `network` (torch, features → scores, may train), `graph` (the
+    exported model, raw rows → answers) or `language` (a language model's graph with a cache).
+    `apply` names a function "module:function":
+    (network, material, config) → network, (artifact, material, config) → artifact, or
+    (graph, config) → graph.
     `lossless`: the result computes what its input computed; only of graph methods.
     """
 
     name: str
     summary: str
     paper: str
-    stage: Literal["network", "graph"]
+    stage: Literal["network", "graph", "language"]
     config: type[msgspec.Struct]
     apply: str
     lossless: bool = False

@@ -23,6 +23,7 @@ MAX_STEPS = 32
 MAX_TRIALS = 500
 MAX_KEPT = 20
 _MAX_BYTES = 2**40
+LANGUAGE = "language"
 _STAGES = ("network", "graph")
 
 
@@ -91,7 +92,7 @@ class CompressSpec:
         if "auto" in given and not searched:
             raise invalid("auto", "the steps are given: nothing is searched", 'Use steps: "auto".')
         return cls(
-            model=_parent(given.get("model")),
+            model=parent_of(given.get("model")),
             data=str(parse_data(given["data"])) if "data" in given else None,
             goal=_goal(given.get("goal", {})),
             steps=() if searched else steps_from(steps),
@@ -161,8 +162,15 @@ def steps_from(steps: object) -> tuple[Step, ...]:
     if not isinstance(steps, list | tuple) or not 1 <= len(steps) <= MAX_STEPS:
         told = f"steps is not a list of 1 to {MAX_STEPS} steps"
         raise invalid("steps", told, 'Use [{"method": "quantize"}] or "prune,quantize".')
-    checked = tuple(_step(f"steps.{index}", step) for index, step in enumerate(steps))
+    checked = tuple(checked_step(f"steps.{index}", step) for index, step in enumerate(steps))
     stages = [catalog.METHODS[step.method].stage for step in checked]
+    if LANGUAGE in stages:
+        at = stages.index(LANGUAGE)
+        raise invalid(
+            f"steps.{at}.method",
+            f"{checked[at].method!r} is for language models, and this model takes rows",
+            "Use quantize.",
+        )
     for index, (step, stage) in enumerate(zip(checked, stages, strict=True)):
         if stage == "graph" and any(step.method == s.method for s in checked[:index]):
             told = f"{step.method!r} stands twice: what it made is no longer what it takes"
@@ -178,7 +186,8 @@ def steps_from(steps: object) -> tuple[Step, ...]:
     return checked
 
 
-def _step(field: str, step: object) -> Step:
+def checked_step(field: str, step: object) -> Step:
+    """One step by name or as an object. Raises `invalid_field` at `field`."""
     step = {"method": step} if isinstance(step, str) else step
     if not isinstance(step, Mapping):
         raise invalid(field, f"{step!r} is not an object", 'Use {"method": "quantize"}.')
@@ -200,7 +209,8 @@ def _gate(field: str, gate: object) -> float | None:
     return drop
 
 
-def _parent(value: object) -> str:
+def parent_of(value: object) -> str:
+    """A reference with a version or an alias. Raises `invalid_field`."""
     reference = parse(value)
     if reference.version is None and reference.alias is None:
         raise invalid(

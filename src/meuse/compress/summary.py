@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from meuse.compress.claims import zeros
+from meuse.core.nouns import GENERATION
 
 JSON = dict[str, Any]
 UNKNOWN = "not measured"
@@ -30,6 +31,8 @@ def rows(report: JSON) -> list[Row]:
         return []
     old, new = report["before"], report["after"]
     name = report.get("metric_name", "metric")
+    if report.get("task") == GENERATION:
+        return _of_language(old, new, name)
     found = [
         Row(name, _metric(old), _metric(new), _signed(old.get("metric"), new.get("metric"))),
         _times("bytes", old, new, "bytes"),
@@ -50,6 +53,18 @@ def rows(report: JSON) -> list[Row]:
     if "schema" in report:
         return found
     return [row for row in found if (row.before, row.after) != (UNKNOWN, UNKNOWN)]
+
+
+def _of_language(old: JSON, new: JSON, name: str) -> list[Row]:
+    return [
+        Row(name, _metric(old), _metric(new), _signed(old.get("metric"), new.get("metric"))),
+        _times("bytes of all files", old, new, "bytes"),
+        _times("bytes of weights", old, new, "weight_bytes"),
+        _times("parameters", old, new, "parameters"),
+        _times("bits a parameter", old, new, "bits"),
+        _more("tokens/s, one stream", old, new, "tokens_per_s"),
+        _times("ms to the first token", old, new, "first_token_ms"),
+    ]
 
 
 def steps(report: JSON) -> list[list[str]]:
@@ -135,9 +150,16 @@ def _signed(old: float | None, new: float | None) -> str:
 
 
 def _times(name: str, old: JSON, new: JSON, key: str) -> Row:
+    """How many times less."""
     before, after = old.get(key), new.get(key)
     change = f"{before / after:.2f}×" if before and after else ""
     return Row(name, number(before), number(after), change)
+
+
+def _more(name: str, old: JSON, new: JSON, key: str) -> Row:
+    """How many times more."""
+    before, after = old.get(key), new.get(key)
+    return Row(name, number(before), number(after), f"{after / before:.2f}×" if before else "")
 
 
 def _share(value: float | None) -> str:

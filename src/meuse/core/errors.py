@@ -18,6 +18,7 @@ class Code(StrEnum):
     INVALID_FIELD = "invalid_field"
     INVALID_DATA = "invalid_data"
     INVALID_INPUT = "invalid_input"
+    CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
     UNAUTHENTICATED = "unauthenticated"
     FORBIDDEN = "forbidden"
     NOT_FOUND = "not_found"
@@ -47,6 +48,7 @@ STATUS: dict[Code, tuple[int, str]] = {
     Code.INVALID_FIELD: (400, "INVALID_ARGUMENT"),
     Code.INVALID_DATA: (400, "INVALID_ARGUMENT"),
     Code.INVALID_INPUT: (400, "INVALID_ARGUMENT"),
+    Code.CONTEXT_LENGTH_EXCEEDED: (400, "INVALID_ARGUMENT"),
     Code.UNAUTHENTICATED: (401, "UNAUTHENTICATED"),
     Code.FORBIDDEN: (403, "PERMISSION_DENIED"),
     Code.NOT_FOUND: (404, "NOT_FOUND"),

@@ -5,11 +5,25 @@ Standard library only: control decides with them and loads no numpy.
 
 from __future__ import annotations
 
-PRIMARY_FIGURE = {"classification": "accuracy", "multilabel": "micro_f1", "regression": "r2"}
-"""The figure that selects and judges a model, by task; higher is better for each."""
+from collections.abc import Container
 
-LOWER_IS_BETTER = frozenset({"log_loss", "calibration_error", "mae", "mse", "quantile_loss"})
+PRIMARY_FIGURE = {"classification": "accuracy", "multilabel": "micro_f1", "regression": "r2"}
+"""The figure that selects and judges a model of rows, by task; higher is better for each."""
+
+LANGUAGE_FIGURES = ("accuracy", "exact_match", "perplexity")
+"""Of language models: the first that was measured counts."""
+
+LOWER_IS_BETTER = frozenset(
+    {"log_loss", "calibration_error", "mae", "mse", "quantile_loss", "perplexity", "nats_per_token"}
+)
 
 
 def higher_is_better(figure: str) -> bool:
     return figure not in LOWER_IS_BETTER
+
+
+def primary(task: str, measured: Container[str]) -> str:
+    """The figure that judges a task, of those that were measured."""
+    if task in PRIMARY_FIGURE:
+        return PRIMARY_FIGURE[task]
+    return next((name for name in LANGUAGE_FIGURES if name in measured), LANGUAGE_FIGURES[-1])

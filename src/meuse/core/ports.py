@@ -290,6 +290,12 @@ class JobStore(Protocol):
         """Events with a number above `after` in order, the first `limit` of them."""
         ...
 
+    def latest(
+        self, job_id: str, before: int | None, limit: int, kinds: Sequence[str]
+    ) -> list[JobEvent]:
+        """Events of these kinds with a number below `before`, newest first, at most `limit`."""
+        ...
+
 
 class DeploymentStore(Protocol):
     def put(self, deployment: Deployment, if_match: int | None = None) -> Deployment:

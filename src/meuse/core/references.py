@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from meuse.core.errors import invalid
 from meuse.core.ids import check_name
+
+_FILE = re.compile(r"file-[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,11 @@ def parse(text: object, field: str = "model") -> Reference:
     if not plain or not 0 < int(number) < 2**31:
         raise invalid(field, f"{text!r} has no version number", 'Such as "digits:2".')
     return Reference(name, version=int(number))
+
+
+def is_file(text: object) -> bool:
+    """Whether this is an id of `/v1/files`."""
+    return isinstance(text, str) and _FILE.fullmatch(text) is not None
 
 
 def parse_data(text: object, field: str = "data") -> Reference:

@@ -70,7 +70,7 @@ class Evaluation(msgspec.Struct, frozen=True, omit_defaults=False):
     `figures` and `intervals` (95%, percentile bootstrap of `resamples`) are by name; what is
     undefined is absent. `confusion` counts rows by target (outer) and prediction; absent
     above 100 classes. `slices` tell `slice_figure`, the worst first, small ones last.
-    `seconds`: what judging took, inference included.
+    `seconds`: what judging took, inference included. `tokens`: those that a perplexity is of.
     """
 
     task: str
@@ -89,6 +89,7 @@ class Evaluation(msgspec.Struct, frozen=True, omit_defaults=False):
     engine: str = ""
     seconds: float = 0.0
     rows_per_s: float | None = None
+    tokens: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """The record as JSON; `from_dict` gives it back."""

@@ -15,7 +15,7 @@ from typing import Any
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import invalid
 from meuse.core.fields import known
-from meuse.core.figures import PRIMARY_FIGURE
+from meuse.core.figures import primary
 from meuse.core.nouns import ModelVersion
 
 GIVEN = (
@@ -168,7 +168,7 @@ def _evaluation(
         rows = [[name, _text(value)] for name, value in metrics.items()]
         return ["No evaluation is kept; what the job reported:", *_table(["figure", "value"], rows)]
     at = newest["rows"]
-    first = PRIMARY_FIGURE.get(newest["task"], "")
+    first = primary(newest["task"], newest["figures"])
     names = sorted(newest["figures"], key=lambda name: (name != first, name))
     rows = [
         [name, _text(newest["figures"][name]), _interval(newest["intervals"].get(name))]

@@ -13,7 +13,7 @@ from typing import Any
 
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.fields import known, real
-from meuse.core.figures import PRIMARY_FIGURE, higher_is_better
+from meuse.core.figures import higher_is_better, primary
 from meuse.core.references import parse_data
 
 Evaluations = Sequence[Mapping[str, Any]]
@@ -92,13 +92,13 @@ def decide(
     if pair is None:
         raise _no_evaluation(candidate, current, gate)
     one, other = pair
-    metric = gate.metric or PRIMARY_FIGURE[one["task"]]
-    if metric not in one["figures"] or metric not in other["figures"]:
-        both = sorted(set(one["figures"]) & set(other["figures"]))
+    common = set(one["figures"]) & set(other["figures"])
+    metric = gate.metric or primary(one["task"], common)
+    if metric not in common:
         raise invalid(
             "gate.metric",
             f"{candidate} and {current} have no common figure {metric!r}",
-            f"They have: {', '.join(both)}.",
+            f"They have: {', '.join(sorted(common))}.",
         )
     return _judge(candidate, current, one, other, metric, gate)
 

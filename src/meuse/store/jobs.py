@@ -213,6 +213,20 @@ class SqlJobs:
             .order_by(job_event.c.seq)
             .limit(limit)
         )
+        return self._events(query)
+
+    def latest(
+        self, job_id: str, before: int | None, limit: int, kinds: Sequence[str]
+    ) -> list[JobEvent]:
+        query = (
+            sa.select(job_event)
+            .where(job_event.c.job_id == job_id, job_event.c.kind.in_(kinds))
+            .order_by(job_event.c.seq.desc())
+            .limit(limit)
+        )
+        return self._events(query if before is None else query.where(job_event.c.seq < before))
+
+    def _events(self, query: sa.Select[Any]) -> list[JobEvent]:
         with self._database.read() as connection:
             return [
                 JobEvent(row.seq, row.ts_ms, row.kind, json.loads(row.data))

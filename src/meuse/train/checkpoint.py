@@ -10,15 +10,23 @@ import json
 import os
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, nn
+from safetensors.torch import save_file
+from torch import Tensor
 
 _KEY = "meuse.train"
 _RANDOM = "random"
+
+
+class Holder(Protocol):
+    """What holds the tensors that are trained: a network, or a part of one."""
+
+    def state_dict(self) -> dict[str, Tensor]: ...
+
+    def load_state_dict(self, state_dict: dict[str, Tensor], /) -> Any: ...
 
 
 @dataclass(slots=True)
@@ -45,9 +53,10 @@ class Progress:
     best: dict[str, Tensor] = field(default_factory=dict)
 
 
-def write(
-    path: Path, progress: Progress, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> None:
+P = TypeVar("P", bound=Progress)
+
+
+def write(path: Path, progress: Progress, model: Holder, optimizer: torch.optim.Optimizer) -> None:
     """Replace `path` by the present state: temporary name, fsync, rename.
 
     Whoever reads `path`, also after a crash, finds the old file or the new one.
@@ -63,29 +72,25 @@ def write(
                 scalars.setdefault(str(index), {})[name] = value
     tensors[_RANDOM] = torch.get_rng_state()
     said = json.dumps({"progress": _scalars(progress), "optimizer": scalars}, allow_nan=False)
-    payload = save({name: value.contiguous() for name, value in tensors.items()}, {_KEY: said})
     partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(payload)
-        file.flush()
+    save_file({name: value.contiguous() for name, value in tensors.items()}, partial, {_KEY: said})
+    with partial.open("rb") as file:
         os.fsync(file.fileno())
     partial.replace(path)
 
 
-def read(
-    path: Path, digest: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[Progress, str]:
+def read(path: Path, fresh: P, model: Holder, optimizer: torch.optim.Optimizer) -> tuple[P, str]:
     """(state of the run, why it starts anew or ""); fills `model` and `optimizer`, and sets
     torch's random state.
 
-    A missing, damaged or foreign checkpoint (another digest) changes nothing.
+    A missing, damaged or foreign checkpoint (of another digest than `fresh`) changes nothing:
+    the state is `fresh`.
     """
-    fresh = Progress(digest)
     if not path.exists():
         return fresh, ""
     try:
         said, tensors = _load(path)
-        progress = Progress(**said["progress"], best=_under(tensors, "best."))
+        progress = type(fresh)(**said["progress"], best=_under(tensors, "best."))
         state: dict[int, dict[str, Any]] = {int(i): dict(s) for i, s in said["optimizer"].items()}
         for name, value in _under(tensors, "optimizer.").items():
             index, key = name.split(".", 1)
@@ -93,7 +98,7 @@ def read(
         random = tensors[_RANDOM]
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         return fresh, f"the checkpoint cannot be read ({error})"
-    if progress.digest != digest:
+    if progress.digest != fresh.digest:
         return fresh, "the checkpoint belongs to another spec, data or version of the code"
     model.load_state_dict(_under(tensors, "model."))
     groups = optimizer.state_dict()["param_groups"]
@@ -102,7 +107,7 @@ def read(
     return progress, ""
 
 
-def copy_state(model: nn.Module) -> dict[str, Tensor]:
+def copy_state(model: Holder) -> dict[str, Tensor]:
     """The network's tensors, detached from what training goes on to change."""
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
 

@@ -17,7 +17,7 @@ import onnx
 import onnxruntime
 import torch
 from numpy.typing import NDArray
-from onnx import compose, helper
+from onnx import compose, helper, numpy_helper
 from torch import nn
 
 from meuse.core.errors import Code, MeuseError
@@ -27,7 +27,7 @@ from meuse.train.encoder import Encoder
 from meuse.train.prepare import graph as prepare
 from meuse.train.prepare.builder import FEATURES
 from meuse.train.prepare.steps import Preparation
-from meuse.train.recipes.texts import Embedding
+from meuse.train.recipes.texts import PADDING, Embedding
 
 TOLERANCE = 1e-4
 ROUNDED = 0.03
@@ -90,10 +90,10 @@ class _Unit(nn.Module):
 
 
 def embedding(
-    preparation: Preparation, encoder: Encoder, output: str, unit: bool = False
+    preparation: Preparation, encoder: Encoder, output: str, count: str, unit: bool = False
 ) -> onnx.ModelProto:
-    """One graph from raw texts to the mean of an encoder's states, [n, width], as `output`; with
-    `unit` scaled to length 1."""
+    """One graph from raw texts to the mean of an encoder's states, [n, width], as `output`, with
+    `unit` scaled to length 1; and, as `count`, to how many tokens each text has, INT64 [n]."""
     body: nn.Module = Embedding(encoder)
     if unit:
         body = nn.Sequential(body, _Unit())
@@ -105,8 +105,24 @@ def embedding(
     whole = compose.merge_models(prepare.graph(preparation), inner, [(FEATURES, FEATURES)])
     whole.graph.node.append(helper.make_node("Identity", [SCORES], [output]))
     whole.graph.output[0].name = output
+    _count_tokens(whole.graph, count)
     _only_used_domains(whole)
     return _strip(whole)
+
+
+def _count_tokens(graph: onnx.GraphProto, output: str) -> None:
+    """Those that are no padding, first and last token included, as the tokenizer counts them."""
+    constants = {"padding_token": np.array(PADDING, np.int64), "along_text": np.array([1])}
+    graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
+    graph.node.extend(
+        [
+            helper.make_node("Equal", [FEATURES, "padding_token"], ["is_padding"]),
+            helper.make_node("Not", ["is_padding"], ["is_token"]),
+            helper.make_node("Cast", ["is_token"], ["is_token_int64"], to=onnx.TensorProto.INT64),
+            helper.make_node("ReduceSum", ["is_token_int64", "along_text"], [output], keepdims=0),
+        ]
+    )
+    graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.INT64, ["n"]))
 
 
 def check_parity(

@@ -163,7 +163,7 @@ def _start(
     machine = Machine.choose(network, batches, options, job.log)
     optimizer = optimizers.make(options, network)
     name = run_digest(digest, options, machine)
-    progress, why = checkpoint.read(job.checkpoint, name, network, optimizer)
+    progress, why = checkpoint.read(job.checkpoint, checkpoint.Progress(name), network, optimizer)
     if why:
         job.log(f"starting anew: {why}", level="warning")
     elif progress.epoch or progress.batch:

@@ -45,6 +45,11 @@ def not_finite(where: str, network: nn.Module, x: Tensor, y: Tensor, rate: float
     return _rate(f"training diverged; {told}: {place}", rate)
 
 
+def diverged(where: str, rate: float) -> MeuseError:
+    """The error of a loss that is no number, where nobody can say of which layer."""
+    return _rate(f"training diverged; the loss is not a finite number at {where}", rate)
+
+
 def exploded(where: str, loss: float, first: float, rate: float) -> MeuseError:
     """The error of a loss that has left where it started far behind."""
     return _rate(

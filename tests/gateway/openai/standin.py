@@ -107,7 +107,8 @@ class Replica(asyncio.Protocol):
         if verb == "silent":
             return
         if verb == "refuse":
-            error = Failure("invalid_field", "the prompt is too long", "messages", "Shorten it.")
+            said = "the prompt has 9000 tokens, the model's context window 8192"
+            error = Failure("context_length_exceeded", said, "messages", "Shorten it.")
             self.finish(number, [], prompt, 0, error)
             return
         self.write(Started(number, prompt, 0))

@@ -51,7 +51,11 @@ def test_what_the_replica_refuses(served: Chat) -> None:
         with pytest.raises(openai.BadRequestError) as caught:
             served.say("refuse", stream=stream)
         assert caught.value.param == "messages"
-        assert "too long" in caught.value.message
+        assert (caught.value.code, caught.value.type) == (
+            "context_length_exceeded", "invalid_request_error"
+        )  # fmt: skip
+        assert "9000" in caught.value.message
+        assert "8192" in caught.value.message
     (record, *_) = reversed(served.rig.records())
     assert (record.status, record.quantities["completion_tokens"]) == ("error", 0)
 

@@ -129,10 +129,11 @@ def test_a_bad_conversation_is_named(served: Chat, messages: Any, param: str) ->
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
 
 
-def test_tools_of_a_megabyte_are_too_large(served: Chat) -> None:
-    """They are refused, whatever else fits."""
-    tool = {"type": "function", "function": {"name": "a", "description": "x" * 300_000}}
+@pytest.mark.parametrize(("letters", "param"), [(300_000, "tools"), (1 << 20, "body")])
+def test_tools_of_a_megabyte_are_too_large(served: Chat, letters: int, param: str) -> None:
+    """They are refused, whatever else fits; with them the whole body may be."""
+    tool = {"type": "function", "function": {"name": "a", "description": "x" * letters}}
     answer = served.http.post(
         "/v1/chat/completions", json={**BODIES["chat/completions"], "tools": [tool]}
     )
-    assert (answer.status_code, answer.json()["error"]["param"]) == (413, "tools")
+    assert (answer.status_code, answer.json()["error"]["param"]) == (413, param)

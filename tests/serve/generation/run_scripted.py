@@ -2,7 +2,9 @@
 
 The prompt's first letter says what happens: `t` counts out letters, one a step; `f` floods with
 kilobytes a step; `e` fails with the step, `E` for good; `h` holds Python's lock for a second in
-each step; everything else ends at once.
+each step; `u` says which adapter is on, a letter a step, `-` for none; everything else ends at
+once. Adapters are named by a letter and a number of milliseconds, `b20`, that switching to them
+takes; one that begins with `x` is bad, with `X` fails within the engine.
 """
 
 from __future__ import annotations
@@ -12,16 +14,17 @@ import json
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from meuse.core.errors import invalid
+from meuse.core.errors import Code, MeuseError, invalid
 from meuse.serve.generation.engine import Progress, Work
 from meuse.serve.generation.load import choices
 from meuse.serve.generation.messages import Format
 from meuse.serve.generation.prompt import Reader
 from meuse.serve.generation.replica import Config, Parts, serve
+from meuse.serve.generation.shelf import Shelf
 
 
 class Bytes:
@@ -51,6 +54,14 @@ class Obedient:
         self._works: dict[int, tuple[Work, int]] = {}
         self._number = 0
         self._lost = False
+        self._adapter = "-"
+
+    def use(self, adapter: Any) -> None:
+        assert not self._works, "what is in progress would go on with another adapter"
+        if adapter is not None and adapter.startswith("X"):
+            raise RuntimeError("a switch failed, as asked")
+        time.sleep(int(adapter[1:] or "0") / 1000 if adapter is not None else 0)
+        self._adapter = "-" if adapter is None else adapter[0]
 
     @property
     def busy(self) -> bool:
@@ -83,14 +94,29 @@ class Obedient:
             raise RuntimeError("a step failed, as asked")
         if letter == "h":
             ctypes.PyDLL(None).usleep(900_000)  # with the lock held
-        count = {"t": 1, "f": 4096, "h": 1}.get(letter, 0)
-        ids = [97 + (given + i) % 26 for i in range(min(count, work.max_tokens - given))]
+        count = {"t": 1, "f": 4096, "h": 1, "u": 1}.get(letter, 0)
+        ids = (
+            [ord(self._adapter)]
+            if letter == "u"
+            else [97 + (given + i) % 26 for i in range(min(count, work.max_tokens - given))]
+        )
         given += len(ids)
         self._works[handle] = work, given
         ended = "" if count and given < work.max_tokens else "length" if count else "stop"
         if ended:
             del self._works[handle]
         return Progress(handle, ids, [], ended)
+
+
+class Names:
+    """As a `Shelf`."""
+
+    def check(self, digest: str) -> None:
+        if digest.startswith("x"):
+            raise MeuseError(Code.INVALID_DATA, "the adapter: it is bad", field="adapter")
+
+    def take(self, digest: str) -> str:
+        return digest
 
 
 def main() -> None:
@@ -102,6 +128,7 @@ def main() -> None:
             generator=engine,
             reader=Reader(Bytes(), engine.context, 256, None),
             choice=choices(Bytes(), ""),
+            shelf=cast("Shelf", Names()),
         ),
         Config(id="r1", version="m:1", socket=home / "r1.sock", page=home / "r1.page", **given),
     )

@@ -147,15 +147,17 @@ def test_a_header_that_lies(header: Any, data: bytes) -> None:
 
 
 @given(st.binary(max_size=64), st.integers(0, 400))
-def test_damage_anywhere_is_refused_or_read_but_never_something_else(
+def test_damage_anywhere_is_refused_as_bad_data_or_leaves_what_fits(
     damage: bytes, place: int
 ) -> None:
     body = bytearray(weights())
     body[place : place + len(damage)] = damage
     try:
         lora.check_fits(lora.read(config(), bytes(body)), LAYERS)
+        code = None
     except MeuseError as error:
-        assert error.code == Code.INVALID_DATA
+        code = error.code
+    assert code in (None, Code.INVALID_DATA)
 
 
 @pytest.mark.parametrize("length", [0, 7, 8, 9, 100, -1])

@@ -51,11 +51,11 @@ def test_echo_gives_the_prompt_first(worker: Worker) -> None:
 def test_too_long_prompts_are_told_both_counts(worker: Worker, words: int) -> None:
     """Exactly, although the tokenizer itself cuts at the window."""
     failure = worker.ask(raw("hello" + " hello" * (words - 1))).error
-    assert (failure.code, failure.field) == ("invalid_field", "prompt")
+    assert (failure.code, failure.field) == ("context_length_exceeded", "prompt")
     assert f"{words} tokens" in failure.message
     assert f"context window {CONTEXT}" in failure.message
     failure = worker.ask(chat("hello" * words)).error
-    assert (failure.code, failure.field) == ("invalid_field", "messages")
+    assert (failure.code, failure.field) == ("context_length_exceeded", "messages")
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from pathlib import Path
 from meuse.app.kinds.batch import Batches
 from meuse.app.kinds.budgets import Budgets, TrainingTime
 from meuse.app.kinds.compress import Compress
+from meuse.app.kinds.compress_language import LanguageCompress, by_task
 from meuse.app.kinds.evaluate import Evaluate
+from meuse.app.kinds.finetune import Finetune, by_recipe
 from meuse.app.kinds.import_ import Foreign, Import
 from meuse.app.kinds.ingest import Ingest, Intake
 from meuse.app.kinds.predict import Predict
@@ -21,6 +23,7 @@ from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
 from meuse.app.kinds.tune import Tune
+from meuse.app.kinds.tuning import Tunings
 from meuse.core.nouns import Limit
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import JobJournal
@@ -36,6 +39,8 @@ def kinds(
     limits: Callable[[], list[Limit]],
     cells: Path,
     batches: Batches,
+    tunings: Tunings,
+    tuning: Finetune,
     threads: int,
 ) -> dict[str, JobKind]:
     """The kinds that this platform runs, by name. `limits` are all of the platform, counted in
@@ -43,9 +48,13 @@ def kinds(
     budgets = Budgets(limits, cells)
     time = TrainingTime(budgets, journal, plan_of)
     return {
-        "train": time.metered(Train(stores, foreign).kind()),
-        "compress": time.metered(Compress(stores, foreign).kind()),
-        "evaluate": Evaluate(stores).kind(),
+        "train": tunings.around(
+            time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind()))
+        ),
+        "compress": time.metered(
+            by_task(Compress(stores, foreign).kind(), LanguageCompress(stores, batches.files))
+        ),
+        "evaluate": Evaluate(stores, batches.files).kind(),
         "predict": Predict(stores, journal, plan_of, budgets).kind(),
         "import": Import(stores, foreign, sources).kind(),
         "ingest": Ingest(stores, intake).kind(),

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from meuse.app.work.spending import TRAINING, used_in
+from meuse.app.work.spending import TOKENS, TRAINING, used_in
 from meuse.core.nouns import Job, Limit
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import SOURCE, TIER, JobJournal, record_id
@@ -48,7 +48,8 @@ class TrainingTime:
         def prepare(job: Job) -> dict[str, Any]:
             how = {"attempt": job.attempt, "plan_version": self.plan_of(job.scope.tenant)}
             told = self.budgets.inputs(job, TRAINING, _model(job))
-            return {**kind.prepare(job), **told, **how}
+            tokens = self.budgets.inputs(job, TOKENS, _model(job))["budgets"]
+            return {**kind.prepare(job), **told, "token_budgets": tokens, **how}
 
         return replace(kind, prepare=prepare, ended=self._record)
 
@@ -75,7 +76,7 @@ class TrainingTime:
             status="ok" if ok else "error",
             ts=used["ts"],
             lease=None,
-            quantities={TRAINING: used[TRAINING]},
+            quantities={meter: used[meter] for meter in (TRAINING, TOKENS) if meter in used},
         )
         self.journal.write(record)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from meuse.app.kinds import language
 from meuse.app.kinds.shared import Stores
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import CUSTOM, EngineOptions, Job, ModelVersion, Scope
+from meuse.core.ports import FileStore
+from meuse.core.references import is_file
 from meuse.deploy.spec import artifact_for
 from meuse.evaluate.spec import EvaluateSpec
 from meuse.jobs.kinds import JobKind
@@ -18,12 +21,17 @@ MAX_ANCESTORS = 50
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
+    """Versions that take rows, on a dataset; language models, on the lines of a file."""
+
     stores: Stores
+    files: FileStore
 
     def kind(self) -> JobKind:
         return JobKind(self._check, self._prepare, self._complete)
 
     def _check(self, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
+        if is_file(spec.get("data")) or spec.keys() & language.ONLY:
+            return language.check(self.stores, self.files, scope, spec)
         asked = EvaluateSpec.from_dict(spec)
         data = self.stores.find_data(scope, asked.data)
         versions = [
@@ -42,6 +50,8 @@ class Evaluate:
         return replace(asked, models=refs, data=data.ref, target=target, task=task).to_dict()
 
     def _prepare(self, job: Job) -> dict[str, Any]:
+        if is_file(job.spec["data"]):
+            return language.prepare(self.stores, self.files, job)
         versions = [
             references.resolve(self.stores.registry, job.scope, ref) for ref in job.spec["models"]
         ]

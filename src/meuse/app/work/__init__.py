@@ -14,6 +14,8 @@ from meuse.core.ports import Blobs, JobContext
 from meuse.jobs.child import Work
 
 TIMED = ("train", "compress", "search")
+FILED = ("train", "compress", "evaluate")
+"""Those that read files of `/v1/files` too: their `work` takes the blobs of them as `files`."""
 WORKS = ("train", "compress", "evaluate", "predict", "import", "ingest", "search", "batch", "tune")
 
 
@@ -25,11 +27,14 @@ def works(blobs: Blobs, files: Blobs) -> dict[str, Work]:
         def run(context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
             name = f"{kind}_" if iskeyword(kind) else kind
             module = import_module(f"meuse.app.work.{name}")
+            more = {"files": files} if kind in FILED else {}
             if kind in TIMED:
                 inputs = job["inputs"]
-                return timed(lambda watched: module.work(blobs, watched, job), context, inputs)
+                return timed(
+                    lambda watched: module.work(blobs, watched, job, **more), context, inputs
+                )
             held = files if kind == "batch" else blobs
-            result: dict[str, Any] = module.work(held, context, job)
+            result: dict[str, Any] = module.work(held, context, job, **more)
             return result
 
         return run

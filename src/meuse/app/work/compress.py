@@ -12,7 +12,11 @@ from meuse.core.ports import Blobs, Engine, JobContext
 from meuse.jobs.effort import Effort
 
 
-def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
+def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -> dict[str, Any]:
+    if "language" in job["inputs"]:
+        from meuse.app.work import compress_language
+
+        return compress_language.work(blobs, files, context, job)
     from meuse.app.work import documents, teachers
     from meuse.compress.artifact import Artifact
     from meuse.compress.material import Tools

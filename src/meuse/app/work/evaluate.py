@@ -13,14 +13,19 @@ from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Column, Signature
 from meuse.core.ports import Blobs, JobContext
 from meuse.evaluate.answers import outputs_of, targets_of
-from meuse.evaluate.judge import Judged, differences, judge, rows_of, with_differences
+from meuse.evaluate.judge import Judged, judge, rows_of
 from meuse.evaluate.record import Rows
+from meuse.evaluate.side_by_side import side_by_side
 from meuse.evaluate.spec import EvaluateSpec
 
 _SPLITS = ("train", "validation", "test")
 
 
-def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
+def work(blobs: Blobs, context: JobContext, job: dict[str, Any], *, files: Blobs) -> dict[str, Any]:
+    if "language" in job["inputs"]:
+        from meuse.app.work import judging
+
+        return judging.work(blobs, files, context, job)
     spec, inputs = EvaluateSpec.from_dict(job["spec"]), job["inputs"]
     assert spec.target is not None
     assert spec.task is not None
@@ -47,7 +52,7 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, An
         figures = found.evaluation.figures
         context.metrics(figures, model=version["ref"])
         context.progress((index + 1) / len(versions))
-    return _result(judged, rows)
+    return side_by_side(judged, rows)
 
 
 def _judge(
@@ -137,40 +142,3 @@ def _check_labels(labels: NDArray[Any], target: str) -> None:
             field="target",
             hint="Fill it in, or drop these rows.",
         )
-
-
-def _result(judged: dict[str, Judged], rows: Rows) -> dict[str, Any]:
-    """Each version's record with its differences from every other, and the summary."""
-    evaluations = {}
-    for ref, one in judged.items():
-        found = [
-            difference
-            for than, other in judged.items()
-            if than != ref
-            for difference in differences(one, than, other)
-        ]
-        evaluations[ref] = with_differences(one.evaluation, found).to_dict()
-    first = next(iter(judged))
-    side_by_side = [
-        {
-            "model": ref,
-            "figures": body["figures"],
-            "intervals": body["intervals"],
-            "rows_per_s": body["rows_per_s"],
-            "differences": {
-                d["figure"]: {k: d[k] for k in ("difference", "interval")}
-                for d in body["differences"]
-                if d["than"] == first
-            },
-        }
-        for ref, body in evaluations.items()
-    ]
-    return {
-        "data": rows.dataset,
-        "split": rows.split,
-        "target": rows.target,
-        "rows": rows.rows,
-        "models": side_by_side,
-        "differences_from": first,
-        "evaluations": evaluations,
-    }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ _ARRIVED, _LOOKED = 0.8, 0.85
 """The shares of the job's progress at which its stages end."""
 FOLDER = "checkpoint-pull"
 """Of what was fetched. A name that begins so stays with a job that failed, for the next try."""
+_PAUSE_S = 0.5
+"""Before a file that broke off is asked for again."""
 _PASSING = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
 """Failures after which what has come is of use."""
 _HINTS = {
@@ -64,20 +66,28 @@ def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path
         return _encoder(blobs, context, job, brought.path, brought.digest)
     if isinstance(facts, AdapterFacts):
         return _keep_adapter(blobs, context, inputs, facts, brought)
-    return _keep(blobs, context, inputs["tenant"], facts, brought)
+    return keep(
+        blobs, context, inputs["tenant"], facts, brought.origin, brought.licence, brought.digest
+    )
 
 
-def _keep(
-    blobs: Blobs, context: JobContext, tenant: str, facts: Any, brought: Any
+def keep(
+    blobs: Blobs,
+    context: JobContext,
+    tenant: str,
+    facts: Any,
+    origin: str,
+    licence: str,
+    code_digest: str,
 ) -> dict[str, Any]:
-    """Files into the store, then the manifest."""
+    """Files into the store, then the manifest; a version without metrics and lineage."""
     from meuse.pull import facts as known
     from meuse.pull.template import most_tokens
     from meuse.registry.card import note
 
     template_tokens = most_tokens(facts.chat_template)  # first: it may refuse
     files = _stored(blobs, context, tenant, facts.files)
-    made = known.manifest(facts, files, brought.origin, brought.licence, template_tokens)
+    made = known.manifest(facts, files, origin, licence, template_tokens)
     context.log(
         f"{made.architecture}, {made.parameters:,} parameters, {made.context:,} tokens, "
         f"licence {made.licence or 'not given'}"
@@ -86,7 +96,7 @@ def _keep(
         "task": GENERATION,
         "artifacts": _artifacts(blobs, tenant, made),
         "signature": known.SIGNATURE.to_dict(),
-        "code_digest": brought.digest,
+        "code_digest": code_digest,
         "report": {"generation": known.report(made, sum(file.size for file in files))},
         "card": note(given={"licence": made.licence} if made.licence else {}),
     }
@@ -160,14 +170,18 @@ def _means(inputs: dict[str, Any]) -> Any:
 
     def web(url: str, out: Path, progress: Any) -> str:
         try:
-            return fetch.fetch(
-                url,
-                hosts.parse(inputs["hosts"]),
+            return _patiently(
+                lambda left: fetch.fetch(
+                    url,
+                    hosts.parse(inputs["hosts"]),
+                    out,
+                    max_bytes=inputs["max_bytes"],
+                    max_seconds=left,
+                    progress=progress,
+                    resume=True,
+                ),
                 out,
-                max_bytes=inputs["max_bytes"],
-                max_seconds=inputs["max_seconds"],
-                progress=progress,
-                resume=True,
+                inputs["max_seconds"],
             )
         except MeuseError as error:
             hint = _HINTS.get(error.code, error.hint)
@@ -180,6 +194,23 @@ def _means(inputs: dict[str, Any]) -> Any:
         return hub.fetch(name, folder, patterns, "source")
 
     return Means(indexes, checkpoint, web, inputs["max_bytes"])
+
+
+def _patiently(fetch: Callable[[float], str], out: Path, seconds: float) -> str:
+    """`fetch` (seconds left), again as long as each try brings more of the file than there was."""
+    deadline = time.monotonic() + seconds
+    while True:
+        before = _size(out)
+        try:
+            return fetch(max(deadline - time.monotonic(), 0.0))
+        except MeuseError as error:
+            if error.code is not Code.UNAVAILABLE or _size(out) <= before:
+                raise
+            time.sleep(_PAUSE_S)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 class _Arriving:

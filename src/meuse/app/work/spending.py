@@ -26,6 +26,9 @@ TRAINING = "training_ms"
 SLICE_MS = 1000
 """Reserved ahead: a budget with less left is spent."""
 KEPT = "checkpoint-spent.json"
+TOKENS = "training_tokens"
+TOKENS_KEPT = "checkpoint-tokens.json"
+TOKENS_AHEAD = 4096
 _BUSY_S = 0.005
 
 
@@ -135,7 +138,7 @@ def timed(
     with Budgets(inputs["budgets"]) as budgets:
         clock = Clock(context.folder, inputs, budgets)
         try:
-            return work(_Timed(context, clock))
+            return work(_Watched(context, clock.is_over))
         except Paused:
             if clock.refused is not None:
                 raise clock.refused from None
@@ -144,11 +147,11 @@ def timed(
             clock.count()
 
 
-class _Timed:
-    """A job that is also to pause when its clock says so."""
+class _Watched:
+    """A job that is also to pause when `is_over` says so."""
 
-    def __init__(self, job: JobContext, clock: Clock) -> None:
-        self._job, self._clock = job, clock
+    def __init__(self, job: JobContext, is_over: Callable[[], bool]) -> None:
+        self._job, self._is_over = job, is_over
         self.progress, self.metrics, self.log = job.progress, job.metrics, job.log
 
     @property
@@ -160,13 +163,15 @@ class _Timed:
         return self._job.checkpoint
 
     def paused(self) -> bool:
-        return self._clock.is_over() or self._job.paused()
+        return self._is_over() or self._job.paused()
 
 
 def used_in(folder: Path, attempt: int) -> dict[str, Any] | None:
-    """What an attempt of a job has used: `training_ms`, `ts`, `plan_version`."""
+    """What an attempt of a job has used: `training_ms`, `ts`, `plan_version`, and for those that
+    count them `training_tokens`."""
     used: dict[str, Any] | None = _read(folder / KEPT).get(str(attempt))
-    return used
+    tokens = _read(folder / TOKENS_KEPT).get(str(attempt))
+    return used if used is None or tokens is None else {**used, TOKENS: tokens}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -175,3 +180,51 @@ def _read(path: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         return {}
     return found
+
+
+class Tokens:
+    """The tokens that a fine-tuning has trained on, each counted once however often its process
+    was killed and went on from a checkpoint. A context manager around the training, which is
+    given `job`: it is to pause when the budgets are spent."""
+
+    def __init__(self, job: JobContext, inputs: dict[str, Any]) -> None:
+        self.job: JobContext = _Watched(job, lambda: self._refused is not None)
+        self._path = job.folder / TOKENS_KEPT
+        self._attempt = str(inputs["attempt"])
+        self._kept: dict[str, int] = _read(self._path)
+        self._budgets = Budgets(inputs["token_budgets"])
+        self._refused: MeuseError | None = None
+
+    def __enter__(self) -> Tokens:
+        self._settle(0)
+        if self._refused is not None:
+            self._budgets.__exit__(None, None, None)
+            raise self._refused
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._budgets.__exit__(kind, error, trace)
+        if isinstance(error, Paused) and self._refused is not None:
+            raise self._refused from None
+
+    def trained(self, total: int) -> None:
+        """`total` tokens have been trained on in this job, all attempts together."""
+        new = total - sum(self._kept.values())
+        if new <= 0:  # trained again after a death, and counted before
+            return
+        self._kept[self._attempt] = self._kept.get(self._attempt, 0) + new
+        fresh = self._path.with_name(f"{TOKENS_KEPT}.new")
+        fresh.write_text(json.dumps(self._kept))
+        fresh.replace(self._path)
+        self._settle(new)
+
+    def _settle(self, used: int) -> None:
+        try:
+            self._budgets.settle(used, 0 if self._refused else max(TOKENS_AHEAD, used))
+        except MeuseError as error:
+            self._refused = error

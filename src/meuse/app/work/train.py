@@ -8,13 +8,23 @@ from meuse.app.work.shared import splits_of, version_of, with_features
 from meuse.core.ports import Blobs, JobContext
 from meuse.jobs.effort import Effort
 from meuse.train import recipes
+from meuse.train.llm.spec import is_tuning
 from meuse.train.spec import TrainSpec
 
 NOT_OF_TRAINING = ("deploy", "split", "card", "slices")
 """Fields of the job's spec that say what happens around the training."""
 
 
-def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
+def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -> dict[str, Any]:
+    """`files` has what language models are fine-tuned on."""
+    if is_tuning(job["spec"]["recipe"]):
+        from meuse.app.work import finetune
+
+        return finetune.work(blobs, context, job, files)
+    return _trained(blobs, context, job)
+
+
+def _trained(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
     from meuse.app.work import documents
     from meuse.evaluate.metrics import for_task
     from meuse.train.cv import fit_with_folds

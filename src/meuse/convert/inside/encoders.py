@@ -19,7 +19,7 @@ from meuse.train.encoder import Architecture, Encoder
 from meuse.train.prepare.steps import Pieces, Preparation
 
 FAMILIES = ("bert", "distilbert")
-COLUMN, OUTPUT = "text", "embedding"
+COLUMN, OUTPUT, COUNT = "text", "embedding", "tokens"
 ROWS, LENGTH = 24, 128
 _PREFIXES = ("bert.", "distilbert.")
 _SIZES = {
@@ -63,11 +63,12 @@ def convert(folder: Path, config: dict[str, Any]) -> Made:
     pieces = _pieces(tokenizer, length, architecture)
     encoder = Encoder(architecture, pieces, _tensors(folder, architecture))
     texts = _texts(pieces.vocabulary)
-    wanted = _answers(transformers, folder, tokenizer, texts, length)
+    wanted, counts = _answers(transformers, folder, tokenizer, texts, length)
     unit = _is_unit(folder)
     if unit:
         wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
-    proto = embedding(Preparation(((COLUMN, "string"),), pieces=pieces), encoder, OUTPUT, unit)
+    preparation = Preparation(((COLUMN, "string"),), pieces=pieces)
+    proto = embedding(preparation, encoder, OUTPUT, COUNT, unit)
     about = {
         "transformers": transformers.__version__,
         "architecture": str((config.get("architectures") or ["none"])[0]),
@@ -77,7 +78,12 @@ def convert(folder: Path, config: dict[str, Any]) -> Made:
         "length": length,
     }
     return Made(
-        proto, {COLUMN: np.array(texts)}, {OUTPUT: wanted}, "custom", about=about, encoder=encoder
+        proto,
+        {COLUMN: np.array(texts)},
+        {OUTPUT: wanted, COUNT: counts},
+        "custom",
+        about=about,
+        encoder=encoder,
     )
 
 
@@ -236,7 +242,10 @@ def _texts(vocabulary: tuple[str, ...]) -> list[str]:
     return texts
 
 
-def _answers(transformers: Any, folder: Path, tokenizer: Any, texts: list[str], length: int) -> Any:
+def _answers(
+    transformers: Any, folder: Path, tokenizer: Any, texts: list[str], length: int
+) -> tuple[Any, Any]:
+    """(vectors [n, width], tokens of each text [n])."""
     import torch
 
     try:
@@ -257,4 +266,5 @@ def _answers(transformers: Any, folder: Path, tokenizer: Any, texts: list[str], 
     with torch.no_grad():
         states = model(**given).last_hidden_state
     weights = given["attention_mask"].unsqueeze(2).float()
-    return ((states * weights).sum(1) / weights.sum(1)).numpy()
+    means = ((states * weights).sum(1) / weights.sum(1)).numpy()
+    return means, given["attention_mask"].sum(1).numpy()

@@ -10,12 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 from meuse.core.errors import invalid
+from meuse.core.ids import check_name
 
 Check = Callable[[Any, str], Any]
 """(value, name) → what is kept of it. Raises `invalid_field` with the name."""
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 MAX_TOOLS = 128
+MAX_SUFFIX = 64
 MAX_STOPS = 16
 _MAX_STOP = 256
 
@@ -145,6 +147,59 @@ def response_format(value: Any, name: str) -> tuple[str, Any]:
     if not isinstance(schema, dict):
         raise invalid(f"{name}.json_schema.schema", "a JSON schema is wanted")
     return kind, schema
+
+
+_PLACES: dict[str, Check] = {
+    "n_epochs": whole(1, 50),
+    "batch_size": whole(1, 256),
+    "learning_rate_multiplier": number(1e-6, 1e6),
+}
+
+
+def hyperparameters(value: Any, name: str) -> dict[str, Any]:
+    """Those that were given, by OpenAI's names; "auto" is as if it were not sent."""
+    if not isinstance(value, dict):
+        raise invalid(name, "an object is wanted")
+    found = {}
+    for key, given in value.items():
+        if given is None or given == "auto":
+            continue
+        if key not in _PLACES:
+            raise invalid(f"{name}.{key}", "this is not offered", f"Use {', '.join(_PLACES)}.")
+        found[key] = _PLACES[key](given, f"{name}.{key}")
+    return found
+
+
+def method(value: Any, name: str) -> dict[str, Any]:
+    """The hyperparameters of a supervised method."""
+    if not isinstance(value, dict):
+        raise invalid(name, "an object is wanted")
+    one_of("supervised")(value.get("type"), f"{name}.type")
+    for other in ("dpo", "reinforcement"):
+        if value.get(other) is not None:
+            raise invalid(f"{name}.{other}", "this is not offered", "Leave it out.")
+    described = value.get("supervised") or {}
+    if not isinstance(described, dict):
+        raise invalid(f"{name}.supervised", "an object is wanted")
+    at = f"{name}.supervised.hyperparameters"
+    return hyperparameters(described.get("hyperparameters") or {}, at)
+
+
+def suffix(value: Any, name: str) -> str:
+    if len(text(value, name)) > MAX_SUFFIX:
+        raise invalid(name, f"a suffix has up to {MAX_SUFFIX} characters")
+    return check_name(value, name)
+
+
+def metadata(value: Any, name: str) -> dict[str, str]:
+    if not isinstance(value, dict) or len(value) > 16:
+        raise invalid(name, "metadata is not an object of up to 16 texts")
+    for key, given in value.items():
+        if not isinstance(given, str) or len(key) > 64 or len(given) > 512:
+            raise invalid(
+                f"{name}.{key[:64]}", "a key has up to 64 characters, a value is a text up to 512"
+            )
+    return value
 
 
 def modalities(value: Any, name: str) -> None:

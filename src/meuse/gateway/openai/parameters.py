@@ -97,6 +97,31 @@ EMBEDDINGS: Mapping[str, Parameter] = {
     "user": Parameter(checks.text, "taken, not used"),
 }
 
+FINE_TUNING: Mapping[str, Parameter] = {
+    "model": Parameter(
+        checks.named, "a version, such as smollm2:1, or a deployment that serves one", required=True
+    ),
+    "training_file": Parameter(
+        checks.named, "a file of the purpose fine-tune: chats or completions", required=True
+    ),
+    "validation_file": Parameter(
+        checks.named, "the same; without it a part of the training file is held out"
+    ),
+    "suffix": Parameter(
+        checks.suffix, "the adapter's name behind the deployment's, or a part of the new model's"
+    ),
+    "seed": Parameter(checks.whole(0, 2**31 - 1), "honoured; one is drawn without it"),
+    "method": Parameter(
+        checks.method, "supervised, with hyperparameters n_epochs, batch_size and "
+        "learning_rate_multiplier; dpo and reinforcement are refused"
+    ),
+    "hyperparameters": Parameter(
+        checks.hyperparameters, "as method.supervised.hyperparameters, which is its new place"
+    ),
+    "metadata": Parameter(checks.metadata, "honoured; jobs are listed by it"),
+    "integrations": _refused("nothing leaves the platform", "Leave it out; read the events.", []),
+}  # fmt: skip
+
 
 def read(table: Mapping[str, Parameter], body: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that were sent, checked. Raises `invalid_field` with the name."""

@@ -8,7 +8,7 @@ cut there before they are encoded, so that only the template itself makes contro
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from meuse.core.errors import invalid
+from meuse.core.errors import Code, MeuseError, invalid
 from meuse.serve.generation.engine import Tokenizer
 from meuse.serve.generation.messages import Ask
 
@@ -48,7 +48,8 @@ class Reader:
         self._special = sorted(tokenizer.special, key=len, reverse=True)
 
     def read(self, ask: Ask) -> Prompt:
-        """Raises `invalid_field` for what is no prompt, or is longer than the context window."""
+        """Raises `invalid_field` for what is no prompt, and `context_length_exceeded` for one that
+        is longer than the context window."""
         text = ask.prompt
         if ask.messages:
             field = "messages"
@@ -70,10 +71,11 @@ class Reader:
         if not count:
             raise invalid(field, "the prompt is empty", "Send at least one token.")
         if count >= self._context:
-            raise invalid(
-                field,
+            raise MeuseError(
+                Code.CONTEXT_LENGTH_EXCEEDED,
                 f"the prompt has {count} tokens, the model's context window {self._context}",
-                f"Send at most {self._context - 1} tokens, so that one can follow.",
+                field=field,
+                hint=f"Send at most {self._context - 1} tokens, so that one can follow.",
             )
         room = self._context - count
         return Prompt(ids, room if wanted is None else max(min(wanted, room), 1), text)
@@ -91,12 +93,12 @@ class Reader:
         if not messages:
             raise invalid("messages", "the conversation is empty", "Send at least one message.")
         spelled = ask.messages.decode("utf-8", "replace") + ask.tools.decode("utf-8", "replace")
-        mark = next(c for c in map(chr, range(_PRIVATE, _PRIVATE + 6400)) if c not in spelled)
-        given: dict[str, Any] = {"messages": self._harmless(messages, mark)}
+        mark = mark_for(spelled)
+        given: dict[str, Any] = {"messages": harmless(messages, self._special, mark)}
         if tools:
-            given["tools"] = self._harmless(tools, mark)
+            given["tools"] = harmless(tools, self._special, mark)
         for message in given["messages"]:
-            _read_arguments(message)
+            read_arguments(message)
         text = self._render(given)
         return self._joined(text.split(mark))
 
@@ -104,23 +106,31 @@ class Reader:
         encoded = [self._tokenizer.encode(part) for part in parts]
         return encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
 
-    def _harmless(self, value: Any, mark: str) -> Any:
-        """The same with a mark within every control token that a text of it spells."""
-        if isinstance(value, str):
-            for word in self._special:
-                if word in value:
-                    value = value.replace(word, word[0] + mark + word[1:])
-            return value
-        if isinstance(value, list):
-            return [self._harmless(each, mark) for each in value]
-        if isinstance(value, dict):
-            return {
-                self._harmless(key, mark): self._harmless(each, mark) for key, each in value.items()
-            }
+
+def mark_for(spelled: str) -> str:
+    """A character that this text does not have."""
+    return next(c for c in map(chr, range(_PRIVATE, _PRIVATE + 6400)) if c not in spelled)
+
+
+def harmless(value: Any, special: Sequence[str], mark: str) -> Any:
+    """The same with a mark within every control token that a text of it spells. `special` has
+    the longest first."""
+    if isinstance(value, str):
+        for word in special:
+            if word in value:
+                value = value.replace(word, word[0] + mark + word[1:])
         return value
+    if isinstance(value, list):
+        return [harmless(each, special, mark) for each in value]
+    if isinstance(value, dict):
+        return {
+            harmless(key, special, mark): harmless(each, special, mark)
+            for key, each in value.items()
+        }
+    return value
 
 
-def _read_arguments(message: dict[str, Any]) -> None:
+def read_arguments(message: dict[str, Any]) -> None:
     """Calls of tools carry their arguments as JSON in a string; templates want what it says."""
     for call in message.get("tool_calls") or ():
         function = call.get("function") if isinstance(call, dict) else None

@@ -9,8 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from meuse.core.errors import invalid
+from meuse.core.nouns import GENERATION
 from meuse.train.recipes import Recipe, keras_config
 from meuse.train.recipes.code import Custom
+from meuse.train.recipes.language import Full, Lora
 from meuse.train.recipes.trees import Gbdt
 
 MAX_PARAMETERS = 100_000_000
@@ -168,6 +170,14 @@ def _check_heads(width: int, heads: int) -> None:
         raise ValueError(f"the width {width} is not a multiple of the {heads} heads")
 
 
+_TUNING: dict[str, Any] = {
+    "optimizer": "adamw",
+    "schedule": {"name": "cosine", "warmup_epochs": 0.1},
+    "clip_norm": 1.0,
+    "epochs": 3,
+    "batch_size": 8,
+}
+
 RECIPES: tuple[Recipe, ...] = (
     Recipe(
         "linear",
@@ -284,5 +294,25 @@ RECIPES: tuple[Recipe, ...] = (
         defaults={"optimizer": "adam", "learning_rate": 0.001, "epochs": 30},
         rates={"sgd": 0.01},
         notes="meuse.train.recipes.keras_config:notes",
+    ),
+    Recipe(
+        "llm-lora",
+        "A language model, fine-tuned by a LoRA or DoRA adapter",
+        frozenset({"conversations"}),
+        frozenset({GENERATION}),
+        Lora,
+        fit="meuse.train.llm.run:fit",
+        defaults={**_TUNING, "learning_rate": 2e-4},
+        needs=("base",),
+    ),
+    Recipe(
+        "llm-full",
+        "A language model, fine-tuned in all its weights",
+        frozenset({"conversations"}),
+        frozenset({GENERATION}),
+        Full,
+        fit="meuse.train.llm.run:fit",
+        defaults={**_TUNING, "learning_rate": 2e-5},
+        needs=("base",),
     ),
 )

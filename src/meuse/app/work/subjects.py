@@ -1,0 +1,183 @@
+"""Versions of language models as an evaluate job judges them, in its child.
+
+What the engine serves (GGUF, IR) is judged on the engine's own graph and writes by the engine;
+checkpoints, and adapters on them, by transformers.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from meuse.app.replica import lay_out
+from meuse.core.errors import Code, MeuseError
+from meuse.core.ports import Blobs
+from meuse.evaluate.language.likelihood import LanguageModel
+from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.engine import Tokenizer, Work
+from meuse.serve.generation.manifest import Manifest
+from meuse.serve.generation.messages import Sampling
+from meuse.serve.generation.prompt import Prompt, Reader
+from meuse.serve.generation.template import Template
+
+SEQUENCES = 16
+"""Answers that the engine writes at once."""
+CACHE_MB = 1024
+"""At most, for the cache of keys and values."""
+_MIB = 1 << 20
+
+Ended = Callable[[str], bool]
+"""Whether a text has come to a stop."""
+Write = Callable[[Sequence[Prompt], Ended, Callable[[int], None]], list[str]]
+"""(prompts, ended, progress) → what the model writes behind each, the likeliest token each time.
+`progress` is told how many are written."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A version, opened. `reader` makes prompts as a replica does."""
+
+    model: LanguageModel
+    reader: Reader
+    tokenizer: Tokenizer
+    write: Write
+    engine: str
+
+
+def opened(blobs: Blobs, tenant: str, version: dict[str, Any], folder: Path) -> Subject:
+    """`version` as the kind describes it; its files are laid out below `folder`.
+
+    Raises `invalid_data` for what cannot be read, `unavailable` where a package is missing.
+    """
+    try:
+        if version["layout"] in ("gguf", "ir"):
+            described = _laid_out(blobs, tenant, version, folder)
+            return served(described, folder)
+        base = version["base"] or version
+        described = _laid_out(blobs, tenant, base, folder / "base")
+        if version["base"] is not None:
+            _laid_out(blobs, tenant, version, folder / "adapter")
+        return _trained(described, folder / "base", folder / "adapter", bool(version["base"]))
+    except ModuleNotFoundError as error:
+        raise MeuseError(
+            Code.UNAVAILABLE,
+            f"judging the layout {version['layout']!r} needs the package {error.name!r}",
+            hint="pip install 'meuse[lora]'",
+        ) from None
+
+
+def _laid_out(blobs: Blobs, tenant: str, version: dict[str, Any], folder: Path) -> Manifest:
+    described = manifests.decode(blobs.read(tenant, version["manifest"]))
+    lay_out(described, folder, blobs, tenant)
+    return described
+
+
+def _reader(
+    described: Manifest, tokenizer: Tokenizer, names: dict[str, str], context: int
+) -> Reader:
+    template = Template(described.chat_template, names) if described.chat_template else None
+    return Reader(tokenizer, context, described.vocabulary, template.render if template else None)
+
+
+def served(described: Manifest, folder: Path) -> Subject:
+    """What the engine runs, laid out in a folder."""
+    from meuse.evaluate.language.ir import GRAPH, IrModel
+    from meuse.serve.generation.genai import GenaiGenerator
+
+    is_gguf = described.layout == "gguf"
+    wanted = math.ceil(SEQUENCES * described.context * described.kv_bytes_per_token / _MIB) + 1
+    threads = len(os.sched_getaffinity(0))
+    generator = GenaiGenerator(
+        folder / described.files[0].name if is_gguf else folder,
+        context=described.context,
+        threads=threads,
+        max_sequences=SEQUENCES,
+        cache_mb=min(wanted, CACHE_MB),
+        kv_bytes_per_token=described.kv_bytes_per_token,
+        # The graph that the engine made of the file is written beside it.
+        properties={"enable_save_ov_model": True} if is_gguf else None,
+    )
+
+    def write(
+        prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+    ) -> list[str]:
+        return _written(generator, prompts, ended, progress)
+
+    return Subject(
+        IrModel(folder / GRAPH, context=described.context, threads=threads),
+        _reader(described, generator.tokenizer, generator.names, generator.context),
+        generator.tokenizer,
+        write,
+        "openvino",
+    )
+
+
+def _written(
+    generator: Any, prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+) -> list[str]:
+    """All at once; the engine takes up as many as it can."""
+    greedy = Sampling(temperature=0)
+    numbers = {
+        generator.add(Work(ids=p.ids, max_tokens=p.max_tokens, sampling=greedy, seed=0)): i
+        for i, p in enumerate(prompts)
+    }
+    ids: list[list[int]] = [[] for _ in prompts]
+    open_ = set(numbers)
+    while open_:
+        for each in generator.step():
+            if each.handle not in open_:
+                continue
+            written = ids[numbers[each.handle]]
+            written += each.ids
+            if each.ended:
+                open_.discard(each.handle)
+            elif ended(generator.tokenizer.decode(written)):
+                generator.cancel(each.handle)
+                open_.discard(each.handle)
+        progress(len(prompts) - len(open_))
+    return [generator.tokenizer.decode(each) for each in ids]
+
+
+def _trained(described: Manifest, base: Path, adapter: Path, is_adapter: bool) -> Subject:
+    import torch
+
+    from meuse.evaluate.language.checkpoint import CheckpointTokenizer, TorchModel
+    from meuse.language.checkpoint import open_checkpoint
+
+    is_gguf = described.layout == "gguf"
+    model: Any
+    model, read = open_checkpoint(base / described.files[0].name if is_gguf else base)
+    if is_adapter:
+        import peft
+
+        model = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval()
+    tokenizer = CheckpointTokenizer(read)
+    names = {name: getattr(read, name) or "" for name in ("bos_token", "eos_token", "pad_token")}
+
+    def write(
+        prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+    ) -> list[str]:
+        texts = []
+        for prompt in prompts:
+            ids = torch.from_numpy(np.asarray(prompt.ids))[None]
+            made = model.generate(
+                input_ids=ids, attention_mask=torch.ones_like(ids), do_sample=False,
+                max_new_tokens=prompt.max_tokens, pad_token_id=read.pad_token_id or 0,
+            )  # fmt: skip
+            texts.append(tokenizer.decode(made[0, ids.shape[1] :].tolist()))
+            progress(len(texts))
+        return texts
+
+    return Subject(
+        TorchModel(model, context=described.context),
+        _reader(described, tokenizer, names, described.context),
+        tokenizer,
+        write,
+        "transformers",
+    )

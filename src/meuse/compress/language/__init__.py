@@ -1,0 +1,1 @@
+"""Language models made smaller: weights, the gate on perplexity, what the engine gains."""

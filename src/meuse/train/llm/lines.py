@@ -1,0 +1,171 @@
+"""The lines of a file to fine-tune on: conversations, or prompts with their completions.
+
+Every line is looked at before anything is spent, and every fault is told by its line. Knows
+JSON; what a conversation is, it is told (`Normal`). Knows no tokenizer: control reads with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from meuse.core.errors import Code, MeuseError
+
+MAX_LINE = 16 << 20
+"""Bytes."""
+MAX_LINES = 1_000_000
+BOM = b"\xef\xbb\xbf"
+KEPT_FAULTS = 100
+TOLD_FAULTS = 5
+"""In an error's message; the job's log has the first `KEPT_FAULTS`."""
+
+Normal = Callable[[Any], list[dict[str, Any]]]
+"""(messages of a line) → messages as templates know them. Raises `invalid_field`."""
+
+_CHAT = frozenset({"messages", "tools", "parallel_tool_calls", "functions"})
+_COMPLETION = frozenset({"prompt", "completion"})
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One example. Either `messages` with at least one that is `trained` (by its position), or
+    `prompt` and `completion`. `number` counts from 1."""
+
+    number: int
+    messages: tuple[dict[str, Any], ...] = ()
+    trained: frozenset[int] = frozenset()
+    tools: tuple[dict[str, Any], ...] = ()
+    prompt: str = ""
+    completion: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What is wrong with a line."""
+
+    line: int
+    message: str
+
+    def __str__(self) -> str:
+        return f"line {self.line}: {self.message}"
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What a file holds. `faults` are the first of `faulty` lines."""
+
+    lines: tuple[Line, ...]
+    faults: tuple[Fault, ...]
+    faulty: int
+
+
+def read(content: Iterable[bytes], normal: Normal) -> Read:
+    """Lines of a file, each with or without its newline. Blank lines are passed over."""
+    lines: list[Line] = []
+    faults: list[Fault] = []
+    faulty = 0
+    for number, piece in enumerate(content, start=1):
+        raw = piece.removeprefix(BOM) if number == 1 else piece
+        if not raw.strip():
+            continue
+        try:
+            if len(lines) >= MAX_LINES:
+                raise _WrongError(f"a file has at most {MAX_LINES:,} examples")
+            lines.append(_line(number, raw, normal))
+        except _WrongError as error:
+            faulty += 1
+            if len(faults) < KEPT_FAULTS:
+                faults.append(Fault(number, str(error)))
+    return Read(tuple(lines), tuple(faults), faulty)
+
+
+def check(found: Read, field: str) -> tuple[Line, ...]:
+    """The lines. Raises `invalid_data` at `field` that tells the faults by their lines."""
+    if found.faulty:
+        raise refused(field, found.faults, found.faulty)
+    if not found.lines:
+        raise MeuseError(Code.INVALID_DATA, "the file has no examples", field=field, hint=_HINT)
+    return found.lines
+
+
+def refused(field: str, faults: Sequence[Fault], faulty: int) -> MeuseError:
+    """The error of a file with faulty lines."""
+    told = "; ".join(map(str, faults[:TOLD_FAULTS]))
+    more = faulty - min(len(faults), TOLD_FAULTS)
+    if more:
+        told += f"; and {more:,} more line{'s' if more > 1 else ''}"
+    return MeuseError(Code.INVALID_DATA, told, field=field, hint=_HINT)
+
+
+_HINT = (
+    'A line is {"messages": [{"role": "user", "content": "…"}, {"role": "assistant", "content": '
+    '"…"}]} or {"prompt": "…", "completion": "…"}.'
+)
+
+
+class _WrongError(Exception):
+    """With what is wrong, in words."""
+
+
+def _line(number: int, raw: bytes, normal: Normal) -> Line:
+    if len(raw) > MAX_LINE:
+        raise _WrongError(f"it has {len(raw):,} bytes; at most {MAX_LINE:,}")
+    try:
+        body = msgspec.json.decode(raw)
+    except msgspec.DecodeError as error:
+        raise _WrongError(f"it is not JSON: {error}") from None
+    except RecursionError:
+        raise _WrongError("its JSON is nested too deeply") from None
+    if not isinstance(body, dict):
+        raise _WrongError("it is not a JSON object")
+    if "messages" in body:
+        return _conversation(number, body, normal)
+    if _COMPLETION & body.keys():
+        return _completion(number, body)
+    raise _WrongError("it has neither messages nor prompt and completion")
+
+
+def _known(body: dict[str, Any], allowed: frozenset[str]) -> None:
+    for name in body:
+        if name not in allowed:
+            raise _WrongError(f"there is no field {name[:80]!r} here")
+
+
+def _completion(number: int, body: dict[str, Any]) -> Line:
+    _known(body, _COMPLETION)
+    for name in ("prompt", "completion"):
+        if not isinstance(body.get(name), str):
+            raise _WrongError(f"{name} is missing" if name not in body else f"{name} is no text")
+    if not body["completion"].strip():
+        raise _WrongError("completion is empty")
+    return Line(number, prompt=body["prompt"], completion=body["completion"])
+
+
+def _conversation(number: int, body: dict[str, Any], normal: Normal) -> Line:
+    _known(body, _CHAT)
+    try:
+        messages = normal(body["messages"])
+    except MeuseError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        raise _WrongError(f"{error.field}: {error.message}{hint}") from None
+    trained = set()
+    for i, (message, given) in enumerate(zip(messages, body["messages"], strict=True)):
+        at = f"messages[{i}]"
+        if not (message.get("content") or "").strip() and not message.get("tool_calls"):
+            raise _WrongError(f"{at}.content: it is empty")
+        weight = given.get("weight", 1)
+        if weight not in (0, 1) or ("weight" in given and message["role"] != "assistant"):
+            raise _WrongError(f"{at}.weight: it is 0 or 1, of an assistant's message alone")
+        if message["role"] == "assistant" and weight:
+            trained.add(i)
+    if not trained:
+        raise _WrongError("there is no assistant's message to learn from")
+    if 0 in trained:
+        raise _WrongError("messages[0]: nobody has spoken before the assistant")
+    tools = body.get("tools", [])
+    if not isinstance(tools, list) or not all(isinstance(t, dict) for t in tools):
+        raise _WrongError("tools: a list of objects is wanted")
+    return Line(number, tuple(messages), frozenset(trained), tuple(tools))

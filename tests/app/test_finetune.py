@@ -1,0 +1,269 @@
+"""Fine-tuning jobs as their process runs them, on a tiny model."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from helpers_jobs import RecordedJob
+from helpers_llama import CHATML, chat, checkpoint, jsonl
+from meuse.app.work import finetune, spending
+from meuse.core.errors import Code, MeuseError
+from meuse.core.ports import Paused
+from meuse.pull import checkpoint as checkpoints
+from meuse.pull import facts
+from meuse.serve.generation import manifest as manifests
+from meuse.store.blobs import FolderBlobs
+from meuse.train.llm.spec import TuneSpec
+
+TENANT = "acme"
+ROWS = [chat(f"What is {n}?", f"It is the number {n}.") for n in range(12)]
+SPEC: dict[str, Any] = {
+    "recipe": "llm-lora", "model_name": "counting", "base": "tiny:1", "data": "file-1",
+    "epochs": 3, "batch_size": 4, "learning_rate": 0.02, "seed": 5, "checkpoint_seconds": 0,
+    "config": {"rank": 4},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+class Desk:
+    """The stores of a platform, and jobs on them."""
+
+    def __init__(self, folder: Path, tiny: Path, template: str = CHATML) -> None:
+        self.blobs = FolderBlobs(folder / "blobs")
+        self.files = FolderBlobs(folder / "files")
+        found = checkpoints.look(tiny, checkpoints.config_of(tiny))
+        kept = []
+        for name, path in found.files.items():
+            digest, size = self.blobs.put(TENANT, io.BytesIO(path.read_bytes()))
+            kept.append(manifests.File(name, digest, size))
+        made = facts.manifest(found, tuple(kept), "here", "")
+        document = msgspec.structs.replace(made, chat_template=template)
+        self.manifest, _ = self.blobs.put(TENANT, io.BytesIO(manifests.encode(document)))
+        self.folder = folder
+
+    def order(self, rows: Any = ROWS, **changes: Any) -> dict[str, Any]:
+        body = rows if isinstance(rows, bytes) else jsonl(rows)
+        digest, _ = self.files.put(TENANT, io.BytesIO(body))
+        spec = TuneSpec.from_dict({**SPEC, **changes})
+        return {
+            "spec": {**spec.to_dict(), "card": {}},
+            "inputs": {
+                "tenant": TENANT, "attempt": 1, "prices": [],
+                "base": {"ref": "tiny:1", "manifest": self.manifest},
+                "files": {"data": {"id": "file-1", "digest": digest}},
+                "token_budgets": {"meter": "training_tokens", "limits": [], "cells": ""},
+            },
+        }  # fmt: skip
+
+    def run(
+        self, rows: Any = ROWS, job: RecordedJob | None = None, **changes: Any
+    ) -> dict[str, Any]:
+        order = self.order(rows, **changes)
+        job = job or RecordedJob(self.folder / "job")
+        return finetune.work(self.blobs, job, order, self.files)
+
+    def read(self, version: dict[str, Any], name: str) -> bytes:
+        (found,) = [a for a in version["artifacts"] if a["name"] == name]
+        return self.blobs.read(TENANT, found["digest"])
+
+
+@pytest.fixture
+def desk(tmp_path: Path, tiny: Path) -> Desk:
+    return Desk(tmp_path, tiny)
+
+
+def test_an_adapter_is_made(desk: Desk, tmp_path: Path) -> None:
+    job = RecordedJob(tmp_path / "job")
+    done = desk.run(job=job)
+    (version,) = done["versions"]
+    told = version["report"]["generation"]
+    assert (told["layout"], told["base"], told["rank"], told["alpha"]) == (
+        "adapter",
+        "tiny:1",
+        4,
+        8,
+    )
+    assert told["targets"] == ["k_proj", "o_proj", "q_proj", "v_proj"]
+    assert told["dora"] is False
+    config = json.loads(desk.read(version, "adapter_config.json"))
+    assert config["base_model_name_or_path"] == "tiny:1"
+    assert config["r"] == 4
+    names = [a["name"] for a in version["artifacts"]]
+    assert names == ["manifest.json", "adapter_config.json", "adapter_model.safetensors"]
+    metrics = version["metrics"]
+    assert metrics["validation_loss"] < metrics["validation_loss_before"]
+    assert metrics["trained_tokens"] == done["check"]["training_tokens"]
+    assert done["check"]["validation_examples"] == 1
+    steps = [labels["step"] for figures, labels in job.figures if "train_loss" in figures]
+    assert steps[-1] == done["check"]["updates"] == 9
+    json.dumps(done)
+
+
+def weights(desk: Desk, done: dict[str, Any]) -> str:
+    (found,) = [
+        a["digest"] for a in done["versions"][0]["artifacts"] if a["name"].endswith(".safetensors")
+    ]
+    digest: str = found
+    return digest
+
+
+class Killed(RecordedJob):
+    """A job whose process dies, or is to pause, after so many updates."""
+
+    def __init__(self, folder: Path, after: int, pauses: bool) -> None:
+        super().__init__(folder)
+        self.after, self.pauses = after, pauses
+
+    def progress(self, *given: Any, **more: Any) -> None:
+        super().progress(*given, **more)
+        note = str(more.get("note"))
+        if f"update {self.after}/" in note:
+            if not self.pauses:
+                raise KeyboardInterrupt
+            self.is_paused = True
+
+
+@pytest.mark.parametrize("recipe", ["llm-lora", "llm-full"])
+def test_a_run_that_was_broken_off_ends_with_the_same_weights(
+    desk: Desk, tmp_path: Path, recipe: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Paused in the middle of an epoch, then killed behind its last checkpoint. Every token is
+    counted once."""
+    monkeypatch.setattr("meuse.train.llm.loop.LOOK_S", 0.0)
+    config: dict[str, Any] = {"evaluate_every": 2}
+    if recipe == "llm-lora":
+        config |= {"rank": 4, "dropout": 0.1, "dora": True}
+    changes = {"recipe": recipe, "config": config, "learning_rate": 0.003}
+    whole = desk.run(job=RecordedJob(tmp_path / "whole"), **changes)
+    folder = tmp_path / "broken"
+    with pytest.raises(Paused):
+        desk.run(job=Killed(folder, 4, pauses=True), **changes)
+    assert json.loads((folder / spending.TOKENS_KEPT).read_text())["1"] > 0
+    with pytest.raises(KeyboardInterrupt):
+        desk.run(job=Killed(folder, 8, pauses=False), **changes)
+    counted = json.loads((folder / spending.TOKENS_KEPT).read_text())["1"]
+    job = RecordedJob(folder)
+    broken = desk.run(job=job, **changes)
+    assert "going on after update 7 of 9" in job.text
+    assert weights(desk, broken) == weights(desk, whole)
+    assert broken["versions"][0]["metrics"] == whole["versions"][0]["metrics"]
+    total = whole["check"]["training_tokens"]
+    assert json.loads((folder / spending.TOKENS_KEPT).read_text()) == {"1": total}
+    assert 0 < counted < total
+
+
+def test_another_seed_gives_other_weights(desk: Desk, tmp_path: Path) -> None:
+    one = desk.run(job=RecordedJob(tmp_path / "1"), epochs=1)
+    two = desk.run(job=RecordedJob(tmp_path / "2"), epochs=1, seed=6)
+    assert weights(desk, one) != weights(desk, two)
+
+
+def test_the_merged_model_says_what_base_and_adapter_say(
+    desk: Desk, tmp_path: Path, tiny: Path
+) -> None:
+    """And it can be fine-tuned itself: it is a checkpoint like any other."""
+    from peft import PeftModel
+
+    from meuse.language.checkpoint import open_checkpoint
+    from meuse.train.llm.model import old_names
+
+    done = desk.run(config={"rank": 4, "merge": True})
+    adapter, merged = done["versions"]
+    assert merged["report"]["generation"]["layout"] == "hf"
+    assert merged["report"]["generation"]["base"] == "tiny:1"
+    folders = {}
+    for name, version in (("adapter", adapter), ("merged", merged)):
+        folders[name] = tmp_path / name
+        folders[name].mkdir()
+        for artifact in version["artifacts"]:
+            body = desk.blobs.read(TENANT, artifact["digest"])
+            (folders[name] / artifact["name"]).write_bytes(body)
+    whole, _ = open_checkpoint(folders["merged"])
+    base, words = open_checkpoint(tiny)
+    ids = torch.tensor([words("What is 3?")["input_ids"]])
+    with torch.no_grad(), old_names():
+        before = base(ids).logits
+        both = PeftModel.from_pretrained(base, folders["adapter"]).eval()(ids).logits
+        after = whole(ids).logits
+    torch.testing.assert_close(after, both, rtol=1e-3, atol=1e-4)
+    assert (both - before).abs().max() > 0.01
+    again = Desk(tmp_path / "again", folders["merged"]).run(epochs=1)
+    assert again["versions"][0]["report"]["generation"]["layout"] == "adapter"
+
+
+def test_a_check_spends_nothing(desk: Desk, tmp_path: Path) -> None:
+    """It counts, and says time and cost by the tenant's prices."""
+    order = desk.order(check_only=True)
+    price = {"meter": "training_tokens", "amount": "2.50", "per": 1000, "currency": "EUR"}
+    order["inputs"]["prices"] = [price]
+    job = RecordedJob(tmp_path / "job")
+    done = finetune.work(desk.blobs, job, order, desk.files)
+    check = done["check"]
+    assert set(done) == {"check"}
+    assert (check["examples"], check["validation_examples"]) == (11, 1)
+    assert check["training_tokens"] == 3 * check["tokens"]
+    assert 0 < check["answer_tokens"] < check["tokens"]
+    assert check["seconds"] > 0
+    amount = check["training_tokens"] * 2.5 / 1000
+    assert check["cost"] == {"amount": f"{amount:.6f}", "currency": "EUR"}
+    assert not job.figures
+    assert not (tmp_path / "job" / spending.TOKENS_KEPT).exists()
+    assert "EUR" in job.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "field", "told"),
+    [
+        ([*ROWS, chat("q" * 600, "a")], {}, "data", "line 13: it has .* no answer begins"),
+        ([chat("a", "b" * 600)], {"config": {"too_long": "refuse"}}, "data", "line 1: .* 512"),
+        (b"{", {}, "data", "line 1: it is not JSON"),
+        (ROWS, {"config": {"max_tokens": 513}}, "config.max_tokens", "context window"),
+        (ROWS, {"config": {"targets": ["nothing"]}}, "config.targets", "no linear layer"),
+        (ROWS, {"config": {"targets": ["lm_head"]}}, "config.targets", "no linear layer"),
+        (ROWS, {"learning_rate": 1000.0, "clip_norm": None, "optimizer": "sgd",
+                "recipe": "llm-full", "config": {}}, "learning_rate", "diverged"),
+    ],
+)  # fmt: skip
+def test_what_is_refused(
+    desk: Desk, rows: Any, changes: dict[str, Any], field: str, told: str
+) -> None:
+    with pytest.raises(MeuseError, match=told) as caught:
+        desk.run(rows, **changes)
+    assert caught.value.field == field
+    assert caught.value.code in (Code.INVALID_DATA, Code.INVALID_FIELD)
+
+
+def test_a_hostile_template_ends_with_the_lines_at_fault(tmp_path: Path, tiny: Path) -> None:
+    desk = Desk(tmp_path, tiny, "{{ ''.__class__.__mro__ }}")
+    with pytest.raises(MeuseError, match="line 1: the chat template fails"):
+        desk.run()
+
+
+def test_ways_that_change_speed_alone(desk: Desk, tmp_path: Path) -> None:
+    """Packing, gradient checkpointing and accumulation give the same losses to rounding."""
+    plain = {"rank": 4, "dropout": 0.0, "packing": False}
+    found = []
+    for i, more in enumerate(
+        (
+            {"config": plain},
+            {"config": {**plain, "packing": True}},
+            {"config": {**plain, "gradient_checkpointing": True}},
+            {"config": plain, "batch_size": 2, "accumulate": 2},
+        )
+    ):
+        done = desk.run(job=RecordedJob(tmp_path / str(i)), **more)
+        found.append(done["versions"][0]["metrics"])
+    for other in found[1:]:
+        assert other["validation_loss"] == pytest.approx(found[0]["validation_loss"], rel=2e-3)
+        assert other["train_loss"] == pytest.approx(found[0]["train_loss"], rel=2e-3)

@@ -1,0 +1,189 @@
+"""What control does for a fine-tuning: refuse early, pin, register, meter."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers_llama import chat, jsonl
+from meuse.app.kinds.finetune import READ_NOW, Finetune, by_recipe
+from meuse.app.kinds.shared import Stores
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import (
+    GENERATION,
+    Artifact,
+    Job,
+    Lineage,
+    NewVersion,
+    PlanVersion,
+    Price,
+    Scope,
+    Signature,
+    StoredFile,
+)
+from meuse.core.states import JobStatus
+from meuse.store.blobs import FolderBlobs
+from meuse.store.database import Database
+from meuse.store.files import SqlFiles
+from meuse.store.registry import SqlRegistry
+
+SCOPE = Scope("acme")
+SPEC: dict[str, Any] = {
+    "recipe": "llm-lora", "model_name": "polite", "base": "smollm2", "data": "file-good",
+}  # fmt: skip
+ROWS = jsonl([chat("a", "b")] * 20)
+
+
+@dataclass
+class Desk:
+    """Control's part, on real stores."""
+
+    registry: SqlRegistry
+    files: SqlFiles
+    blobs: FolderBlobs
+    plan: PlanVersion | None = None
+    kind: Any = field(init=False)
+
+    def __post_init__(self) -> None:
+        stores = Stores(None, self.registry, None, lambda: None)  # type: ignore[arg-type]
+        self.kind = Finetune(stores, self.files, self.blobs, lambda tenant: self.plan).kind()
+
+    def check(self, **changes: Any) -> dict[str, Any]:
+        spec: dict[str, Any] = self.kind.check(SCOPE, {**SPEC, **changes})
+        return spec
+
+    def base(self, name: str, layout: str = "gguf", task: str = GENERATION) -> None:
+        told = {"layout": layout, "parameters": 134_515_008, "context": 8192}
+        self.registry.add_version(SCOPE, NewVersion(
+            model=name, task=task, artifacts=(Artifact("manifest.json", "llm", "m" * 64, 1),),
+            signature=Signature((), ()), metrics={}, report={"generation": told},
+            lineage=Lineage(f"job-{name}", "", "", "", 0, ""),
+        ))  # fmt: skip
+
+    def file(self, name: str, body: bytes, purpose: str = "fine-tune") -> None:
+        digest, size = self.blobs.put(SCOPE.tenant, io.BytesIO(body))
+        self.files.add(StoredFile(name, SCOPE, "f.jsonl", purpose, digest, size, 1))
+
+    def job(self, **changes: Any) -> Job:
+        return Job(
+            "job-1", SCOPE, "train", self.check(**changes), JobStatus.RUNNING, 0.0, 1, {}, None,
+            None, False, 1, 1,
+        )  # fmt: skip
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    database = Database(f"sqlite:///{tmp_path}/meuse.db")
+    database.migrate("meuse")
+    made = Desk(SqlRegistry(database), SqlFiles(database), FolderBlobs(tmp_path / "files"))
+    made.base("smollm2")
+    made.file("file-good", ROWS)
+    return made
+
+
+def test_a_spec_is_completed_and_pinned(desk: Desk) -> None:
+    found = desk.check(epochs="2", deploy=False)
+    assert (found["base"], found["epochs"], found["batch_size"]) == ("smollm2:1", 2, 8)
+    assert found["config"]["rank"] == 8
+    assert found["validation_fraction"] == 0.1
+    again = desk.kind.check(SCOPE, json.loads(json.dumps(found)))
+    assert again == found
+    assert desk.check(validation="file-good")["validation_fraction"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "told"),
+    [
+        ({"data": "digits:1"}, "data", "not the id of a file"),
+        ({"data": None}, "data", "a file is missing"),
+        ({"data": "file-none"}, "data", "there is no file"),
+        ({"data": "file-batch"}, "data", "was uploaded for 'batch'"),
+        ({"data": "file-bad"}, "data", "line 17: it is not JSON"),
+        ({"validation": "file-bad"}, "validation", "line 17"),
+        ({"base": "nothing:1"}, "base", "there is no version"),
+        ({"base": "served"}, "base", "layout ir"),
+        ({"base": "digits"}, "base", "no language model"),
+        ({"deploy": True}, "deploy", "not deployed"),
+        ({"augment": {}}, "augment", "no field"),
+        ({"optimizer": "gd"}, "optimizer", "one step per epoch"),
+        ({"config": {"rank": 0}}, "config.rank", ">= 1"),
+        ({"recipe": "llm-full", "config": {"rank": 4}}, "config.rank", "no option"),
+        ({"validation_fraction": 0.9}, "validation_fraction", "not a share"),
+        ({"check_only": "yes"}, "check_only", "not true or false"),
+    ],
+)
+def test_refusals(desk: Desk, changes: dict[str, Any], field: str, told: str) -> None:
+    desk.base("served", "ir")
+    desk.base("digits", task="classification")
+    desk.file("file-batch", ROWS, "batch")
+    desk.file("file-bad", jsonl([chat("a", "b")] * 16) + b"{]\n" + ROWS)
+    with pytest.raises(MeuseError, match=told) as caught:
+        desk.check(**changes)
+    assert caught.value.field == field
+
+
+def test_a_large_file_is_left_to_the_job(desk: Desk) -> None:
+    desk.file("file-large", b"{]\n" * (READ_NOW // 3 + 1))
+    assert desk.check(data="file-large")["data"] == "file-large"
+
+
+def test_other_tenants_files_are_not_there(desk: Desk) -> None:
+    with pytest.raises(MeuseError) as caught:
+        desk.kind.check(Scope("globex"), dict(SPEC))
+    assert caught.value.code is Code.NOT_FOUND
+
+
+def test_what_the_process_gets(desk: Desk) -> None:
+    """Digests, and the prices that its tenant pays by."""
+    prices = (
+        Price("training_tokens", "2", 1000, "*"),
+        Price("training_tokens", "1", 1000, "polite"),
+    )
+    desk.plan = PlanVersion("basic", 3, "EUR", prices, 1)
+    inputs = desk.kind.prepare(desk.job())
+    assert inputs["base"] == {"ref": "smollm2:1", "manifest": "m" * 64}
+    assert set(inputs["files"]) == {"data"}
+    assert inputs["prices"] == [
+        {"meter": "training_tokens", "amount": "1", "per": 1000, "currency": "EUR"}
+    ]
+
+
+def test_memory_is_estimated(desk: Desk) -> None:
+    """All weights need more than an adapter; recomputing needs less."""
+    lora, full = desk.kind.estimate(desk.job()), desk.kind.estimate(desk.job(recipe="llm-full"))
+    less = desk.kind.estimate(desk.job(config={"gradient_checkpointing": True}))
+    assert less < lora < full < 16 << 30
+
+
+def test_versions_are_registered_once(desk: Desk) -> None:
+    """Adapter and merged model, children of the base, also when the step runs again."""
+    job = desk.job(config={"merge": True})
+    version = {
+        "artifacts": [], "signature": Signature((), ()).to_dict(), "metrics": {"train_loss": 1.0},
+        "dataset_digest": "d" * 64, "code_digest": "c" * 64, "split": {"by": "ratio"},
+        "report": {"generation": {"layout": "adapter"}}, "card": {},
+    }  # fmt: skip
+    whole = {**version, "report": {"generation": {"layout": "hf"}}}
+    result = {"check": {"tokens": 1}, "versions": [version, whole]}
+    done = desk.kind.complete(job, result)
+    assert (done["model"], done["merged"]) == ("polite:1", "polite:2")
+    assert desk.kind.complete(job, result) == done
+    made = desk.registry.versions(SCOPE, "polite")
+    assert [v.report["generation"]["layout"] for v in made] == ["adapter", "hf"]
+    lineage = made[0].lineage
+    assert (lineage.parent, lineage.dataset, lineage.seed) == ("smollm2:1", "file-good", 0)
+    checked = replace(job, spec={**job.spec, "check_only": True})
+    assert desk.kind.complete(checked, {"check": {"tokens": 1}}) == {"check": {"tokens": 1}}
+
+
+def test_other_recipes_go_elsewhere(desk: Desk) -> None:
+    other = replace(desk.kind, check=lambda scope, spec: {"other": True})
+    both = by_recipe(other, desk.kind)
+    assert both.check(SCOPE, {"recipe": "mlp"}) == {"other": True}
+    assert both.check(SCOPE, {}) == {"other": True}
+    assert both.check(SCOPE, dict(SPEC))["recipe"] == "llm-lora"

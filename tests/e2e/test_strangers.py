@@ -1,0 +1,145 @@
+"""Tools that people have already, by base URL alone: LangChain, and the command line `llm`.
+
+They live in an environment of their own, made once and kept in the cache of the user.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+import helpers_llm
+from e2e.conftest import Platform
+from e2e.helpers import JSON, get, start, succeeded, until
+from e2e.llm import SLOW_S
+
+HERE = Path(__file__).parent / "strangers"
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+HERMES = (
+    "{% if tools %}{{ '<|im_start|>system\nTools: ' }}{{ tools | tojson }}{{ '\nCall one with "
+    '<tool_call>{"name": …, "arguments": …}</tool_call><|im_end|>\n\' }}{% endif %}'
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + (m['content'] or '') + "
+    "'<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+"""A template that teaches the calling of tools, which the model's own does not."""
+
+
+@pytest.fixture(scope="module")
+def tools() -> Path:
+    """The folder of the programs, installed at these very versions."""
+    wanted = (HERE / "requirements.txt").read_bytes()
+    mark = hashlib.sha256(wanted + sys.version.encode()).hexdigest()[:16]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or tempfile.gettempdir())
+    folder = cache / "meuse-test-strangers" / mark
+    if not (folder / "whole").exists():
+        venv.create(folder, with_pip=True, clear=True)
+        command = [folder / "bin" / "python", "-m", "pip", "install", "-q", "-r",
+                   HERE / "requirements.txt"]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"LangChain and llm cannot be installed: {done.stderr.strip()[-300:]}")
+        (folder / "whole").touch()
+    return folder / "bin"
+
+
+@pytest.fixture(scope="module")
+def caller(admin: httpx.Client, platform: Platform, smollm2: JSON) -> str:
+    """A deployment of the same weights under a template that knows tools."""
+    folder = platform.home / "import" / "hermes"
+    folder.mkdir(parents=True, exist_ok=True)
+    made = folder / "hermes.gguf"
+    subprocess.run(
+        [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", HERMES,
+         "--force", helpers_llm.weights(), made],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    job = start(admin, "import", source=f"file:{made}", model_name="e2e-hermes")
+    assert succeeded(admin, job, SLOW_S)["report"]["generation"]["family"] == "hermes"
+    body = {"model": "e2e-hermes:1", "engine": {"cache_mb": 128, "max_sequences": 4}}
+    admin.put("/api/deployments/e2e-hermes", json=body).raise_for_status()
+    until(lambda: get(admin, "/api/deployments/e2e-hermes")["status"] == "ready", "it", SLOW_S)
+    return "e2e-hermes"
+
+
+def run(*words: str | Path, given: str = "", **there: str) -> subprocess.CompletedProcess[str]:
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MEUSE_", "OPENAI_"))}
+    return subprocess.run(
+        words, input=given, env=clean | there, capture_output=True, text=True, timeout=SLOW_S,
+        check=False,
+    )  # fmt: skip
+
+
+def test_langchain(tools: Path, platform: Platform, chat: str, caller: str) -> None:
+    """Whole, streamed, several, asynchronous, by a schema, with tools and their results."""
+    done = run(
+        tools / "python", HERE / "langchain_talk.py", f"{platform.url}/v1", platform.admin_key,
+        chat, caller,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    said: dict[str, Any] = json.loads(done.stdout)
+    assert "Paris" in said["whole"]
+    assert "".join(said["parts"]) == said["whole"] == said["later"]
+    assert said["many"] == [said["whole"]] * 2
+    assert said["finish"] in ("stop", "length")
+    assert said["streamed_usage"]["total_tokens"] == said["usage"]["total_tokens"] > 0
+    assert set(said["shape"]) == {"degrees", "rain"}
+    for calls in (said["called"], said["streamed_call"]):
+        [call] = calls
+        assert call["name"] == "look_up"
+        assert isinstance(call["args"]["city"], str)
+        assert call["id"]
+    assert isinstance(said["last"], str)
+    assert said["refused"].startswith("BadRequestError")
+    assert "messages[0].content[0]" in said["refused"]
+
+
+def test_llm_on_the_command_line(
+    tools: Path, platform: Platform, chat: str, caller: str, tmp_path: Path
+) -> None:
+    """Models from its extra-openai-models.yaml; streamed and whole, a schema, a tool."""
+    models = [
+        {
+            "model_id": f"here-{name}",
+            "model_name": name,
+            "api_base": f"{platform.url}/v1",
+            "api_key_name": "here",
+            more: True,
+        }
+        for name, more in ((chat, "supports_schema"), (caller, "supports_tools"))
+    ]
+    (tmp_path / "extra-openai-models.yaml").write_text(json.dumps(models))  # which is YAML too
+
+    def llm(*words: str) -> str:
+        done = run(tools / "llm", *words, LLM_USER_PATH=str(tmp_path))
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    llm("keys", "set", "here", "--value", platform.admin_key)
+    listed = llm("models", "list")
+    assert f"here-{chat}" in listed
+    ask = ("-m", f"here-{chat}", "-o", "temperature", "0", "-o", "max_tokens", "24")
+    question = "What is the capital of France?"
+    streamed = llm(question, *ask)
+    assert "Paris" in streamed
+    assert llm(question, *ask, "--no-stream") == streamed
+    assert llm("And of Italy?", *ask, "-c").strip()  # the conversation goes on
+    shaped = llm("Weather as JSON.", "-m", f"here-{chat}", "--schema", "degrees int, rain bool",
+                 "-o", "max_tokens", "64", "-o", "temperature", "0")  # fmt: skip
+    assert set(json.loads(shaped)) == {"degrees", "rain"}
+    tool = "def look_up(city: str) -> str:\n    'The weather of a city.'\n    return 'rain'\n"
+    assert llm(
+        "How is the weather in Liege?", "-m", f"here-{caller}", "--functions", tool, "--cl", "1",
+        "-o", "max_tokens", "32", "-o", "temperature", "0", "--td",
+    ) is not None  # fmt: skip
