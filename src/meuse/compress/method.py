@@ -18,7 +18,8 @@ class Method:
 
     `stage` is what it works on: `network` (torch, features → scores, may train) or `graph` (the
     exported model, raw rows → answers). `apply` names a function "module:function":
-    (network, material, config) → network, or (artifact, material, config) → artifact.
+    (network, material, config) → network, or the file that no network computes any more;
+    (artifact, material, config) → artifact.
     `lossless`: the result computes what its input computed; only of graph methods.
     """
 

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from meuse.compress.method import Method
+from meuse.core.errors import invalid
 
 LEAST_ROWS = 16
 """Fewer rows say nothing of the range of an activation."""
@@ -75,7 +76,16 @@ class Quantize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Qat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Training with 8-bit weights and activations simulated; exported with its scales."""
+    """Training with 8-bit weights and activations simulated; exported with its scales.
+
+    The backend `own` gives ONNX with pairs of quantize and dequantize, and a network that later
+    steps can change; `nncf` gives OpenVINO IR, which the engine of that name runs.
+    """
+
+    backend: Annotated[
+        Literal["own", "nncf"],
+        Meta(description="who simulates, and what is exported: ONNX, or OpenVINO IR by NNCF"),
+    ] = "own"
 
     epochs: Annotated[int, Meta(ge=1, le=1000, description="epochs of training")] = 3
     learning_rate: Annotated[
@@ -88,6 +98,10 @@ class Qat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: Annotated[
         int, Meta(ge=LEAST_ROWS, le=8192, description="rows that the first ranges are taken from")
     ] = 512
+
+    def __post_init__(self) -> None:
+        if self.backend == "nncf" and self.scales != "learned":
+            raise invalid("scales", "NNCF trains its scales", "Leave scales out, or use own.")
 
 
 METHODS = (
