@@ -35,7 +35,8 @@ class Quantize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What becomes of the numbers of a finished graph.
 
     `int8_static` takes ranges of activations from rows of the training split; `int8_dynamic`
-    takes them from every batch anew. `mixed` leaves those layers in float32 that cost most.
+    takes them from every batch anew. `mixed` leaves those layers in float32 that cost most, and
+    takes those to int4 that cost least.
     `int4`, `float16` and `bfloat16` change what weights are stored as. The `openvino_…` modes
     give OpenVINO IR, which the engine of that name runs.
     """
@@ -69,10 +70,16 @@ class Quantize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float,
         Meta(ge=0, le=1, description="mixed: how far the metric may fall on the validation split"),
     ] = 0.005
+    least_bits: Annotated[
+        Literal[8, 4],
+        Meta(description="mixed: 4: also int4 weights, where group_size divides the inputs"),
+    ] = 8
 
     def __post_init__(self) -> None:
         if self.percentile != 99.99 and self.calibration != "percentile":
             raise ValueError("percentile needs calibration: percentile")
+        if self.least_bits != 8 and self.mode != "mixed":
+            raise invalid("least_bits", f"{self.mode} has bits of its own", "Use mode mixed.")
 
 
 class Qat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
