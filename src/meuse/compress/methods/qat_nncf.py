@@ -5,12 +5,11 @@ Knows NNCF's torch side and OpenVINO's converter; what is trained, and how, is `
 
 from __future__ import annotations
 
-import logging
 import warnings
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from meuse.compress.artifact import Artifact
@@ -87,26 +86,38 @@ def _compile_nothing() -> None:
     """NNCF would build an extension with the machine's compiler into the user's home, and wait a
     minute for it; its own operations in torch compute the same."""
     from nncf.torch.quantization import extensions
-    from nncf.torch.quantization.reference import ReferenceQuantizedFunctions
+    from nncf.torch.quantization.reference import ReferenceBackendType, ReferenceQuantize
 
-    extensions.QuantizedFunctionsCPU._loaded_namespace = ReferenceQuantizedFunctions
+    plain = ReferenceQuantize(ReferenceBackendType.TORCH)
+    extensions.QuantizedFunctionsCPU._loaded_namespace = SimpleNamespace(
+        Quantize_forward=plain.forward, Quantize_backward=plain.backward
+    )
 
 
 def _converted(network: nn.Module, material: Material) -> Any:
-    """Features → scores as OpenVINO's graph."""
+    """Features → scores as OpenVINO's graph, weights as int8. By the parts that its tool `ovc`
+    calls: the tool itself would tell its makers of every use."""
     nncf = load_nncf("backend")
-    from openvino.tools.ovc import convert_model
+    import openvino as ov
+    from openvino._offline_transformations import (
+        apply_moc_transformations,
+        compress_quantize_weights_transformation,
+    )
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     example = tensor_of(material.train.x[:2])
-    tracer = logging.getLogger("torch.jit")
-    tracer.setLevel(logging.ERROR)
     with graphs.quiet(), warnings.catch_warnings():
-        # Of what is traced, once, for the graph's sake: NNCF's fixed switches, and torch's own
-        # words on tracing.
+        # It is traced once, for the graph alone: torch warns of tracing, and of NNCF's switches.
         warnings.simplefilter("ignore")
         stripped = nncf.strip(network.eval(), do_copy=False, example_input=example)
-        shape = [-1, *example.shape[1:]]
-        return convert_model(stripped, example_input=example, input=shape)
+        reader = FrontEndManager().load_by_framework("pytorch")
+        decoder = TorchScriptPythonDecoder(stripped, example_input=example)
+        graph = reader.convert(reader.load(decoder))
+    graph.reshape({graph.inputs[0]: ov.PartialShape([-1, *example.shape[1:]])})
+    apply_moc_transformations(graph, cf=False)
+    compress_quantize_weights_transformation(graph)
+    return graph
 
 
 def _compare(artifact: Artifact, material: Material, rows: slice, wanted: np.ndarray) -> None:
