@@ -13,7 +13,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Qat
-from meuse.compress.material import Material
+from meuse.compress.material import Material, check_rows
 from meuse.compress.methods.quantize.int8 import sums_are_exact
 from meuse.core.errors import Code, MeuseError
 from meuse.train import convolution, fakequant, surgery
@@ -37,13 +37,7 @@ def qat(network: nn.Module, material: Material, config: Qat) -> nn.Module | Arti
     fewer than 16 training rows; with `nncf` also `unavailable` (`backend`) without its packages
     and `invalid_data` (`model`) for what it or OpenVINO lacks.
     """
-    if len(material.train) < 16:
-        raise MeuseError(
-            Code.INVALID_DATA,
-            f"there are {len(material.train)} rows to take ranges from; at least 16 are needed",
-            field="data",
-            hint="Name a dataset with more rows.",
-        )
+    check_rows(material.train, "")
     if config.backend == "nncf":
         return _by_nncf(network, material, config)
     network.eval()

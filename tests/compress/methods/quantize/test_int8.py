@@ -217,6 +217,20 @@ def test_an_encoder_brings_its_tokenizer_along(images: Any, mode: str) -> None:
     assert len(made.data) < len(parent.data)
 
 
+@pytest.mark.parametrize(
+    "mode",
+    [{"mode": "mixed"}, {"mode": "int4", "algorithm": "gptq", "group_size": 16},
+     {"mode": "openvino_int8"}],
+)  # fmt: skip
+def test_one_row_is_nothing_to_measure_on(images: Any, mode: dict[str, Any]) -> None:
+    """Whatever is measured on rows: no method goes on with one."""
+    one = replace(images.material, rows={"image": images.material.rows["image"][:1]})
+    with pytest.raises(MeuseError) as caught:
+        quantize(images.artifact, one, Quantize(**mode, uneven="pad"))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "data")
+    assert "1 rows" in caught.value.message
+
+
 @pytest.mark.parametrize("count", [0, 1, 15])
 def test_too_few_rows_are_refused_with_the_number(images: Any, count: int) -> None:
     """One row says nothing of ranges."""
