@@ -15,7 +15,8 @@ def convert(artifact: Artifact, material: GraphMaterial, config: Convert) -> Art
     the numbers that `config` says.
 
     Raises `invalid_data`: `model` for an operator that the target lacks, `data` for fewer than 16
-    rows to take the ranges of LiteRT's int8 from; for LiteRT also what `litert.outside.convert` raises.
+    rows to take the ranges of LiteRT's int8 from; for LiteRT also what
+    `litert.outside.convert` raises.
     """
     if artifact.format != "onnx":
         raise invalid("to", f"the model is {artifact.format}, not ONNX", "Convert ONNX alone.")
