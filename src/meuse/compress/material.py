@@ -80,16 +80,18 @@ class Material(GraphMaterial):
     loop: LoopOptions
     given: Given | None = None
 
-    def options(self, epochs: int, learning_rate: float | None = None) -> LoopOptions:
-        """Those of a training that goes on: by default at half of the parent's rate, falling
-        along a cosine."""
+    def options(
+        self, epochs: int, learning_rate: float | None = None, *, falls: bool = True
+    ) -> LoopOptions:
+        """Those of a training that goes on: by default at half of the parent's rate. It falls
+        along a cosine, or stays where another training follows."""
         if epochs < 1:
             raise invalid("epochs", f"{epochs} epochs are no training", "Use 1 or more.")
         return msgspec.structs.replace(
             self.loop,
             epochs=epochs,
             learning_rate=self.loop.rate * _LOWER if learning_rate is None else learning_rate,
-            schedule="cosine",
+            schedule="cosine" if falls else "constant",
             early_stopping=None,
             seed=self.seed,
         )
