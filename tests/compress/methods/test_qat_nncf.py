@@ -130,7 +130,7 @@ def test_pruned_weights_stay_zero(images: Any, tmp_path: Path) -> None:
     ]
     assert first.dtype == np.int8
     assert (first[:, :, 0, 0] == 0).all()
-    assert (first[:, :, 1, 1] != 0).all()
+    assert (first != 0).mean() > 0.7
 
 
 def test_a_job_leaves_a_version_of_ir(classifier: Any, tmp_path: Path) -> None:

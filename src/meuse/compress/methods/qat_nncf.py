@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from meuse.compress.artifact import Artifact
 from meuse.compress.material import Material
@@ -27,6 +27,19 @@ _BATCH = 64
 _COMPARED = 256
 _FLOAT = ["add", "__add__", "__iadd__", "adaptive_avg_pool2d", "mean"]
 """By torch's names: see `quantize.openvino.FLOAT` for what they do to a shortcut."""
+
+
+class _Whole(nn.Module):
+    """The network inside another: NNCF adds a child of its own to what it is given, and a
+    Sequential would call that one as well."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.network(x)
+        return scores
 
 
 def check(material: Material) -> None:
@@ -57,7 +70,7 @@ def simulated(network: nn.Module, material: Material, rows: int) -> nn.Module:
     try:
         with graphs.quiet():
             made: nn.Module = nncf.quantize(
-                network.eval(),
+                _Whole(network).eval(),
                 nncf.Dataset(feeds),
                 subset_size=len(feeds),
                 ignored_scope=nncf.IgnoredScope(types=_FLOAT, validate=False),
