@@ -55,7 +55,7 @@ def test_datasets_from_before_the_canonical_form_are_kept(database_url: str) -> 
 
 def test_every_owned_table_has_tenant_project_and_owner() -> None:
     """Whose a row is stands in every table, from the first migration."""
-    operators = {"tenant", "plan_version"}
+    operators = {"tenant", "tenant_plan", "plan_version"}
     for name, table in metadata.tables.items():
         if name not in operators:
             assert {"tenant_id", "project_id", "owner"} <= set(table.columns.keys()), name
