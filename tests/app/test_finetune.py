@@ -23,9 +23,10 @@ from meuse.store.blobs import FolderBlobs
 from meuse.train.llm.spec import TuneSpec
 
 TENANT = "acme"
+FILE = f"file-{1:032x}"
 ROWS = [chat(f"What is {n}?", f"It is the number {n}.") for n in range(12)]
 SPEC: dict[str, Any] = {
-    "recipe": "llm-lora", "model_name": "counting", "base": "tiny:1", "data": "file-1",
+    "recipe": "llm-lora", "model_name": "counting", "base": "tiny:1", "data": FILE,
     "epochs": 3, "batch_size": 4, "learning_rate": 0.02, "seed": 5, "checkpoint_seconds": 0,
     "config": {"rank": 4},
 }  # fmt: skip
@@ -61,7 +62,7 @@ class Desk:
             "inputs": {
                 "tenant": TENANT, "attempt": 1, "prices": [],
                 "base": {"ref": "tiny:1", "manifest": self.manifest},
-                "files": {"data": {"id": "file-1", "digest": digest}},
+                "files": {"data": {"id": FILE, "digest": digest}},
                 "token_budgets": {"meter": "training_tokens", "limits": [], "cells": ""},
             },
         }  # fmt: skip
