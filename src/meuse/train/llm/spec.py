@@ -34,6 +34,8 @@ OWN = (
 ASIDE = ("card", FIELD)
 """What a job's spec has beside these."""
 FRACTION = 0.1
+MAX_TOKENS = 1024
+"""Of an example, unless the config says otherwise or the context is shorter."""
 
 
 def is_tuning(recipe: object) -> bool:
