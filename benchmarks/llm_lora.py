@@ -136,7 +136,7 @@ def answers(model: Path, folder: Path, held: list[Row]) -> list[dict[str, str]]:
     from meuse.language.checkpoint import open_checkpoint
 
     base, tokenizer = open_checkpoint(model)
-    tuned = PeftModel.from_pretrained(base, folder / "job" / "adapter").eval()
+    tuned: Any = PeftModel.from_pretrained(base, folder / "job" / "adapter").eval()
 
     def said(prompt: str) -> str:
         ids = torch.tensor([tokenizer(prompt, add_special_tokens=False)["input_ids"]])

@@ -72,7 +72,7 @@ def test_an_alias_takes_no_worse_language_model(admin: httpx.Client, tiny: str) 
     file = uploaded(admin, *texts)
     models = [f"{tiny}:1", f"{tiny}:2"]
     result = succeeded(admin, start(admin, "evaluate", models=models, data=file), SLOW_S)
-    assert (result["metrics"], result["rows"]) == (["perplexity"], 6)
+    assert (result["measured"], result["rows"]) == (["perplexity"], 6)
     figures = {m["model"]: m["figures"]["perplexity"] for m in result["models"]}
     better, worse = sorted(models, key=lambda ref: figures[ref])
     for ref in models:

@@ -357,6 +357,11 @@ class Client:
             )
         return answer
 
+    def tune_engine(self, deployment: str, **spec: Any) -> JSON:
+        """Start measuring settings of a language model's engine; the job. `spec`: streams, tokens,
+        rounds, prompts, settings, apply."""
+        return self.start("tune", {"deployment": deployment, **spec})
+
     def evaluations(self, name: str, version: int) -> list[JSON]:
         """What a version scored, newest first."""
         path = f"/api/models/{quote(name)}/versions/{version}/evaluations"

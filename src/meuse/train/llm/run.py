@@ -179,6 +179,8 @@ def fit(
     train, held, cut = prepare(job, spec, base, lines, validation)
     model = _trainable(spec, base)
     plan = _plan(spec, base, train, held)
+    if spec.loop.precision == "bf16" and plan.precision != "bf16":
+        job.log("this processor has no bfloat16 arithmetic: training in fp32", level="warning")
     counts = _counts(plan, cut, model)
     told(counts)
     if spec.check_only:
