@@ -19,12 +19,14 @@ from meuse.core.nouns import (
     DatasetVersion,
     Deployment,
     DeploymentTarget,
+    Draft,
     EngineOptions,
     Job,
     Limit,
     LimitRecord,
     Lineage,
     NewVersion,
+    PromptLookup,
     QueuedJob,
     Scale,
     Scope,
@@ -85,10 +87,13 @@ def job(job_id: str, scope: Scope = MINE) -> Job:
 
 def deployment(name: str = "digits") -> Deployment:
     target = DeploymentTarget("digits:1", 100)
-    engine, adapters = EngineOptions("openvino", 2), (Adapter("law", "law:1"),)
+    engine = EngineOptions(
+        "openvino", 2, prefix_cache=True, kv_precision="f16",
+        prompt_lookup=PromptLookup(4, 2), draft_model=Draft("small:1", 3, "d" * 64, 9),
+    )  # fmt: skip
     return Deployment(
         name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0,
-        engine=engine, adapters=adapters,
+        engine=engine, adapters=(Adapter("law", "law:1"),),
     )  # fmt: skip
 
 

@@ -175,6 +175,7 @@ def main(argv: Sequence[str]) -> int:
         ),
         Tunings(stores, jobs, files, file_blobs),
         Finetune(stores, files, file_blobs, tenancy.plan_of),
+        settings.replica_threads,
     )
     queue = DbosJobs(
         store=jobs,

@@ -330,6 +330,7 @@ app.command()(compress.methods)
 app.command()(llm.pull)
 app.command()(finetune.finetune)
 app.command()(llm.chat)
+app.command()(llm.tune_engine)
 
 
 @app.command()
@@ -504,6 +505,18 @@ def deploy(
     cores: Annotated[int | None, typer.Option(help="Cores of each process.")] = None,
     cache_mb: Annotated[int | None, typer.Option(help="Of a language model: MiB.")] = None,
     max_sequences: Annotated[int | None, typer.Option(help="Of it: answers at once.")] = None,
+    kv_precision: Annotated[
+        str | None, typer.Option(help="Of it: how keys and values are kept, u8 or f16.")
+    ] = None,
+    prefix_cache: Annotated[
+        bool, typer.Option("--prefix-cache", help="Of it: keep prompts that begin alike.")
+    ] = False,
+    prompt_lookup: Annotated[
+        bool, typer.Option("--prompt-lookup", help="Of it: guess by the prompt's own words.")
+    ] = False,
+    draft_model: Annotated[
+        str | None, typer.Option(help="Of it: the version that guesses, name:3.")
+    ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option(help="Of it: NAME=VERSION, called as deployment:NAME.")
     ] = None,
@@ -530,7 +543,11 @@ def deploy(
             scale = {"min": replicas if min_ is None else min_}
             scale |= {} if max_ is None else {"max": max_}
             how = {"name": engine, "cores": cores, "cache_mb": cache_mb}
-            how["max_sequences"] = max_sequences
+            how |= {"max_sequences": max_sequences, "kv_precision": kv_precision}
+            how |= {"draft_model": draft_model}
+            # Not said where not meant: other engines have no such options.
+            how |= {"prefix_cache": True} if prefix_cache else {}
+            how |= {"prompt_lookup": True} if prompt_lookup else {}
             given = {"adapters": _adapters(adapter)} if adapter else {}
             client.deploy(name, model, access=access, scale=scale, engine=how, **given)
             # Starts that come to nothing end the wait; a large model takes its time.

@@ -19,9 +19,9 @@ from meuse.registry import references
 LAYOUT = "adapter"
 MAX_HELD = 8
 """Adapters in a replica's memory where the deployment does not say."""
-COPIES = 2
-"""Of each, in memory: the file, and its tensors as the engine lays them out. Measured
-(benchmarks/llm_adapters.py)."""
+COPIES = 4
+"""Of each, in memory: the file, its tensors as the engine lays them out, and what the heap keeps of
+reading it. Measured on a busy machine: 3 to 5 (benchmarks/llm_adapters.py)."""
 _MERGE = "Fine-tune with merge, and deploy the merged version."
 
 
