@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 
@@ -10,7 +11,7 @@ from billing.make_usage import DAY, HOUR, Directory, plan, usage_record
 from meuse.billing.invoices import SETTLE_MS, make_invoice, preview_plan
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import Code, MeuseError
-from meuse.core.plans import Fee, Price, Step
+from meuse.core.plans import Discount, Fee, Price, Step, price_of
 from meuse.meter.record import encode
 
 END = DAY + HOUR
@@ -222,3 +223,26 @@ def test_what_if_stores_nothing(store):
     assert (store.list_invoices(None), store.alarms()) == ([], [])
     with pytest.raises(MeuseError, match="no plan 'nothing'"):
         told("nothing")
+
+
+def test_anyone_can_compute_a_line_again(store):
+    """From the records, the plan as it is shown and the line alone, with a pencil."""
+    tiers = [{"up_to": 1_000, "amount": "0.0333"}, {"up_to": None, "amount": "0.0127"}]
+    price = price_of({"meter": "rows", "scheme": "graduated", "tiers": tiers, "free": 50, "per": 3})
+    terms = plan(price, discounts=(Discount("deal", "12.5"),))
+    records = [usage_record(ts=DAY + n * HOUR, quantities={"rows": 317 + n}) for n in range(8)]
+    used(store, *records)
+    directory = Directory(terms, acme="basic")
+    so_far, owed = 0, Decimal(0)
+    for low, high in ((0, 1), (1, 4), (4, 8)):
+        bounds = {"from": to_rfc3339(DAY + low * HOUR), "to": to_rfc3339(DAY + high * HOUR)}
+        (line,) = invoice(store, directory, period=bounds, now=DAY + 9 * HOUR)["lines"]
+        so_far += sum(r.quantities["rows"] for r in records[low:high])
+        units = so_far - 50
+        parts = (min(units, 1_000), Decimal("0.0333")), (max(units - 1_000, 0), Decimal("0.0127"))
+        exact = sum(n * amount for n, amount in parts) / 3 * Decimal("0.875")
+        rounded = exact.quantize(Decimal("0.01"))  # half-even
+        before = line.get("before", {"amount": "0", "quantity": 0})
+        assert Decimal(line["amount"]) == rounded - Decimal(before["amount"])
+        assert (line["quantity"], Decimal(before["amount"])) == (so_far - before["quantity"], owed)
+        owed = rounded

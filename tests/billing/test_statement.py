@@ -18,7 +18,9 @@ from billing.make_plans import (
     sums,
 )
 from billing.make_usage import plan
+from meuse.billing.lines import decimal_text
 from meuse.billing.plans.calendar import Month, Stint, months, projected, stints, until, windows
+from meuse.billing.rating import NO_PLAN, NO_PRICE, UNKNOWN_PLAN
 from meuse.billing.statement import as_under, assess, what_if
 from meuse.core.errors import Code, MeuseError
 from meuse.core.plans import Credits, Discount, Fee, Price, Step, Tax
@@ -84,7 +86,8 @@ def test_a_change_of_currency_waits_for_the_quarter():
     assert [(s.start_ms, s.end_ms) for s in calendar] == [(MONTH, border), (border, END)]
     with pytest.raises(MeuseError, match=r"EUR \(plan basic:1\) and USD \(plan us:1\)") as caught:
         assess([], {}, calendar, MONTH, END)
-    assert caught.value.code is Code.CONFLICT
+    assert (caught.value.code, caught.value.field) == (Code.CONFLICT, "period")
+    assert "two periods" in str(caught.value.hint)
     first = assess([], {}, calendar, MONTH, border)
     second = assess([], {}, calendar, border, END)
     assert (first.currency, second.currency) == ("EUR", "USD")
@@ -317,3 +320,86 @@ def test_only_what_has_no_price_is_rated_as_under_another_plan():
     assert {(row.quantity, row.plan_version) for row in moved} == {
         (1, "basic:1"), (2, "remedy:1"), (4, "basic:1"),
     }  # fmt: skip
+
+
+def test_every_kind_of_line_as_it_is_shown():
+    """All that a line says, and nothing that it has not."""
+    terms = plan(
+        Price("rows", "1", 10, free=100), fees=(Fee("reserved", "0.5", "hour", 2, "acme/x"),),
+        discounts=(Discount("deal", "10"),), maximum="800", credits=Credits("40"),
+        tax=Tax("VAT", "21"),
+    )  # fmt: skip
+    usage, fee, maximum, credit, tax = [
+        line.to_dict() for line in invoice([Event(2_105)], terms).lines
+    ]
+    period = {"from": "2026-11-01T00:00:00.000Z", "to": "2026-12-01T00:00:00.000Z"}
+    assert usage == {
+        "meter": "rows", "model": "*", "plan": "basic:1", "quantity": 2_105, "per": 10,
+        "unit_price": "1", "amount": "180.45", "kind": "usage", "tier": "*", "exact": "180.45",
+        "free": 100, "discounts": [{"name": "deal", "percent": "10"}],
+        "models": {"acme/digits": 2_105}, "period": period,
+    }  # fmt: skip
+    assert fee == {
+        "meter": "", "model": "acme/x", "plan": "basic:1", "quantity": 2 * 30 * 86_400,
+        "per": 3600, "unit_price": "0.5", "amount": "720.00", "kind": "fee", "tier": "",
+        "exact": "720", "name": "reserved", "period": period,
+    }  # fmt: skip
+    due = {
+        "meter": "", "model": "", "plan": "basic:1", "quantity": 0, "per": 1, "unit_price": None,
+        "tier": "", "period": period,
+    }  # fmt: skip
+    for line, kind, name, amount, exact in (
+        (maximum, "maximum", "maximum", "-100.45", "-100.45"),
+        (credit, "credit", "credit", "-40.00", "-40"),
+        (tax, "tax", "VAT 21 %", "159.60", "159.6"),
+    ):
+        assert line == {**due, "kind": kind, "name": name, "amount": amount, "exact": exact}
+    low = invoice([], plan(minimum="5")).lines[0].to_dict()
+    assert low == {**due, "kind": "minimum", "name": "minimum", "amount": "5.00", "exact": "5"}
+
+
+def test_exact_amounts_are_shown_to_eighteen_places():
+    """Half-even at the last, without zeros at the end and without an exponent."""
+    for value, text in (
+        ("0", "0"), ("-0.0000000000000000001", "0"), ("1.500", "1.5"), ("1E+3", "1000"),
+        ("0.0000000000000000015", "0.000000000000000002"), ("10", "10"), ("-0.5", "-0.5"),
+        ("0.0000000000000000025", "0.000000000000000002"),
+        ("123456789012345678901234567890.5", "123456789012345678901234567890.5"),
+    ):  # fmt: skip
+        assert decimal_text(Decimal(value)) == text
+
+
+def test_flat_amounts_of_tiers_are_shown_once():
+    """On the invoice of the part in which the tier was entered."""
+    steps = (Step(10, "1", "3"), Step(None, "2", "5"))
+    terms = one_price(scheme="graduated", tiers=steps, per=2)
+    used = [Event(4), Event(2, bucket=1900), Event(8, bucket=2000)]
+    first, second = invoice(used, terms, end=MID), invoice(used, terms, start=MID)
+    assert first.lines[0].to_dict()["tiers"] == [
+        {"up_to": 10, "quantity": 4, "unit_price": "1", "exact": "5", "flat": "3"}
+    ]
+    assert (first.lines[0].unit_price, first.lines[0].to_dict()["unit_price"]) == ("1", "1")
+    assert second.lines[0].to_dict()["tiers"] == [
+        {"up_to": 10, "quantity": 6, "unit_price": "1", "exact": "3"},
+        {"up_to": None, "quantity": 4, "unit_price": "2", "exact": "9", "flat": "5"},
+    ]
+
+
+def test_included_and_unrated_say_where():
+    """By deployment, meter, plan and tier, in that order."""
+    terms = plan(Price("rows", "1", model="x"))
+    used = [Event(1, meter="requests"), Event(2, tier="batch"), Event(3),
+            Event(4, deployment="a/b"),
+            Event(5, plan_version=None), Event(6, plan_version="gone:1")]  # fmt: skip
+    rating = invoice(used, terms)
+    assert [row.to_dict() for row in rating.included] == [
+        {"meter": "requests", "model": "acme/digits", "plan": "basic:1", "quantity": 1,
+         "reason": "", "tier": "standard"},
+    ]  # fmt: skip
+    assert [(r.model, r.plan, r.tier, r.quantity, r.reason) for r in rating.unrated] == [
+        ("a/b", "basic:1", "standard", 4, NO_PRICE),
+        ("acme/digits", None, "standard", 5, NO_PLAN),
+        ("acme/digits", "basic:1", "batch", 2, NO_PRICE),
+        ("acme/digits", "basic:1", "standard", 3, NO_PRICE),
+        ("acme/digits", "gone:1", "standard", 6, UNKNOWN_PLAN),
+    ]
