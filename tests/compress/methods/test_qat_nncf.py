@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from helpers_jobs import RecordedJob
+from helpers_keras import layer, sequential
 from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Qat
 from meuse.compress.material import Material
@@ -216,3 +217,17 @@ def test_trees_have_nothing_to_train(classifier: Any, tmp_path: Path) -> None:
         pipeline.apply(steps_from([STEP]), lambda step, outputs: None)
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "steps.0.method")
     assert "quantize" in str(caught.value.hint)
+
+
+@pytest.mark.skipif(find_spec("keras") is None, reason="keras is not installed")
+@pytest.mark.parametrize("backend", ["own", "nncf"])
+def test_keras_layers_are_none_of_torchs(images: Any, tmp_path: Path, backend: str) -> None:
+    """Keras computes a Dense itself: neither simulation gets between, and it is said."""
+    recipe = recipes.find("keras")
+    model = sequential(layer("Flatten"), layer("Dense", units=10), shape=(16, 16, 1))
+    network = recipe.builder()((16, 16, 1), 10, recipe.configure({"model": model}))
+    material = replace(images.material, job=RecordedJob(tmp_path))
+    with pytest.raises(MeuseError) as caught:
+        qat(network, material, convert({"backend": backend}, Qat))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
+    assert "Linear layers and 2-D convolutions can" in str(caught.value.hint)
