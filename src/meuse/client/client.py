@@ -179,18 +179,6 @@ class Client:
         named |= {} if base is None else {"base": base}
         return self.start("import", {"source": source, **named})
 
-    def send_file(self, path: Path, purpose: str = "fine-tune") -> JSON:
-        """Keep a file (`/v1/files`); with the id that jobs name it by."""
-        with path.open("rb") as file:
-            answer: JSON = self.call(
-                "POST",
-                "/v1/files",
-                data={"purpose": purpose},
-                files={"file": (path.name, file)},
-                timeout=660.0,
-            )
-        return answer
-
     def finetune(self, model_name: str, base: str, data: str, **spec: Any) -> JSON:
         """Start a fine-tuning of a language model on a file (`file-…`); the job. `spec`: as of a
         train job with the recipe llm-lora, or another named by `recipe`."""
@@ -353,9 +341,18 @@ class Client:
         """Upload a file of lines (JSONL) as OpenAI's clients do; the file, with its id."""
         with path.open("rb") as file:
             answer: JSON = self.call(
-                "POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, file)}
+                "POST",
+                "/v1/files",
+                data={"purpose": purpose},
+                files={"file": (path.name, file)},
+                timeout=660.0,
             )
         return answer
+
+    def tune_engine(self, deployment: str, **spec: Any) -> JSON:
+        """Start measuring settings of a language model's engine; the job. `spec`: streams, tokens,
+        rounds, prompts, settings, apply."""
+        return self.start("tune", {"deployment": deployment, **spec})
 
     def evaluations(self, name: str, version: int) -> list[JSON]:
         """What a version scored, newest first."""
@@ -484,9 +481,29 @@ class Client:
         answer: JSON = self.call("PUT", f"/api/tenants/{quote(name)}", json={"plan": plan})
         return answer
 
-    def put_plan(self, name: str, currency: str, prices: Sequence[JSON]) -> JSON:
-        body = {"currency": currency, "prices": list(prices)}
+    def put_plan(self, name: str, currency: str, prices: Sequence[JSON], **terms: Any) -> JSON:
+        """A plan's next version. `terms`: fees, discounts, stacking, maximum, minimum, credits,
+        tax."""
+        body = {"currency": currency, "prices": list(prices), **terms}
         answer: JSON = self.call("PUT", f"/api/plans/{quote(name)}", json=body)
+        return answer
+
+    def plans(self) -> list[JSON]:
+        """Every version of the plans that one may see."""
+        items: list[JSON] = self.call("GET", "/api/plans")["items"]
+        return items
+
+    def plan(self, name: str, version: int | None = None) -> JSON:
+        """The latest version, or the one asked for."""
+        query = {} if version is None else {"version": version}
+        answer: JSON = self.call("GET", f"/api/plans/{quote(name)}", params=query)
+        return answer
+
+    def what_if(self, plan: str, period: Any, **given: Any) -> JSON:
+        """What a period would have come to under a plan: {actual, what_if, difference, …}.
+        `given`: tenant, version."""
+        path = f"/api/plans/{quote(plan)}/what-if"
+        answer: JSON = self.call("POST", path, json={"period": period, **given})
         return answer
 
     def usage(self, **query: Any) -> JSON:
@@ -496,9 +513,13 @@ class Client:
         answer: JSON = self.call("GET", "/api/usage", params=query)
         return answer
 
-    def invoice(self, tenant: str, period: Any) -> JSON:
-        """The invoice (or draft) of a tenant for "2026-11" or {from, to}."""
-        answer: JSON = self.call("POST", "/api/invoices", json={"tenant": tenant, "period": period})
+    def invoice(self, tenant: str, period: Any, unrated_as: str | None = None) -> JSON:
+        """The invoice (or draft) of a tenant for "2026-11" or {from, to}; usage that has no price
+        is rated by the plan version `unrated_as`."""
+        asked = {"tenant": tenant, "period": period}
+        if unrated_as is not None:
+            asked["unrated_as"] = unrated_as
+        answer: JSON = self.call("POST", "/api/invoices", json=asked)
         return answer
 
 
