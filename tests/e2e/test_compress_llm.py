@@ -19,9 +19,7 @@ pytestmark = pytest.mark.timeout(900)
 TEXTS = [{"text": f"The {n}th of many lines has words of its own: {n * n}, {n}."} for n in range(9)]
 
 
-def test_a_checkpoint_becomes_a_smaller_version(
-    platform: Platform, admin: httpx.Client
-) -> None:
+def test_a_checkpoint_becomes_a_smaller_version(platform: Platform, admin: httpx.Client) -> None:
     """`meuse compress` with a file of held-out lines; the child has its parent in
     its lineage, and a report of its own."""
     folder = platform.home / "import" / "compressed"
