@@ -1,4 +1,4 @@
-"""A language model is made smaller and served, through the public API and the command line."""
+"""A language model is made smaller, through the public API and the command line."""
 
 from __future__ import annotations
 
@@ -19,10 +19,8 @@ pytestmark = pytest.mark.timeout(900)
 TEXTS = [{"text": f"The {n}th of many lines has words of its own: {n * n}, {n}."} for n in range(9)]
 
 
-def test_a_checkpoint_is_converted_compressed_and_served(
-    platform: Platform, admin: httpx.Client
-) -> None:
-    """`meuse compress` with a file of held-out lines; the child answers chats, has its parent in
+def test_a_checkpoint_becomes_a_smaller_version(platform: Platform, admin: httpx.Client) -> None:
+    """`meuse compress` with a file of held-out lines; the child has its parent in
     its lineage, and a report of its own."""
     folder = platform.home / "import" / "compressed"
     folder.mkdir(parents=True, exist_ok=True)
