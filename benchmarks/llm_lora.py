@@ -109,7 +109,7 @@ def measure(model: Path, folder: Path) -> dict[str, Any]:
 def _kept(blobs: FolderBlobs, model: Path) -> str:
     """The digest of the manifest of a version with the model's files."""
     found = recognise(model)
-    assert found is not None
+    assert isinstance(found, facts.Facts)
     kept = []
     for name, path in found.files.items():
         with path.open("rb") as file:
