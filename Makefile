@@ -58,9 +58,14 @@ bench: setup
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/llm.py --parts api
 
 bench-peers: setup
 	$(BIN)/python benchmarks/serving.py --peers all
+	$(BIN)/python benchmarks/llamacpp.py
+	$(BIN)/python benchmarks/llm.py --parts peers
+	$(BIN)/python benchmarks/llm.py --parts one
+	$(BIN)/python benchmarks/llm_external.py
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .hypothesis

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +111,7 @@ HOLDS = (
 )
 
 
-def judged(figures: Figures) -> list[Figures]:
+def judged(figures: Figures, holds: Sequence[Hold] = HOLDS) -> list[Figures]:
     """Every hold with its measured value and met, missed or not measured."""
     words = {True: "met", False: "missed", None: "not measured"}
     return [
@@ -122,5 +122,5 @@ def judged(figures: Figures) -> list[Figures]:
             "unit": hold.unit,
             "verdict": words[hold.met(figures)],
         }
-        for hold in HOLDS
+        for hold in holds
     ]

@@ -56,6 +56,8 @@ def main() -> None:
     parser.add_argument("--adapters", type=int, default=8)
     parser.add_argument("--seconds", type=float, default=60.0, help="of each load")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer")
+    parser.add_argument("--turns", type=int, nargs="+", default=[2000, 500], help="ms")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 2], help="of each adapter")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="meuse-ad-") as folder:
@@ -86,6 +88,7 @@ def measure(home: Path, base: Path, options: argparse.Namespace) -> dict[str, An
         "adapters": options.adapters,
         "adapter_mib": round(store.adapter_bytes / MIB, 2),
         "tokens": options.tokens,
+        "load_before": round(os.getloadavg()[0], 1),
     }
     with store.replica(options, 0) as plain, store.replica(options, options.adapters) as able:
         speeds: dict[str, list[float]] = {"none": [], "base": [], "adapter": []}
@@ -97,9 +100,9 @@ def measure(home: Path, base: Path, options: argparse.Namespace) -> dict[str, An
         figures["memory"] = memory(plain, able, names, store.adapter_bytes)
         figures["switch_ms"] = switches(able, names)
     figures["waits"] = []
-    for turn_ms in (2000, 500):
-        for clients in (1, 2):
-            with store.replica(options, options.adapters, turn_ms) as able:
+    for turn_ms in options.turns:
+        with store.replica(options, options.adapters, turn_ms) as able:
+            for clients in options.clients:
                 figures["waits"].append(
                     {"turn_ms": turn_ms, "clients": clients}
                     | waits(able, [*names, ""], clients, options)
@@ -308,9 +311,9 @@ def page(body: dict[str, Any]) -> str:
     )
     return f"""# {f["adapters"]} adapters on one base, {body["date"]}
 
-{machine["cores"]} cores ({machine["processor"]}), commit {body["commit"]}; `{f["model"]}`,
-{f["threads"]} threads; adapters of {f["adapter_mib"]} MiB (rank {RANK} on {", ".join(TARGETS)},
-float32). Made by `benchmarks/llm_adapters.py`.
+{machine["cores"]} cores ({machine["processor"]}), commit {body["commit"]}, load before
+{f["load_before"]}; `{f["model"]}`, {f["threads"]} threads; adapters of {f["adapter_mib"]} MiB
+(rank {RANK} on {", ".join(TARGETS)}, float32). Made by `benchmarks/llm_adapters.py`.
 
 | memory of the replica, resident | MiB |
 |---|---|

@@ -28,6 +28,8 @@ PINS: dict[str, tuple[str, ...]] = {
     "bentoml": ("bentoml==1.4.39", "onnxruntime==1.31.1"),
     "mlserver": ("mlserver==1.7.1", "httptools==0.9.0", "onnxruntime==1.31.1"),
     "ray": ("ray[serve]==2.60.0", "onnxruntime==1.31.1"),
+    "litellm": ("litellm[proxy]==1.106.2",),
+    "cmake": ("cmake==4.1.2", "ninja==1.13.0"),
     "profiler": ("py-spy==0.4.3",),
 }
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+import openvino_genai
 
 CONTEXT = 128
 HIDDEN = 64
@@ -21,6 +22,18 @@ def byte_pieces() -> list[str]:
 
 PIECES = [*byte_pieces(), "he", "<|im_start|>", "<|im_end|>"]
 START, END = 257, 258
+
+
+def engine_graph(path: Path) -> Path:
+    """The graph that the engine makes of a GGUF file, written beside it."""
+    graph = path.parent / "openvino_model.xml"
+    if not graph.exists():
+        scheduler = openvino_genai.SchedulerConfig()
+        scheduler.num_kv_blocks = 2
+        openvino_genai.ContinuousBatchingPipeline(
+            path, scheduler, "CPU", {"enable_save_ov_model": True, "INFERENCE_NUM_THREADS": 1}
+        )
+    return graph
 
 
 def write_gguf(

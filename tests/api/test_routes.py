@@ -18,13 +18,15 @@ from meuse.api import (
     openai_batches,
     openai_files,
     openai_fine_tuning,
+    plans,
     reports,
 )
 from meuse.core.nouns import SCOPES
 
 ROUTERS = (
-    dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, limits, money,
-    methods, reports, openai_files, openai_batches, openai_fine_tuning,
+    dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, plans, limits,
+    money, methods, reports, openai_files, openai_batches,
+    openai_fine_tuning,
 )  # fmt: skip
 
 

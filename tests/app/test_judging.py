@@ -125,7 +125,7 @@ def test_two_versions_on_choices(platform: Platform, subject: Subject, tmp_path:
     lost = second["differences"]["accuracy"]
     assert lost["difference"] == pytest.approx(second["figures"]["accuracy"] - 1)
     assert lost["interval"][0] <= lost["difference"] <= lost["interval"][1]
-    assert told["metrics"] == ["choice"]
+    assert told["measured"] == ["choice"]
     assert set(told["evaluations"]) == set(context.figures) == {"tiny:1", "tiny:2"}
     assert context.fractions == sorted(context.fractions)
     assert context.fractions[-1] == 1

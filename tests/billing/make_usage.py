@@ -27,9 +27,10 @@ def usage_record(**fields: Any) -> UsageRecord:
 
 
 def plan(
-    *prices: Price, name: str = "basic", version: int = 1, currency: str = "EUR"
-) -> PlanVersion:
-    return PlanVersion(name, version, currency, prices, DAY)
+    *prices: Price, name: str = "basic", version: int = 1, currency: str = "EUR",
+    made: int = DAY, **terms: Any,
+) -> PlanVersion:  # fmt: skip
+    return PlanVersion(name, version, currency, prices, made, **terms)
 
 
 class Directory:
@@ -44,6 +45,12 @@ class Directory:
         if not found:
             raise not_found("plan", name)
         return max(found, key=lambda p: p.version)
+
+    def versions(self, name: str) -> list[PlanVersion]:
+        return sorted((p for p in self._plans if p.name == name), key=lambda p: p.version)
+
+    def plan_changes(self, name: str) -> list[tuple[int, str | None]]:
+        return [(0, self.tenant(name).plan)]
 
     def tenant(self, name: str) -> Tenant:
         if name not in self._tenants:

@@ -10,10 +10,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from billing.make_usage import plan
-from meuse.billing.rating import NO_PLAN, NO_PRICE, UNKNOWN_PLAN, Rating, amount_text, rate
+from billing.make_usage import DAY, plan
+from meuse.billing.rating import (
+    NO_PLAN,
+    NO_PRICE,
+    UNKNOWN_PLAN,
+    Rating,
+    amount_text,
+    price_of,
+    rate,
+)
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Price
+from meuse.core.plans import Price, Step
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,9 @@ class Row:
     deployment: str = "acme/digits"
     plan_version: str | None = "basic:1"
     quantity: int = 1000
+    tier: str = "standard"
+    first_ms: int = DAY
+    from_ms: int = DAY
 
 
 def rated(prices: list[Price], *rows: Row) -> Rating:
@@ -33,7 +44,8 @@ def test_a_line_is_quantity_times_price_per_unit():
     (line,) = rated([Price("rows", "0.50", 1000)], Row(quantity=2350)).lines
     assert line.to_dict() == {
         "meter": "rows", "model": "acme/digits", "plan": "basic:1", "quantity": 2350,
-        "per": 1000, "unit_price": "0.50", "amount": "1.18",
+        "per": 1000, "unit_price": "0.50", "amount": "1.18", "kind": "usage", "tier": "standard",
+        "exact": "1.175",
     }  # fmt: skip
 
 
@@ -148,3 +160,18 @@ def test_nothing_gets_lost(rows):
     for part in (*rating.lines, *rating.included, *rating.unrated):
         came_out[part.meter] += part.quantity
     assert came_out == went_in
+
+
+def test_the_price_of_a_unit_for_estimates():
+    """The rule that rating would use; of tiers the dearest; None where it would use none."""
+    steps = (Step(10, "3"), Step(None, "10"))
+    listed = plan(
+        Price("rows", "1"), Price("rows", "2", 5, "digits", "batch", free=9),
+        Price("images", per=7, scheme="graduated", tiers=steps),
+    )  # fmt: skip
+    assert price_of(listed, "rows", "acme/digits", "batch") == Price(
+        "rows", "2", 5, "digits", "batch"
+    )
+    assert price_of(listed, "rows", "acme/digits", "standard") == Price("rows", "1")
+    assert price_of(listed, "images", "acme/x", "batch") == Price("images", "10", 7)
+    assert price_of(listed, "requests", "acme/x", "batch") is None

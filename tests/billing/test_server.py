@@ -168,6 +168,28 @@ def test_bad_calls_get_precise_errors(client, method, path, given, status, code,
         assert error["hint"]
 
 
+def test_what_if_takes_in_what_is_journaled(client, journal_writer):
+    """POST /what-if answers with both sums and up to when usage is in."""
+    journal_writer.append(usage_record(ts=PAST, quantities={"rows": 3000}))
+    before = to_rfc3339(now_ms())
+    wanted = {"tenant": "acme", "period": WINDOW, "plan": "basic"}
+    answer = client.post("/what-if", json=wanted)
+    body = answer.json()
+    assert (answer.status_code, body["actual"]["total"], body["difference"]) == (
+        200,
+        "1.50",
+        "0.00",
+    )
+    assert body["what_if"]["lines"] == body["actual"]["lines"]
+    assert body["complete_to"] >= before
+    for given, status, field in (
+        ({**wanted, "plan": "none"}, 404, "plan"), ({**wanted, "tenant": "ghost"}, 404, "tenant"),
+        ({**wanted, "period": "soon"}, 400, "period"), ({"tenant": "acme"}, 400, None),
+    ):  # fmt: skip
+        answer = client.post("/what-if", json=given)
+        assert (answer.status_code, answer.json()["error"]["field"]) == (status, field)
+
+
 def test_a_preview_is_not_an_invoice(client, journal_writer):
     """With issue=false the same figures come as a draft without an id (200), not kept."""
     journal_writer.append(usage_record(ts=PAST, quantities={"rows": 3000}))

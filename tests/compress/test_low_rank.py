@@ -233,3 +233,16 @@ def test_dead_inputs_do_no_harm(tables: tuple[nn.Module, Material]) -> None:
     material = replace(material, train=Arrays(dead, material.train.y))
     low_rank(network, material, LowRank(rank=8, layers=("0",), epochs=0))
     assert np.isfinite(outputs(network, material).numpy()).all()
+
+
+def test_one_row_says_nothing_of_inputs(tables: tuple[nn.Module, Material]) -> None:
+    """It would make factors for that row; by weights alone no row is needed."""
+    network, material = copy.deepcopy(tables[0]), tables[1]
+    one = replace(material, train=Arrays(material.train.x[:1], material.train.y[:1]))
+    with pytest.raises(MeuseError) as caught:
+        low_rank(network, one, LowRank(rank=8, layers=("0",), epochs=0))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "data")
+    assert "data to false" in str(caught.value.hint)
+    assert parameters(network) == parameters(tables[0])
+    low_rank(network, one, LowRank(rank=8, layers=("0",), epochs=0, data=False))
+    assert parameters(network) < parameters(tables[0])

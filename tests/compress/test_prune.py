@@ -128,7 +128,9 @@ def test_gradual_pruning_beats_one_shot(tmp_path: Path) -> None:
     cut, _ = digits_network(tmp_path, "mlp", epochs=10)
     prune(cut, material, config_of(rate=0.95, **ONE_SHOT))
     seen: list[int] = []
-    prune(network, _Watching(material, seen), config_of(rate=0.95, rounds=4, epochs=2))
+    watching = _Watching(material, seen)
+    prune(network, watching, config_of(rate=0.95, rounds=4, epochs=2))
+    assert watching.schedules == ["constant", "constant", "constant", "cosine"]
     size = zeros(network)[1]
     assert seen == [round(cubic(n, 4) * round(0.95 * size)) for n in range(1, 5)]
     assert zeros(network)[0] == seen[-1] == zeros(cut)[0]
@@ -137,14 +139,16 @@ def test_gradual_pruning_beats_one_shot(tmp_path: Path) -> None:
 
 
 class _Watching:
-    """Material that writes down the zeros before each training."""
+    """Material that writes down the zeros before each training, and how its rate goes."""
 
     def __init__(self, material: Any, seen: list[int]) -> None:
         self._material = material
         self._seen = seen
+        self.schedules: list[str] = []
 
     def fine_tune(self, network: nn.Module, *arguments: Any, **named: Any) -> Any:
         self._seen.append(zeros(network)[0])
+        self.schedules.append(named["options"].schedule)
         return self._material.fine_tune(network, *arguments, **named)
 
     def __getattr__(self, name: str) -> Any:

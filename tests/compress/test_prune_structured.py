@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -294,3 +295,14 @@ def test_what_does_not_fit_the_network_is_refused(
     assert told in str(caught.value)
     assert same(state(network), before)
     assert surgery.edits_of(network) == []
+
+
+def test_one_row_has_no_gradient_to_go_by(tmp_path: Path) -> None:
+    """Importance by gradients is refused on it, before anything is cut."""
+    network, material = untrained("lenet", tmp_path)
+    before = state(network)
+    one = replace(material, train=Arrays(material.train.x[:1], material.train.y[:1]))
+    with pytest.raises(MeuseError) as caught:
+        prune(network, one, config_of(rate=0.5, importance="taylor"))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "data")
+    assert same(state(network), before)

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
+    Adapter,
     Artifact,
     Batch,
     Batching,
@@ -18,12 +19,14 @@ from meuse.core.nouns import (
     DatasetVersion,
     Deployment,
     DeploymentTarget,
+    Draft,
     EngineOptions,
     Job,
     Limit,
     LimitRecord,
     Lineage,
     NewVersion,
+    PromptLookup,
     QueuedJob,
     Scale,
     Scope,
@@ -84,8 +87,14 @@ def job(job_id: str, scope: Scope = MINE) -> Job:
 
 def deployment(name: str = "digits") -> Deployment:
     target = DeploymentTarget("digits:1", 100)
-    engine = EngineOptions("openvino", 2)
-    return Deployment(name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0, engine=engine)
+    engine = EngineOptions(
+        "openvino", 2, prefix_cache=True, kv_precision="f16",
+        prompt_lookup=PromptLookup(4, 2), draft_model=Draft("small:1", 3, "d" * 64, 9),
+    )  # fmt: skip
+    return Deployment(
+        name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0,
+        engine=engine, adapters=(Adapter("law", "law:1"),),
+    )  # fmt: skip
 
 
 def test_the_same_digest_is_the_same_version(database: Database) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from meuse.core.nouns import (
     GENERATION,
     Artifact,
     Deployment,
+    Draft,
     EngineOptions,
     Lineage,
     ModelVersion,
@@ -56,11 +58,15 @@ def test_another_option_of_the_engine_makes_another_revision() -> None:
     """Its replicas are replaced; without such options nothing is, as before there were any."""
     plain = parse(SCOPE, "chat", {"model": "m:1"})
     assert plain.revision == "//64/1024/"
+    options: tuple[dict[str, Any], ...] = (
+        {}, {"cache_mb": 64}, {"max_sequences": 64}, {"max_batched_tokens": 64},
+        {"kv_precision": "f16"}, {"prefix_cache": True}, {"prompt_lookup": True},
+        {"prompt_lookup": {"max_ngram_size": 2}}, {"draft_model": "s:1"},
+    )  # fmt: skip
     found = {
-        parse(SCOPE, "chat", {"model": "m:1", "engine": engine}).revision
-        for engine in ({}, {"cache_mb": 64}, {"max_sequences": 64}, {"max_batched_tokens": 64})
+        parse(SCOPE, "chat", {"model": "m:1", "engine": engine}).revision for engine in options
     }
-    assert len(found) == 4
+    assert len(found) == len(options)
 
 
 @pytest.mark.parametrize(
@@ -72,6 +78,23 @@ def test_another_option_of_the_engine_makes_another_revision() -> None:
         ({"shadow": {"model": "m:2"}}, [version()], "shadow"),
         ({}, [version(), version("regression")], "targets"),
         ({}, [version(layout="hf")], "model"),
+        ({"engine": {"prefix_cache": True}}, [version("regression")], "engine.prefix_cache"),
+        ({"engine": {"kv_precision": "bf16"}}, [version()], "engine.kv_precision"),
+        (
+            {"engine": {"prefix_cache": True}, "access": {"tenants": ["other"]}},
+            [version()],
+            "engine.prefix_cache",
+        ),
+        (
+            {"engine": {"prefix_cache": True}, "access": {"tenants": "*"}},
+            [version()],
+            "engine.prefix_cache",
+        ),
+        (
+            {"engine": {"prompt_lookup": True, "draft_model": "s:1"}},
+            [version()],
+            "engine.draft_model",
+        ),
     ],
 )
 def test_what_does_not_fit_together_is_refused(
@@ -80,6 +103,49 @@ def test_what_does_not_fit_together_is_refused(
     with pytest.raises(MeuseError) as caught:
         complete(body, *versions)
     assert caught.value.field == field
+
+
+def test_a_prefix_cache_is_for_one_tenant_alone() -> None:
+    """The owner's own callers share it; nobody else may call."""
+    assert complete({"engine": {"prefix_cache": True}}, version()).engine.prefix_cache is True
+
+
+@pytest.mark.parametrize("name", generation.NOT_WITH_ADAPTERS)
+def test_adapters_go_without_what_knows_tokens_alone(name: str) -> None:
+    value = "s:1" if name == "draft_model" else True
+    body = {"adapters": {"polite": "p:1"}, "engine": {name: value}}
+    with pytest.raises(MeuseError) as caught:
+        complete(body, version(layout="ir"))
+    assert caught.value.field == f"engine.{name}"
+
+
+def guessed(draft: ModelVersion, *versions: ModelVersion) -> EngineOptions:
+    body = {"model": "m:1", "engine": {"draft_model": "small@best"}}
+    wanted = parse(SCOPE, "chat", body)
+    return generation.complete(wanted, body, versions, 1 << 40, draft=draft).engine
+
+
+def test_a_draft_is_pinned_with_what_a_replica_needs() -> None:
+    """Its version, the digest of its manifest, and its memory beside the model's."""
+    small = replace(version(layout="ir", weight_bytes=10 * MIB, vocabulary=9), model="small")
+    large = version(vocabulary=9)
+    options = guessed(small, large)
+    assert options.draft_model == Draft("small:1", 3, "d" * 64, 10 * MIB)
+    assert generation.need(large, options) > generation.need(large, EngineOptions())
+
+
+@pytest.mark.parametrize(
+    ("draft", "says"),
+    [
+        (version(layout="gguf", vocabulary=9), "IR"),
+        (version(layout="ir", vocabulary=8), "8 words"),
+        (version("regression"), "no language model"),
+    ],
+)
+def test_a_draft_that_does_not_fit_is_refused(draft: ModelVersion, says: str) -> None:
+    with pytest.raises(MeuseError, match=says) as caught:
+        guessed(draft, version(vocabulary=9))
+    assert caught.value.field == "engine.draft_model"
 
 
 def test_it_needs_weights_cache_and_what_is_beside_them() -> None:

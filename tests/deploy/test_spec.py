@@ -9,9 +9,11 @@ from meuse.core.nouns import (
     Cache,
     Canary,
     DeploymentTarget,
+    Draft,
     EngineOptions,
     Lineage,
     ModelVersion,
+    PromptLookup,
     Scale,
     Scope,
     Signature,
@@ -107,6 +109,14 @@ def test_a_canary_has_one_model() -> None:
         ({"model": "d:1", "engine": {"name": "tensorrt"}}, "engine.name"),
         ({"model": "d:1", "engine": {"cores": 0}}, "engine.cores"),
         ({"model": "d:1", "engine": {"threads": 1}}, "engine.threads"),
+        ({"model": "d:1", "engine": {"prefix_cache": "yes"}}, "engine.prefix_cache"),
+        ({"model": "d:1", "engine": {"kv_precision": "u4"}}, "engine.kv_precision"),
+        ({"model": "d:1", "engine": {"draft_model": True}}, "engine.draft_model"),
+        ({"model": "d:1", "engine": {"draft_model": {}}}, "engine.draft_model.model"),
+        (
+            {"model": "d:1", "engine": {"prompt_lookup": {"max_ngram_size": 0}}},
+            "engine.prompt_lookup.max_ngram_size",
+        ),
     ],
 )
 def test_mistakes_are_named(body: dict, field: str | None) -> None:
@@ -117,6 +127,17 @@ def test_mistakes_are_named(body: dict, field: str | None) -> None:
     with pytest.raises(MeuseError) as refusal:
         parse(MINE, "d", body)
     assert (Code.INVALID_FIELD, field) == (refusal.value.code, refusal.value.field)
+
+
+def test_guesses_have_a_short_way() -> None:
+    """`true` and a name alone mean the defaults; false, null and absent mean off."""
+    engine = {"prompt_lookup": True, "draft_model": "s:1", "prefix_cache": True}
+    found = parse(MINE, "d", {"model": "d:1", "engine": engine}).engine
+    assert found.prompt_lookup == PromptLookup(3, 5)
+    assert found.draft_model == Draft("s:1")
+    assert found.prefix_cache is True
+    off = dict.fromkeys(engine, False)
+    assert parse(MINE, "d", {"model": "d:1", "engine": off}).engine == EngineOptions()
 
 
 def version(*formats: str) -> ModelVersion:

@@ -48,6 +48,7 @@ NEEDS = {
     "/v1/fine_tuning": "train",
     "GET /api/plans": "billing",
     "PUT /api/plans": "admin",
+    "POST /api/plans": "billing",
     "/api/usage": "usage",
     "/api/invoices": "billing",
 }

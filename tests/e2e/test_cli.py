@@ -216,6 +216,22 @@ def test_usage_and_invoice(
     assert f"total {made['total']} EUR" in out
 
 
+def test_plans(run: Run, tmp_path: Path, tenant: Callable[[str], str]) -> None:
+    """`meuse plans` puts a plan, lists and shows it, and says what a month had come to."""
+    name = tenant("globex")
+    file = tmp_path / "plan.json"
+    file.write_text(json.dumps({"currency": "EUR", "prices": [],
+                                "fees": [{"name": "base", "amount": "49"}]}))  # fmt: skip
+    assert ok(run("plans", "put", "cli-flat", str(file))) == "cli-flat:1\n"
+    assert "cli-flat" in ok(run("plans", "list"))
+    assert answer(run("plans", "show", "cli-flat"))["fees"][0]["amount"] == "49"
+    asked = ("plans", "what-if", "cli-flat", "--tenant", name, "--period", "2026-02")
+    assert answer(run(*asked, "--json"))["difference"] == "49.00"
+    told = ok(run(*asked)).splitlines()
+    assert told[-1].split() == ["difference", "49.00", "EUR"]
+    assert told[-2].split() == ["under", "cli-flat:1", "49.00", "EUR"]
+
+
 def test_keys(run: Run, platform: Platform) -> None:
     """`meuse keys` makes a key that works, lists it without its secret, and revokes it."""
     words = ["--new", "cli-key", "--scope", "models", "--scope", "data", "--expires", "2099-01-01"]

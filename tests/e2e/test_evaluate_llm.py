@@ -72,7 +72,7 @@ def test_an_alias_takes_no_worse_language_model(admin: httpx.Client, tiny: str) 
     file = uploaded(admin, *texts)
     models = [f"{tiny}:1", f"{tiny}:2"]
     result = succeeded(admin, start(admin, "evaluate", models=models, data=file), SLOW_S)
-    assert (result["metrics"], result["rows"]) == (["perplexity"], 6)
+    assert (result["measured"], result["rows"]) == (["perplexity"], 6)
     figures = {m["model"]: m["figures"]["perplexity"] for m in result["models"]}
     better, worse = sorted(models, key=lambda ref: figures[ref])
     for ref in models:
@@ -164,8 +164,10 @@ def test_real_weights_know_the_world(
     done = json.loads(evaluate("choices", choices(), "--json").stdout)
     figures = done["result"]["models"][0]["figures"]
     assert figures["accuracy"] == figures["accuracy_norm"] == 1
-    asked = {"role": "user", "content": "What is the capital of France? One word."}
-    chat = [{"messages": [asked, {"role": "assistant", "content": "Paris"}]}]
+    asked = {"role": "user", "content": "What is the capital of France?"}
+    chat = [
+        {"messages": [asked, {"role": "assistant", "content": "The capital of France is Paris."}]}
+    ]
     done = evaluate(
         "chat", chat, "--metric", "exact_match", "--metric", "perplexity", "--stop", ".",
         "--max-tokens", "16", "--json",

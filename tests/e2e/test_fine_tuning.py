@@ -32,7 +32,7 @@ def base(admin: httpx.Client, platform: Platform) -> str:
     """A tiny language model in the registry."""
     folder = platform.home / "import" / "tuned"
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint(folder)
+    checkpoint(folder, width=128)
     job = start(admin, "import", source=f"file:{folder}", model_name="e2e-llama")
     model: str = succeeded(admin, job)["model"]
     return model
@@ -174,6 +174,48 @@ def test_jobs_are_paused_resumed_cancelled_and_listed(
     assert all(not job["metadata"] for job in none)
     shown = client.fine_tuning.jobs.retrieve(native)
     assert (shown.model, shown.training_file, shown.metadata) == (base, file, None)
+
+
+def test_a_deployment_gets_the_adapter_under_the_suffix(
+    client: openai.OpenAI, admin: httpx.Client, platform: Platform, base: str, file: str
+) -> None:
+    """Trained on what the served IR was made of; then it is called by its name, and no other."""
+    pytest.importorskip("openvino_genai")
+    texts = uploaded(client, jsonl([{"text": "It is the number " + str(n)} for n in range(40)]))
+    steps = [{"method": "weights", "precision": "f16"}]
+    job = start(admin, "compress", model=base, data=texts, steps=steps, goal={"max_drop": 1.0})
+    served = succeeded(admin, job, SLOW_S)["model"]
+    engine = {"cache_mb": 16, "max_sequences": 2}
+    path = "/api/deployments/e2e-tuned"
+    admin.put(path, json={"model": served, "engine": engine}).raise_for_status()
+    given: Any = {"model": "e2e-tuned", "training_file": file, "suffix": "counts",
+                  "method": method(n_epochs=1)}  # fmt: skip
+    with pytest.raises(openai.PermissionDeniedError) as refused:
+        client.fine_tuning.jobs.create(**given)  # its key may not deploy
+    assert refused.value.param == "model"
+    mine = client.with_options(api_key=platform.key("train", "deploy", "infer"))
+    made = mine.fine_tuning.jobs.create(**given)
+    done = ended(mine, made.id)
+    assert (done.status, done.fine_tuned_model) == ("succeeded", "e2e-tuned:counts"), done.error
+    native = get(admin, f"/api/jobs/{made.id}")
+    assert native["spec"]["base"] == base
+    assert get(admin, path)["adapters"] == {"counts": native["result"]["model"]}
+
+    def answered() -> Any:
+        try:
+            return mine.chat.completions.create(
+                model=done.fine_tuned_model,
+                max_tokens=2,
+                messages=[{"role": "user", "content": "1"}],
+            )
+        except (openai.NotFoundError, openai.InternalServerError):  # it is on its way
+            return None
+
+    answer = until(answered, "the adapter is served", SLOW_S)
+    assert answer.model == "e2e-tuned:counts"
+    models = {model.id: model.model_extra for model in mine.models.list()}
+    assert (models["e2e-tuned:counts"] or {})["parent"] == "e2e-tuned"
+    admin.delete(path).raise_for_status()
 
 
 def test_what_is_wrong_is_named(

@@ -7,7 +7,7 @@ from pathlib import Path
 from sklearn.datasets import load_iris
 
 from meuse.client import Client
-from meuse.tour import running
+from meuse.tour.platform import running
 
 
 def test_the_main_job_runs_on_postgres(tmp_path: Path, postgres_server: Callable[[], str]) -> None:

@@ -101,8 +101,8 @@ def test_langchain(tools: Path, platform: Platform, chat: str, caller: str) -> N
         assert isinstance(call["args"]["city"], str)
         assert call["id"]
     assert isinstance(said["last"], str)
-    assert said["refused"].startswith("BadRequestError")
-    assert "messages[0].content[0]" in said["refused"]
+    assert "Error code: 400" in said["refused"]
+    assert "'image_url' cannot be read" in said["refused"]
 
 
 def test_llm_on_the_command_line(
@@ -139,7 +139,6 @@ def test_llm_on_the_command_line(
                  "-o", "max_tokens", "64", "-o", "temperature", "0")  # fmt: skip
     assert set(json.loads(shaped)) == {"degrees", "rain"}
     tool = "def look_up(city: str) -> str:\n    'The weather of a city.'\n    return 'rain'\n"
-    assert llm(
-        "How is the weather in Liege?", "-m", f"here-{caller}", "--functions", tool, "--cl", "1",
-        "-o", "max_tokens", "32", "-o", "temperature", "0", "--td",
-    ) is not None  # fmt: skip
+    said = llm("How is the weather in Liege?", "-m", f"here-{caller}", "--functions", tool,
+               "-o", "max_tokens", "32", "-o", "temperature", "0")  # fmt: skip
+    assert said.strip()

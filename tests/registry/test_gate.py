@@ -154,3 +154,8 @@ def test_language_models_are_gated_by_what_was_measured() -> None:
     verdict = decide("m:2", "m:1", *pair, Gate())
     assert (verdict.passed, verdict.metric) == (False, "accuracy")
     assert decide("m:2", "m:1", *pair, Gate(metric="perplexity")).passed
+    ours, theirs = (spoken(perplexity=9.0) | {"tokens": count} for count in (100, 90))
+    with pytest.raises(MeuseError) as caught:
+        decide("m:2", "m:1", [ours], [theirs], Gate())
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, "gate.metric")
+    assert "100 tokens where m:1 reads 90" in caught.value.message

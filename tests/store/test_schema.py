@@ -3,6 +3,8 @@
 import sqlalchemy as sa
 
 from meuse.core.nouns import Column, Scope
+from meuse.core.plans import PlanVersion, Price
+from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.database import Database
 from meuse.store.datasets import SqlDatasets
 from meuse.store.tables import metadata
@@ -53,9 +55,32 @@ def test_datasets_from_before_the_canonical_form_are_kept(database_url: str) -> 
     database.close()
 
 
+def test_plans_from_before_their_terms_are_kept(database_url: str) -> None:
+    """A tenant has had its plan from its beginning; a plan of prices alone reads as it did."""
+    database = Database(database_url)
+    database.migrate("meuse", "0009")
+    prices = '[{"meter": "rows", "amount": "0.50", "per": 1000, "model": "*"}]'
+    rows = {
+        "tenant": {"tenant_id": "old", "plan": "basic", "created_ms": 5},
+        "plan_version": {
+            "name": "basic", "version": 1, "currency": "EUR", "prices": prices, "created_ms": 4,
+        },
+    }  # fmt: skip
+    with database.write() as connection:
+        for name, values in rows.items():
+            table = sa.table(name, *(sa.column(column) for column in values))
+            connection.execute(table.insert().values(**values))
+    database.migrate("meuse")
+    assert SqlAccess(database).plan_changes("old") == [(5, "basic")]
+    kept = SqlPlans(database).plan("basic")
+    assert kept == PlanVersion("basic", 1, "EUR", (Price("rows", "0.50", 1000),), 4)
+    assert SqlPlans(database).put_plan(kept) == kept
+    database.close()
+
+
 def test_every_owned_table_has_tenant_project_and_owner() -> None:
     """Whose a row is stands in every table, from the first migration."""
-    operators = {"tenant", "plan_version"}
+    operators = {"tenant", "tenant_plan", "plan_version"}
     for name, table in metadata.tables.items():
         if name not in operators:
             assert {"tenant_id", "project_id", "owner"} <= set(table.columns.keys()), name

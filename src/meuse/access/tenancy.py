@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from meuse.access import keys
+from meuse.access.plan_checks import check_plan
 from meuse.core.clock import Clock, from_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.fields import known
 from meuse.core.ids import check_name
-from meuse.core.money import check_currency, parse_amount
 from meuse.core.nouns import (
     DEFAULT_PROJECT,
-    METERS,
     SCOPES,
     KeyRecord,
     PlanVersion,
@@ -144,16 +143,8 @@ class Tenancy:
         return self.store.put_tenant(check_name(name, "tenant"), plan)
 
     def put_plan(self, name: str, body: Mapping[str, Any]) -> PlanVersion:
-        """From {currency, prices: [{meter, model?, per?, amount}]}; a change is a new version."""
-        known(body, {"currency", "prices"})
-        check_name(name, "plan")
-        prices = body.get("prices")
-        if not isinstance(prices, list):
-            raise invalid("prices", "a list of prices is missing", "Send prices: [{meter, …}].")
-        rows = [_price(price, f"prices[{i}]") for i, price in enumerate(prices)]
-        if len({(row["meter"], row["model"]) for row in rows}) < len(rows):
-            raise invalid("prices", "a meter is priced twice for the same model")
-        return self.plans.put_plan(name, check_currency(body.get("currency")), rows)
+        """From a body as `plan_body.PlanBody` has it; a change is a new version."""
+        return self.plans.put_plan(check_plan(name, body))
 
     def plan_of(self, tenant: str) -> PlanVersion | None:
         """The price list that a tenant pays by now."""
@@ -181,24 +172,3 @@ class Tenancy:
         keep(key)
         self.store.add_key(record)
         return record, key
-
-
-def _price(price: Any, field: str) -> dict[str, Any]:
-    if not isinstance(price, dict):
-        raise invalid(field, "a price is an object", "{meter, model?, per?, amount}")
-    known(price, {"meter", "model", "per", "amount"}, f"{field}.")
-    if price.get("meter") not in METERS:
-        raise invalid(
-            f"{field}.meter", f"{price.get('meter')!r} is not a meter", f"Known: {list(METERS)}."
-        )
-    per = price.get("per", 1)
-    if isinstance(per, bool) or not isinstance(per, int) or per < 1:
-        raise invalid(f"{field}.per", f"{per!r} is not a positive integer")
-    model = price.get("model", "*")
-    if not isinstance(model, str) or not model:
-        raise invalid(f"{field}.model", f"{model!r} is not a deployment", 'Use "*" for all.')
-    if model != "*":
-        for part in model.split("/", 1):
-            check_name(part, f"{field}.model")
-    parse_amount(price.get("amount"), f"{field}.amount")
-    return {"meter": price["meter"], "amount": price["amount"], "per": per, "model": model}

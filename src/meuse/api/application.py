@@ -28,6 +28,7 @@ from meuse.api import (
     openai_batches,
     openai_files,
     openai_fine_tuning,
+    plans,
     recipes,
     reports,
 )
@@ -53,7 +54,7 @@ def make_app(control: Control) -> FastAPI:
     app.state.control = control
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
-        access, limits, money, recipes, methods, reports, openai_files, openai_batches,
+        access, plans, limits, money, recipes, methods, reports, openai_files, openai_batches,
         openai_fine_tuning,
     ):  # fmt: skip
         app.include_router(part.router)

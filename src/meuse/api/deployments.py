@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from meuse.api.context import Body, Control, Parts, requires
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import MeuseError, invalid
-from meuse.core.nouns import Deployment, Principal
+from meuse.core.nouns import Deployment, EngineOptions, Principal
 from meuse.deploy import adapters, generation
 from meuse.deploy import spec as specs
 from meuse.registry import references
@@ -46,12 +46,21 @@ def describe(parts: Control, deployment: Deployment) -> dict[str, Any]:
         "canary": deployment.canary and asdict(deployment.canary),
         "rollout": parts.reconciler.rollout(deployment),
         "cache": deployment.cache and asdict(deployment.cache),
-        "engine": asdict(deployment.engine),
+        "engine": _engine(deployment.engine),
         "adapters": {adapter.name: adapter.model for adapter in deployment.adapters},
         "error": state.error,
         "endpoints": _endpoints(parts, deployment),
         "updated": to_rfc3339(deployment.updated_ms),
     }
+
+
+def _engine(options: EngineOptions) -> dict[str, Any]:
+    """As a caller writes it."""
+    shown = asdict(options)
+    if (draft := options.draft_model) is not None:
+        told = {"model": draft.model, "num_assistant_tokens": draft.num_assistant_tokens}
+        shown["draft_model"] = told
+    return shown
 
 
 def _endpoints(parts: Control, deployment: Deployment) -> list[str]:
@@ -88,8 +97,11 @@ def put(
         # An alias is followed; a bare name means the latest version now, not every later one.
         pinned.append(target if "@" in target.model else replace(target, model=version.ref))
     wanted = replace(wanted, targets=tuple(pinned))
+    draft = None
+    if (guess := wanted.engine.draft_model) is not None:
+        draft = references.resolve(parts.registry, caller.scope, guess.model, "engine.draft_model")
     wanted, found = adapters.pinned(parts.registry, wanted, versions)
-    wanted = generation.complete(wanted, body, versions, parts.reconciler.budget, found)
+    wanted = generation.complete(wanted, body, versions, parts.reconciler.budget, found, draft)
     _check_room(parts, wanted)
     for i, tenant in enumerate(wanted.access):
         if tenant != "*":

@@ -97,11 +97,12 @@ def submit(
 
 
 def check_deploy(caller: Principal, spec: Mapping[str, Any]) -> None:
-    """Whoever asks for more than a model may do so. Raises `forbidden`."""
+    """Whoever asks for more than a model, or figures, may do so. Raises `forbidden`."""
     tuning = spec.get(FIELD)
     attaches = isinstance(tuning, Mapping) and tuning.get("deployment") is not None
-    if (spec.get("deploy") or attaches) and not caller.may("deploy"):
-        raise MeuseError(Code.FORBIDDEN, "this key lacks the scope 'deploy'", field="deploy")
+    for field, asked in (("deploy", spec.get("deploy") or attaches), ("apply", spec.get("apply"))):
+        if asked and not caller.may("deploy"):
+            raise MeuseError(Code.FORBIDDEN, "this key lacks the scope 'deploy'", field=field)
 
 
 @router.post("/train_model", status_code=202)

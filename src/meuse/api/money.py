@@ -9,14 +9,14 @@ from fastapi import APIRouter, Query
 from fastapi.responses import JSONResponse
 
 from meuse.api.context import Body, Parts, requires, tenant_scope
-from meuse.core.errors import invalid
+from meuse.api.plans import checked_period
+from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.fields import known
 from meuse.core.nouns import Principal
 
 router = APIRouter(prefix="/api", tags=["money"])
 Usage = Annotated[Principal, requires("usage")]
 Billing = Annotated[Principal, requires("billing")]
-
-_PERIOD = 'Use "2026-11" or {"from": …, "to": …} in RFC 3339.'
 
 
 @router.get("/usage")
@@ -44,22 +44,33 @@ def usage(
 def make_invoice(parts: Parts, caller: Billing, body: Body) -> JSONResponse:
     """An invoice for {tenant, period: "2026-11" | {from, to}}; an open period gives a draft.
 
-    Only an administrator issues: for others it is a preview, of which nothing is kept.
+    Only an administrator issues: for others it is a preview, of which nothing is kept. A draft
+    is rated anew each time; with `unrated_as`, a plan version ("basic:2"), an administrator has
+    usage without a price rated by that.
     """
-    for name in body:
-        if name not in ("tenant", "period"):
-            raise invalid(name, "unknown field", "Known: tenant, period.")
+    known(body, ("tenant", "period", "unrated_as"))
     tenant = body.get("tenant")
     if tenant is not None and not isinstance(tenant, str):
         raise invalid("tenant", f"{tenant!r} is not a tenant")
     who = tenant_scope(caller, tenant).tenant
-    period = body.get("period")
-    bounds = period.values() if isinstance(period, dict) else [period]
-    if not all(isinstance(bound, str) for bound in bounds):
-        raise invalid("period", f"{period!r} is not a period", _PERIOD)
-    asked = {"tenant": who, "period": period, "issue": "admin" in caller.scopes}
+    admin = "admin" in caller.scopes
+    asked = {"tenant": who, "period": checked_period(body.get("period")), "issue": admin}
+    if body.get("unrated_as") is not None:
+        asked["unrated_as"] = _plan_ref(body["unrated_as"], admin)
     status, answer = parts.ledger.call("POST", "/invoices", body=asked)
     return JSONResponse(answer, status)
+
+
+def _plan_ref(ref: object, admin: bool) -> str:
+    if not admin:
+        raise MeuseError(
+            Code.FORBIDDEN,
+            "only an administrator says how usage without a price is rated",
+            field="unrated_as",
+        )
+    if not isinstance(ref, str):
+        raise invalid("unrated_as", f"{ref!r} is not a plan", 'Name one, such as "basic:2".')
+    return ref
 
 
 @router.get("/invoices")

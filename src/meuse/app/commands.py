@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from meuse.core.nouns import ENGINES, Deployment, ModelVersion
+from meuse.core.nouns import ENGINES, Deployment, EngineOptions, ModelVersion
 from meuse.deploy import adapters, generation
 from meuse.deploy.spec import artifact_for
 from meuse.settings import Settings
@@ -74,6 +74,7 @@ def replica(
         words += ["--cache-mb", str(options.cache_mb or generation.CACHE_MB)]
         words += ["--max-sequences", str(options.max_sequences or generation.SEQUENCES)]
         words += ["--max-batched-tokens", str(options.max_batched_tokens or 0)]
+        words += _tuning(options)
         if deployment.adapters:
             words += ["--max-adapters", str(options.max_adapters or adapters.MAX_HELD)]
             words += ["--adapter-turn-ms", str(options.adapter_turn_ms or 0)]
@@ -87,6 +88,21 @@ def replica(
         *("--objective-ms", str(deployment.objective_ms or 0)),
         *words,
     ]
+
+
+def _tuning(options: EngineOptions) -> list[str]:
+    """What is off is not said."""
+    words: list[str] = []
+    if options.kv_precision:
+        words += ["--kv-precision", options.kv_precision]
+    if options.prefix_cache:
+        words += ["--prefix-cache", "1"]
+    if (lookup := options.prompt_lookup) is not None:
+        words += ["--max-ngram-size", str(lookup.max_ngram_size)]
+        words += ["--assistant-tokens", str(lookup.num_assistant_tokens)]
+    if (draft := options.draft_model) is not None:
+        words += ["--draft", draft.digest, "--assistant-tokens", str(draft.num_assistant_tokens)]
+    return words
 
 
 def spare(settings: Settings, name: str, engine: str) -> list[str]:
@@ -135,10 +151,15 @@ def inspect(
 
 
 def parse(
-    role: str, argv: Sequence[str], text: str = "", numbers: str = "", optional: str = ""
+    role: str,
+    argv: Sequence[str],
+    text: str = "",
+    numbers: str = "",
+    optional: str = "",
+    optional_text: str = "",
 ) -> argparse.Namespace:
     """Options of a process: `home` (a path), and those named, as text or as integers; those that
-    need not be given are integers, then 0."""
+    need not be given are 0 then, or empty."""
     parser = argparse.ArgumentParser(prog=f"meuse {role}")
     parser.add_argument("--home", type=Path, required=True)
     for name in text.split():
@@ -147,6 +168,8 @@ def parse(
         parser.add_argument(f"--{name}", type=int, required=True)
     for name in optional.split():
         parser.add_argument(f"--{name}", type=int, default=0)
+    for name in optional_text.split():
+        parser.add_argument(f"--{name}", default="")
     return parser.parse_args(argv)
 
 

@@ -173,8 +173,9 @@ def main(argv: Sequence[str]) -> int:
         Batches(
             batches, files, lambda key, until_ms: keys.mint_pass(pepper, key, until_ms), http_url
         ),
-        Tunings(jobs, files, file_blobs),
+        Tunings(stores, jobs, files, file_blobs),
         Finetune(stores, files, file_blobs, tenancy.plan_of),
+        settings.replica_threads,
     )
     queue = DbosJobs(
         store=jobs,

@@ -8,8 +8,9 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,8 @@ from meuse.core.nouns import Signature
 from meuse.core.ports import PrepareInputs
 from meuse.runtime import lifeline
 from meuse.serve.generation import manifest
+from meuse.serve.generation.files import lay_out
+from meuse.serve.generation.tuning import Tuning
 from meuse.settings import load
 from meuse.store.blobs import FolderBlobs
 
@@ -41,7 +44,9 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         argv,
         "sockets id tenant version format digest engine",
         "lifeline cores max-rows max-queue objective-ms",
-        "cache-mb max-sequences max-batched-tokens max-adapters adapter-turn-ms",
+        "cache-mb max-sequences max-batched-tokens max-adapters adapter-turn-ms "
+        "prefix-cache max-ngram-size assistant-tokens",
+        "kv-precision draft",
     )
 
 
@@ -99,11 +104,18 @@ def generate(options: argparse.Namespace) -> None:
 
     sockets = Path(options.sockets)
     blobs = FolderBlobs(load(options.home).blobs)
-    body = blobs.read(options.tenant, options.digest)
-    folder = sockets / f"{options.id}.model"
+    folder, draft = (sockets / f"{options.id}.{name}" for name in ("model", "draft"))
     try:
-        described = manifest.decode(body)
-        lay_out(described, folder, blobs, options.tenant)
+        described = lay_out(options.digest, folder, blobs, options.tenant)
+        tuning = Tuning(
+            prefix_cache=bool(options.prefix_cache),
+            max_ngram_size=options.max_ngram_size,
+            assistant_tokens=options.assistant_tokens,
+            kv_precision=options.kv_precision,
+        )
+        if options.draft:
+            other = lay_out(options.draft, draft, blobs, options.tenant)
+            tuning = replace(tuning, draft=models.model_path(other, draft))
         parts = models.load(
             described,
             folder,
@@ -112,6 +124,7 @@ def generate(options: argparse.Namespace) -> None:
                 max_sequences=options.max_sequences,
                 max_batched_tokens=options.max_batched_tokens,
                 cache_mb=options.cache_mb,
+                tuning=tuning,
                 max_adapters=options.max_adapters,
             ),
             partial(blobs.read, options.tenant),
@@ -120,7 +133,8 @@ def generate(options: argparse.Namespace) -> None:
         raise MeuseError(Code.INVALID_DATA, f"the manifest is not understood: {error}") from None
     finally:
         # Read by now, or mapped: then the system keeps what nobody can name any more.
-        shutil.rmtree(folder, ignore_errors=True)
+        for read in (folder, draft):
+            shutil.rmtree(read, ignore_errors=True)
     _give_back_memory()
     replica.serve(
         parts,
@@ -133,19 +147,6 @@ def generate(options: argparse.Namespace) -> None:
             adapter_turn_ms=options.adapter_turn_ms or replica.ADAPTER_TURN_MS,
         ),
     )
-
-
-def lay_out(described: manifest.Manifest, folder: Path, blobs: FolderBlobs, tenant: str) -> None:
-    """The manifest's files under their names, verified. Raises `invalid_data` for a name that
-    leads out of the folder."""
-    shutil.rmtree(folder, ignore_errors=True)
-    for file in described.files:
-        path = PurePosixPath(file.name)
-        if path.is_absolute() or not path.parts or ".." in path.parts:
-            raise MeuseError(Code.INVALID_DATA, f"{file.name!r} is no name of a model's file")
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        blobs.copy_to(tenant, file.digest, target)
 
 
 def set_pools(cores: int) -> None:

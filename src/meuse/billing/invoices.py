@@ -9,18 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from meuse.billing.lines import Unpriced, amount_text
+from meuse.billing.plans.calendar import Stint, months, stints, windows
 from meuse.billing.ports import (
     Alarm,
     Invoice,
     InvoiceDraft,
     InvoiceStore,
+    LedgerStore,
     Plans,
     RollupRow,
     Tenants,
 )
-from meuse.billing.rating import Rating, Unpriced, amount_text, rate
+from meuse.billing.rating import Rating
+from meuse.billing.statement import as_under, assess, what_if
 from meuse.core.clock import Clock, now_ms, parse_period, to_rfc3339
-from meuse.core.errors import Code, MeuseError
+from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.nouns import PlanVersion, Tenant
 
 SETTLE_MS = 1_000
@@ -39,6 +43,7 @@ def make_invoice(
     period: object,
     complete_to_ms: int,
     issue: bool = True,
+    unrated_as: str | None = None,
     clock: Clock = now_ms,
 ) -> tuple[Invoice, bool]:
     """(invoice, whether it is new). `period` is "2026-11" or {"from": …, "to": …}.
@@ -47,7 +52,9 @@ def make_invoice(
     usage: the body's `draft_because` says which. Otherwise issued with the next number, from
     then on unchanging: asking again returns the same. Without `issue` it is a preview: a
     draft without an id, of which nothing is stored, not even an alarm; a period that is issued
-    gives its invoice all the same. Raises `not_found` for the tenant,
+    gives its invoice all the same. A draft is rated anew each time; with `unrated_as`, a plan
+    version such as `basic:2`, usage that has no price is rated by that, and the body says so.
+    Raises `not_found` for the tenant or that plan,
     `conflict` without plan and usage, for two currencies, and for a part of the period that is
     invoiced already, `invalid_field` for bounds inside a quarter of an hour.
     """
@@ -55,10 +62,17 @@ def make_invoice(
     payer = tenants.tenant(tenant)
     now = clock()
 
+    calendar = _calendar(tenant, tenants, plans, start, end)
+    remedy = None if unrated_as is None else _known_plan(unrated_as, plans)
+
     def build(rows: Sequence[RollupRow]) -> InvoiceDraft:
-        rating = rate(rows, _plans_of(rows, plans))
+        known = _plans_of(rows, plans)
+        if remedy is not None:
+            rows = as_under(rows, remedy, only=known)
+            known[remedy.ref] = remedy
+        rating = assess(rows, known, calendar, start, end)
         current = _current_plan(payer, plans)
-        if not rows and current is None:
+        if current is None and not any(row.from_ms >= start for row in rows):
             raise MeuseError(
                 Code.CONFLICT,
                 f"tenant {tenant!r} has no plan and no usage in this period",
@@ -70,11 +84,48 @@ def make_invoice(
         if not issue:
             because.append("it was not asked to be issued")
         body = _body(tenant, (start, end), rating, currency)
+        if remedy is not None:
+            body["unrated_as"] = remedy.ref
         body |= {"draft_because": because, "complete_to": to_rfc3339(complete_to_ms)}
         alarms = tuple(_unrated(tenant, start, end, missing) for missing in rating.unrated)
         return InvoiceDraft(currency, body["total"], body, not because, alarms)
 
-    return store.put_invoice(tenant, start, end, build, keep=issue)
+    return store.put_invoice(tenant, start, end, build, windows=windows(start, end), keep=issue)
+
+
+def preview_plan(
+    store: LedgerStore,
+    plans: Plans,
+    tenants: Tenants,
+    *,
+    tenant: str,
+    period: object,
+    plan: str,
+) -> dict[str, Any]:
+    """What a period would have come to under a plan ("basic" or "basic:2"), beside what it came
+    to: {tenant, plan, period, actual, what_if, difference}. Nothing is stored.
+
+    `difference` is the one total less the other; None when they are in two currencies. Raises
+    `not_found` for the tenant or the plan, else as `make_invoice`.
+    """
+    start, end = parse_period(period)
+    payer = tenants.tenant(tenant)
+    wanted = _known_plan(plan, plans)
+    rows = store.rollup_rows(tenant, start, end, windows=windows(start, end))
+    calendar = _calendar(tenant, tenants, plans, start, end)
+    current = _current_plan(payer, plans)
+    actual = assess(rows, _plans_of(rows, plans), calendar, start, end)
+    other = what_if(rows, wanted, start, end)
+    paid_in = actual.currency or (current.currency if current else wanted.currency)
+    same = paid_in == wanted.currency
+    return {
+        "tenant": tenant,
+        "plan": wanted.ref,
+        "period": {"from": to_rfc3339(start), "to": to_rfc3339(end)},
+        "actual": _sum(actual, paid_in),
+        "what_if": _sum(other, wanted.currency),
+        "difference": amount_text(other.total - actual.total, paid_in) if same else None,
+    }
 
 
 def _draft_because(now: int, end: int, complete_to: int, rating: Rating) -> list[str]:
@@ -88,9 +139,15 @@ def _draft_because(now: int, end: int, complete_to: int, rating: Rating) -> list
 
 
 def _body(tenant: str, period: tuple[int, int], rating: Rating, currency: str) -> dict[str, Any]:
-    return {
+    head = {
         "tenant": tenant,
         "period": {"from": to_rfc3339(period[0]), "to": to_rfc3339(period[1])},
+    }
+    return head | _sum(rating, currency)
+
+
+def _sum(rating: Rating, currency: str) -> dict[str, Any]:
+    return {
         "currency": currency,
         "lines": [line.to_dict() for line in rating.lines],
         "total": amount_text(rating.total, currency),
@@ -100,8 +157,23 @@ def _body(tenant: str, period: tuple[int, int], rating: Rating, currency: str) -
 
 def _unrated(tenant: str, start: int, end: int, missing: Unpriced) -> Alarm:
     detail = missing.to_dict() | {"from": to_rfc3339(start), "to": to_rfc3339(end)}
-    key = (tenant, str(start), str(end), missing.model, missing.meter, missing.plan or "")
+    key = (
+        tenant,
+        str(start),
+        str(end),
+        missing.model,
+        missing.meter,
+        missing.plan or "",
+        *([missing.tier] if missing.tier != "standard" else []),
+    )
     return Alarm("unrated_usage", detail, "unrated:" + ":".join(key), tenant)
+
+
+def _calendar(
+    tenant: str, tenants: Tenants, plans: Plans, start: int, end: int
+) -> tuple[Stint, ...]:
+    begin = months(start, end)[0].start_ms
+    return stints(tenants.plan_changes(tenant), plans.versions, begin, end)
 
 
 def _plans_of(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]:
@@ -115,6 +187,13 @@ def _plans_of(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]
 
 def _current_plan(tenant: Tenant, plans: Plans) -> PlanVersion | None:
     return None if tenant.plan is None else _plan(tenant.plan, plans)
+
+
+def _known_plan(ref: str, plans: Plans) -> PlanVersion:
+    plan = _plan(ref, plans)
+    if plan is None:
+        raise not_found("plan", ref, "Make it with PUT /api/plans/{name}.")
+    return plan
 
 
 def _plan(ref: str, plans: Plans) -> PlanVersion | None:

@@ -77,7 +77,10 @@ class UsageSink(Protocol):
 
 
 class RollupRow(Protocol):
-    """A payer's quantity of one meter on one deployment under one plan version."""
+    """A payer's quantity of one meter on one deployment at one tier under one plan version.
+
+    It is of a window of time that begins at `from_ms`; `first_ms` is its first bucket there.
+    """
 
     @property
     def meter(self) -> str: ...
@@ -87,6 +90,12 @@ class RollupRow(Protocol):
     def plan_version(self) -> str | None: ...
     @property
     def quantity(self) -> int: ...
+    @property
+    def tier(self) -> str: ...
+    @property
+    def first_ms(self) -> int: ...
+    @property
+    def from_ms(self) -> int: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +128,12 @@ class InvoiceStore(Protocol):
         end_ms: int,
         build: Callable[[Sequence[RollupRow]], InvoiceDraft],
         *,
+        windows: Sequence[tuple[int, int]] = (),
         keep: bool = True,
     ) -> tuple[Invoice, bool]:
         """(invoice, whether it is new); `build` runs in the transaction that keeps it.
 
+        It has the rows of `windows`, each by itself; without them those of [start, end).
         Without `keep` nothing is stored, and what is built has neither id nor number.
         """
         ...
@@ -134,6 +145,12 @@ class InvoiceStore(Protocol):
 
 class LedgerStore(InvoiceStore, Protocol):
     """What the ledger's server reads and writes."""
+
+    def rollup_rows(
+        self, tenant: str, start_ms: int, end_ms: int, *, windows: Sequence[tuple[int, int]] = ()
+    ) -> Sequence[RollupRow]:
+        """What a payer used in [start, end), or in each of `windows`."""
+        ...
 
     def usage(
         self,
@@ -156,8 +173,16 @@ class Plans(Protocol):
 
     def plan(self, name: str, version: int | None = None) -> PlanVersion: ...
 
+    def versions(self, name: str) -> Sequence[PlanVersion]:
+        """All of one plan, oldest first; none when there is no such plan."""
+        ...
+
 
 class Tenants(Protocol):
     """The part of `core.ports.AccessStore` that says which plan a tenant has."""
 
     def tenant(self, name: str) -> Tenant: ...
+
+    def plan_changes(self, tenant: str) -> Sequence[tuple[int, str | None]]:
+        """Which plan a tenant had from when on, oldest first."""
+        ...

@@ -1,61 +1,34 @@
-"""Usage × price list → lines. Pure: no clock, no store, no rounding but once per line.
+"""Usage × prices → lines. Pure: no clock, no store, no rounding but once per line.
+
+The order of operations: unit conversion (`per`), rounding of quantities (`round_up_to`), free
+units, price, discount; then `statement` has maximum, minimum, credits and tax.
 
 Usage is rated by the plan version that stood on the record. What has no price rule at all in
 its plan is included; what has no plan, or no rule for its model, is unrated: it is listed,
 never a silent zero.
+
+What a price counts together (tiers, free units, packages) is counted per price rule, which is
+its meter, model and tier, and period, whichever plan version it stands in: after a change of
+plan the count goes on. Usage of the version that was used first comes first.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
-from typing import Any
 
+from meuse.billing.lines import Line, Unpriced, amount_text, total_of
+from meuse.billing.plans.curve import PRECISION, Slice, cost, slices
+from meuse.billing.plans.match import discounts_for, left_of, price_for
 from meuse.billing.ports import RollupRow
 from meuse.core.errors import Code, MeuseError
-from meuse.core.money import round_money
 from meuse.core.nouns import PlanVersion, Price
 
 NO_PLAN = "no plan when it was used"
 UNKNOWN_PLAN = "the plan version does not exist"
 NO_PRICE = "the plan prices this meter, but not for this model"
-
-# Exact for quantities of 19 digits times prices of 36, and far from a tie after a division.
-_PRECISION = 120
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Quantity of one meter on one deployment, priced by one plan version.
-
-    `unit_price` is for `per` units; it and `amount` are decimal text in the plan's currency.
-    """
-
-    meter: str
-    model: str
-    plan: str
-    quantity: int
-    per: int
-    unit_price: str
-    amount: str
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-@dataclass(frozen=True, slots=True)
-class Unpriced:
-    """Quantity without an amount: included in the plan, or unrated for a `reason`."""
-
-    meter: str
-    model: str
-    plan: str | None
-    quantity: int
-    reason: str = ""
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,77 +43,159 @@ class Rating:
     @property
     def total(self) -> Decimal:
         """The sum of the rounded amounts."""
-        with localcontext(prec=_PRECISION):
-            return sum((Decimal(line.amount) for line in self.lines), Decimal(0))
+        return total_of(self.lines)
+
+
+@dataclass(slots=True)
+class _Used:
+    """Usage under one rule of one plan version, by deployment and tier."""
+
+    plan: PlanVersion
+    price: Price
+    first_ms: int
+    parts: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    @property
+    def order(self) -> tuple[int, int, str, int]:
+        return self.first_ms, self.plan.created_ms, self.plan.name, self.plan.version
 
 
 def rate(rows: Iterable[RollupRow], plans: Mapping[str, PlanVersion]) -> Rating:
-    """Rate one payer's usage; `plans` by reference (`basic:3`). Order of rows is no matter.
-
-    Raises `conflict` when the rows were priced in more than one currency.
+    """Rate one payer's usage of one period; `plans` by reference (`basic:3`). The order of rows
+    is no matter. Raises `conflict` when the rows were priced in more than one currency.
     """
-    sums: dict[tuple[str, str, str], int] = {}
+    used: dict[tuple[str, Price], _Used] = {}
+    included: Counter[tuple[str, str, str, str]] = Counter()
+    unrated: Counter[tuple[str, str, str, str, str]] = Counter()
     for row in rows:
-        key = (row.deployment, row.meter, row.plan_version or "")
-        sums[key] = sums.get(key, 0) + row.quantity
-    lines: list[Line] = []
-    included: list[Unpriced] = []
-    unrated: list[Unpriced] = []
+        ref = row.plan_version or ""
+        where = (row.deployment, row.meter, ref, row.tier)
+        found = _rule(row, plans)
+        if isinstance(found, str):
+            unrated[*where, found] += row.quantity
+        elif found is None:
+            included[where] += row.quantity
+        else:
+            mine = used.get((ref, found))
+            if mine is None:
+                mine = used[ref, found] = _Used(plans[ref], found, row.first_ms)
+            mine.first_ms = min(mine.first_ms, row.first_ms)
+            mine.parts[row.deployment, row.tier] += row.quantity
+    currency = one_currency(mine.plan for mine in used.values())
+    lines = _lines(used.values())
+    lines.sort(key=lambda line: (line.model, line.meter, line.plan, line.tier))
+    return Rating(
+        tuple(lines),
+        tuple(Unpriced(w[1], w[0], w[2], n, tier=w[3]) for w, n in sorted(included.items())),
+        tuple(
+            Unpriced(w[1], w[0], w[2] or None, n, w[4], w[3]) for w, n in sorted(unrated.items())
+        ),
+        currency,
+    )
+
+
+def is_unrated(row: RollupRow, plans: Mapping[str, PlanVersion]) -> bool:
+    """Whether usage has no price and is not included."""
+    return isinstance(_rule(row, plans), str)
+
+
+def one_currency(plans: Iterable[PlanVersion]) -> str | None:
+    """The currency of all of them. Raises `conflict` when there are two."""
     currencies: dict[str, str] = {}
-    for (model, meter, ref), quantity in sorted(sums.items()):
-        plan = plans.get(ref)
-        if plan is None:
-            reason = UNKNOWN_PLAN if ref else NO_PLAN
-            unrated.append(Unpriced(meter, model, ref or None, quantity, reason))
-            continue
-        rules = [price for price in plan.prices if price.meter == meter]
-        if not rules:
-            included.append(Unpriced(meter, model, ref, quantity))
-            continue
-        price = _match(rules, model)
-        if price is None:
-            unrated.append(Unpriced(meter, model, ref, quantity, NO_PRICE))
-            continue
-        currencies.setdefault(plan.currency, ref)
-        lines.append(_line(price, plan, model, quantity))
+    for plan in plans:
+        currencies[plan.currency] = min(plan.ref, currencies.get(plan.currency, plan.ref))
     if len(currencies) > 1:
         raise _two_currencies(currencies)
-    currency = next(iter(currencies), None)
-    return Rating(tuple(lines), tuple(included), tuple(unrated), currency)
+    return next(iter(currencies), None)
 
 
-def amount_text(amount: Decimal, currency: str) -> str:
-    """`0.125`, EUR → `"0.12"`: rounded to the minor unit, without an exponent."""
-    with localcontext(prec=_PRECISION):
-        return f"{round_money(amount, currency):f}"
+def _rule(row: RollupRow, plans: Mapping[str, PlanVersion]) -> Price | str | None:
+    """The price of usage; None: it is included; a reason: it is unrated."""
+    plan = plans.get(row.plan_version or "")
+    if plan is None:
+        return UNKNOWN_PLAN if row.plan_version else NO_PLAN
+    rules = [price for price in plan.prices if price.meter == row.meter]
+    if not rules:
+        return None
+    return price_for(rules, row.deployment, row.tier) or NO_PRICE
 
 
-def price_of(plan: PlanVersion, meter: str, deployment: str) -> Price | None:
-    """What `plan` asks for a meter of "owner/name"; None: it is included, or has no rule."""
-    return _match([price for price in plan.prices if price.meter == meter], deployment)
+def _lines(used: Iterable[_Used]) -> list[Line]:
+    counters: dict[tuple[str, str, str], list[_Used]] = {}
+    for mine in used:
+        counters.setdefault(mine.price.counter, []).append(mine)
+    lines: list[Line] = []
+    for together in counters.values():
+        together.sort(key=lambda mine: mine.order)
+        total = sum(mine.parts.total() for mine in together)
+        start = 0
+        for mine in together:
+            end = start + mine.parts.total()
+            if mine.price.is_linear:
+                lines += [_unit(mine, *where, n) for where, n in sorted(mine.parts.items())]
+            else:
+                lines.append(_counted(mine, start, end, total))
+            start = end
+    return lines
 
 
-def _match(rules: list[Price], deployment: str) -> Price | None:
-    """The most specific rule: "owner/name", then the bare name, then "*"."""
-    bare = deployment.partition("/")[2]
-    for name in (deployment, bare, "*"):
-        for price in rules:
-            if price.model == name:
-                return price
-    return None
+def price_of(plan: PlanVersion, meter: str, deployment: str, tier: str) -> Price | None:
+    """What `plan` asks at most for each unit of a meter of "owner/name", for estimates: of a
+    price with tiers that of the dearest. None: it is included, or has no rule."""
+    rules = [price for price in plan.prices if price.meter == meter]
+    found = price_for(rules, deployment, tier)
+    if found is None:
+        return None
+    dearest = max([step.amount for step in found.tiers] or [found.amount], key=Decimal)
+    return Price(meter, dearest, found.per, found.model, found.tier)
 
 
-def _line(price: Price, plan: PlanVersion, model: str, quantity: int) -> Line:
-    with localcontext(prec=_PRECISION):
-        amount = Decimal(quantity) * Decimal(price.amount) / Decimal(price.per)
+def _unit(mine: _Used, model: str, tier: str, quantity: int) -> Line:
+    return _line(mine, model, tier, quantity, slices(mine.price, 0, quantity, quantity))
+
+
+def _counted(mine: _Used, start: int, end: int, total: int) -> Line:
+    price = mine.price
+    parts = slices(price, start, end, total)
+    models: Counter[str] = Counter()
+    for (model, _), quantity in sorted(mine.parts.items()):
+        models[model] += quantity
+    free = min(end, price.free) - min(start, price.free)
+    return _line(
+        mine, price.model, price.tier, end - start, parts, free=free, models=tuple(models.items())
+    )
+
+
+def _line(
+    mine: _Used,
+    model: str,
+    tier: str,
+    quantity: int,
+    parts: tuple[Slice, ...],
+    *,
+    free: int = 0,
+    models: tuple[tuple[str, int], ...] = (),
+) -> Line:
+    price, plan = mine.price, mine.plan
+    discounts = discounts_for(plan, price.meter, model, tier)
+    with localcontext(prec=PRECISION):
+        exact = cost(parts) * left_of(discounts) / price.per
+    stepped = bool(price.tiers)
     return Line(
         meter=price.meter,
         model=model,
         plan=plan.ref,
         quantity=quantity,
         per=price.per,
-        unit_price=price.amount,
-        amount=amount_text(amount, plan.currency),
+        unit_price=None if stepped and len(parts) > 1 else parts[0].unit_price,
+        amount=amount_text(exact, plan.currency),
+        tier=tier,
+        exact=exact,
+        scheme=price.scheme,
+        tiers=parts if stepped else (),
+        free=free,
+        discounts=tuple((one.name, one.percent) for one in discounts),
+        models=models,
     )
 
 

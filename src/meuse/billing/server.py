@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import uvicorn
@@ -27,12 +27,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meuse.billing.ingest import Ingester
-from meuse.billing.invoices import make_invoice
+from meuse.billing.invoices import make_invoice, preview_plan
 from meuse.billing.ports import LedgerStore, Plans, Tenants
 from meuse.core.clock import Clock, from_rfc3339, now_ms, parse_period, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid
 
 _log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _MAX_BACKOFF_S = 5.0
 _GC_THRESHOLDS = (20_000, 20, 50)
@@ -47,12 +48,19 @@ class _NewInvoice(msgspec.Struct, forbid_unknown_fields=True):
     tenant: str
     period: str | dict[str, str]
     issue: bool = True
+    unrated_as: str | None = None
+
+
+class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
+    tenant: str
+    plan: str
+    period: str | dict[str, str]
 
 
 def make_app(
     store: LedgerStore, ingester: Ingester, plans: Plans, access: Tenants, clock: Clock = now_ms
 ) -> ASGIApp:
-    """`GET /usage`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`."""
+    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`."""
 
     def usage(request: Request) -> Response:
         query = _query(request, _USAGE)
@@ -75,12 +83,7 @@ def make_app(
         )
 
     async def new_invoice(request: Request) -> Response:
-        try:
-            wanted = msgspec.json.decode(await request.body(), type=_NewInvoice)
-        except msgspec.ValidationError as error:
-            raise MeuseError(Code.INVALID_REQUEST, str(error), hint=_INVOICE_HINT) from None
-        except msgspec.DecodeError as error:
-            raise MeuseError(Code.INVALID_JSON, str(error), hint=_INVOICE_HINT) from None
+        wanted = _decode(await request.body(), _NewInvoice)
         if wanted.tenant == "*":
             raise invalid("tenant", "an invoice has one tenant", "Name the tenant that pays.")
 
@@ -93,10 +96,28 @@ def make_app(
                 tenant=wanted.tenant,
                 period=wanted.period,
                 issue=wanted.issue,
+                unrated_as=wanted.unrated_as,
                 complete_to_ms=progress.complete_to_ms,
                 clock=clock,
             )
             return _text(invoice.body, 201 if new else 200)
+
+        return await run_in_threadpool(make)
+
+    async def new_what_if(request: Request) -> Response:
+        wanted = _decode(await request.body(), _WhatIf)
+
+        def make() -> Response:
+            complete_to = ingester.run_once().complete_to_ms
+            body = preview_plan(
+                store,
+                plans,
+                access,
+                tenant=wanted.tenant,
+                period=wanted.period,
+                plan=wanted.plan,
+            )
+            return _json(body | {"complete_to": to_rfc3339(complete_to)})
 
         return await run_in_threadpool(make)
 
@@ -122,6 +143,7 @@ def make_app(
     return Starlette(
         routes=[
             Route("/usage", usage, methods=["GET"]),
+            Route("/what-if", new_what_if, methods=["POST"]),
             Route("/invoices", new_invoice, methods=["POST"]),
             Route("/invoices", list_invoices, methods=["GET"]),
             Route("/invoices/{id}", get_invoice, methods=["GET"]),
@@ -237,6 +259,15 @@ def _bind(path: Path) -> sockets.socket:
 _INVOICE_HINT = (
     'Send {"tenant": "acme", "period": "2026-11"}, or "period": {"from": …, "to": …} in RFC 3339.'
 )
+
+
+def _decode(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except msgspec.ValidationError as error:
+        raise MeuseError(Code.INVALID_REQUEST, str(error), hint=_INVOICE_HINT) from None
+    except msgspec.DecodeError as error:
+        raise MeuseError(Code.INVALID_JSON, str(error), hint=_INVOICE_HINT) from None
 
 
 def _query(request: Request, known: set[str]) -> dict[str, str]:

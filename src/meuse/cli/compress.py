@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -22,7 +23,13 @@ def compress(
         typer.Option(help="max_drop=0.01, max_bytes=50000 or max_latency_ms=2; may be repeated."),
     ] = None,
     steps: Annotated[str | None, typer.Option(help=HELP_STEPS)] = None,
-    data: Annotated[str | None, typer.Option(help="By default the model's dataset.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="By default the model's dataset. Of a language model: a file of held-out lines, "
+            "or the id of one in /v1/files."
+        ),
+    ] = None,
     seed: Annotated[int | None, typer.Option()] = None,
     trials: Annotated[int | None, typer.Option(help="With auto: most candidates to try.")] = None,
     seconds: Annotated[float | None, typer.Option(help="With auto: no new trial after.")] = None,
@@ -43,10 +50,13 @@ def compress(
         raise invalid("model", "no version is named", "Such as digits:2 or digits@champion.")
     spec = _spec(goal or [], steps, max_drop)
     search = {"trials": trials, "seconds": seconds, "keep": keep}
-    given = {"data": data, "seed": seed, "auto": {k: v for k, v in search.items() if v is not None}}
+    given = {"seed": seed, "auto": {k: v for k, v in search.items() if v is not None}}
     spec |= {name: value for name, value in given.items() if value not in (None, {})}
     spec |= {} if sensitivity else {"sensitivity": False}
     with connect() as client:
+        if data is not None:
+            file = Path(data)
+            spec["data"] = client.upload_file(file)["id"] if file.is_file() else data
         job = client.compress(model, **spec)
         if not wait:
             say(f"{job['id']} is {job['status']}", job, json_)

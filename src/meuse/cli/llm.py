@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from meuse.cli.shared import Json, connect, follow_job, say
+from meuse.cli.shared import Json, connect, follow_job, progress, say, table
 from meuse.core.errors import MeuseError, invalid
 
 if TYPE_CHECKING:
@@ -30,6 +32,58 @@ def pull(
     """Bring a language model, an adapter of one, or an encoder of texts, as a new version."""
     with connect() as client:
         follow_job(client, client.pull(source, name, base), wait, json_)
+
+
+def tune_engine(
+    deployment: Annotated[str, typer.Argument(help="A deployment of a language model.")],
+    streams: Annotated[int, typer.Option(help="Answers at once while it is measured.")] = 4,
+    tokens: Annotated[int, typer.Option(help="Of each answer.")] = 64,
+    rounds: Annotated[int, typer.Option(help="Pairs for each setting.")] = 5,
+    prompts: Annotated[
+        Path | None, typer.Option(help="A file with a prompt on each line, in place of ours.")
+    ] = None,
+    setting: Annotated[
+        list[str] | None, typer.Option(help="Try this option alone: cores, prompt_lookup, …")
+    ] = None,
+    apply: Annotated[bool, typer.Option(help="Write what is faster to the deployment.")] = False,
+    json_: Json = False,
+) -> None:
+    """Measure settings of its engine on this machine; with --apply, keep those that are faster."""
+    spec: dict[str, Any] = {"streams": streams, "tokens": tokens, "rounds": rounds}
+    spec |= {"settings": setting or [], "apply": apply}
+    if prompts is not None:
+        spec["prompts"] = [line for line in prompts.read_text().splitlines() if line.strip()]
+    with connect() as client:
+        job = client.tune_engine(deployment, **spec)
+        progress(f"{job['id']} measures; a deployment that is asked meanwhile disturbs it")
+        result = client.wait(job["id"])["result"]
+    if json_:
+        say("", result, True)
+        return
+    table(
+        [
+            {
+                **{name: row[name] for name in ("name", "tokens_s", "first_ms")},
+                **{"of best": row["ratio"], "same texts": row["same_texts"]},
+                "verdict": "taken" if row["taken"] else row["note"] or "-",
+            }
+            for row in result["rows"]
+        ],
+        ["name", "tokens_s", "first_ms", "of best", "same texts", "verdict"],
+        False,
+    )
+    say(_verdict(result), result, False)
+
+
+def _verdict(result: dict[str, Any]) -> str:
+    if not result["changes"]:
+        return "nothing is faster by more than noise: the deployment stays as it is"
+    told = json.dumps(result["changes"])
+    if result["applied"]:
+        return f"written to {result['deployment']}: {told}"
+    if "apply_error" in result:
+        return f"not written: {result['apply_error']['message']}"
+    return f"faster: {told} (--apply writes it to the deployment)"
 
 
 def chat(

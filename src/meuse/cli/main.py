@@ -16,7 +16,7 @@ from typing import Annotated, Any
 
 import typer
 
-from meuse.cli import compress, finetune, llm
+from meuse.cli import compress, finetune, llm, plans
 from meuse.cli.shared import (
     Json,
     connect,
@@ -99,11 +99,16 @@ def restart(
 
 
 @app.command()
-def demo(json_: Json = False) -> None:
-    """Run the main job from data to invoice on real digits, on a fresh platform."""
+def demo(
+    chat: Annotated[
+        bool, typer.Option("--chat/--no-chat", help="Teach and ask a language model at the end.")
+    ] = True,
+    json_: Json = False,
+) -> None:
+    """Run the main job from data to invoice on real digits, then teach a language model."""
     from meuse.tour import demo as run
 
-    run(as_json=json_)
+    run(as_json=json_, chat=chat)
 
 
 toolchains = typer.Typer(help="Packages that some imports need, in environments of their own.")
@@ -325,6 +330,7 @@ app.command()(compress.methods)
 app.command()(llm.pull)
 app.command()(finetune.finetune)
 app.command()(llm.chat)
+app.command()(llm.tune_engine)
 
 
 @app.command()
@@ -361,7 +367,7 @@ def evaluate(
         result = client.wait(job["id"])["result"]
         rows = [{"model": m["model"], **_with_intervals(m)} for m in result["models"]]
         table(rows, list(rows[0]), False)
-        of = "lines" if "metrics" in result else "rows"
+        of = "lines" if "measured" in result else "rows"
         print(f"{result['rows']} {of} of {result['data']}, split {result['split']}")
 
 
@@ -499,6 +505,18 @@ def deploy(
     cores: Annotated[int | None, typer.Option(help="Cores of each process.")] = None,
     cache_mb: Annotated[int | None, typer.Option(help="Of a language model: MiB.")] = None,
     max_sequences: Annotated[int | None, typer.Option(help="Of it: answers at once.")] = None,
+    kv_precision: Annotated[
+        str | None, typer.Option(help="Of it: how keys and values are kept, u8 or f16.")
+    ] = None,
+    prefix_cache: Annotated[
+        bool, typer.Option("--prefix-cache", help="Of it: keep prompts that begin alike.")
+    ] = False,
+    prompt_lookup: Annotated[
+        bool, typer.Option("--prompt-lookup", help="Of it: guess by the prompt's own words.")
+    ] = False,
+    draft_model: Annotated[
+        str | None, typer.Option(help="Of it: the version that guesses, name:3.")
+    ] = None,
     adapter: Annotated[
         list[str] | None, typer.Option(help="Of it: NAME=VERSION, called as deployment:NAME.")
     ] = None,
@@ -525,7 +543,11 @@ def deploy(
             scale = {"min": replicas if min_ is None else min_}
             scale |= {} if max_ is None else {"max": max_}
             how = {"name": engine, "cores": cores, "cache_mb": cache_mb}
-            how["max_sequences"] = max_sequences
+            how |= {"max_sequences": max_sequences, "kv_precision": kv_precision}
+            how |= {"draft_model": draft_model}
+            # Not said where not meant: other engines have no such options.
+            how |= {"prefix_cache": True} if prefix_cache else {}
+            how |= {"prompt_lookup": True} if prompt_lookup else {}
             given = {"adapters": _adapters(adapter)} if adapter else {}
             client.deploy(name, model, access=access, scale=scale, engine=how, **given)
             # Starts that come to nothing end the wait; a large model takes its time.
@@ -617,21 +639,28 @@ def usage(
 def invoice(
     tenant: Annotated[str, typer.Argument(help="Who pays.")],
     period: Annotated[str | None, typer.Option(help="YYYY-MM; by default this month.")] = None,
+    unrated_as: Annotated[
+        str | None, typer.Option(help="Plan version that rates usage without a price: basic:2.")
+    ] = None,
     json_: Json = False,
 ) -> None:
-    """Make the invoice of a tenant (a draft while the period is open)."""
+    """Make the invoice of a tenant (a draft, rated anew each time, while the period is open)."""
     with connect() as client:
-        made = client.invoice(tenant, period or datetime.now(UTC).strftime("%Y-%m"))
+        wanted = period or datetime.now(UTC).strftime("%Y-%m")
+        made = client.invoice(tenant, wanted, unrated_as)
     if json_:
         print(json.dumps(made, indent=1))
         return
     print(f"{made['status']} {made['number'] or made['id']} for {tenant}")
-    table(made["lines"], ["meter", "model", "quantity", "unit_price", "per", "amount"], False)
+    table(made["lines"], plans.LINE, False)
     print(f"total {made['total']} {made['currency']}")
     for row in made["unrated"]:
         print(f"unrated: {row['quantity']} {row['meter']} of {row['model']}: {row['reason']}")
     for reason in made["draft_because"]:
         print(f"a draft: {reason}")
+
+
+app.add_typer(plans.app, name="plans")
 
 
 @app.command()

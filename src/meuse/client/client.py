@@ -349,6 +349,11 @@ class Client:
             )
         return answer
 
+    def tune_engine(self, deployment: str, **spec: Any) -> JSON:
+        """Start measuring settings of a language model's engine; the job. `spec`: streams, tokens,
+        rounds, prompts, settings, apply."""
+        return self.start("tune", {"deployment": deployment, **spec})
+
     def evaluations(self, name: str, version: int) -> list[JSON]:
         """What a version scored, newest first."""
         path = f"/api/models/{quote(name)}/versions/{version}/evaluations"
@@ -476,9 +481,29 @@ class Client:
         answer: JSON = self.call("PUT", f"/api/tenants/{quote(name)}", json={"plan": plan})
         return answer
 
-    def put_plan(self, name: str, currency: str, prices: Sequence[JSON]) -> JSON:
-        body = {"currency": currency, "prices": list(prices)}
+    def put_plan(self, name: str, currency: str, prices: Sequence[JSON], **terms: Any) -> JSON:
+        """A plan's next version. `terms`: fees, discounts, stacking, maximum, minimum, credits,
+        tax."""
+        body = {"currency": currency, "prices": list(prices), **terms}
         answer: JSON = self.call("PUT", f"/api/plans/{quote(name)}", json=body)
+        return answer
+
+    def plans(self) -> list[JSON]:
+        """Every version of the plans that one may see."""
+        items: list[JSON] = self.call("GET", "/api/plans")["items"]
+        return items
+
+    def plan(self, name: str, version: int | None = None) -> JSON:
+        """The latest version, or the one asked for."""
+        query = {} if version is None else {"version": version}
+        answer: JSON = self.call("GET", f"/api/plans/{quote(name)}", params=query)
+        return answer
+
+    def what_if(self, plan: str, period: Any, **given: Any) -> JSON:
+        """What a period would have come to under a plan: {actual, what_if, difference, …}.
+        `given`: tenant, version."""
+        path = f"/api/plans/{quote(plan)}/what-if"
+        answer: JSON = self.call("POST", path, json={"period": period, **given})
         return answer
 
     def usage(self, **query: Any) -> JSON:
@@ -488,9 +513,13 @@ class Client:
         answer: JSON = self.call("GET", "/api/usage", params=query)
         return answer
 
-    def invoice(self, tenant: str, period: Any) -> JSON:
-        """The invoice (or draft) of a tenant for "2026-11" or {from, to}."""
-        answer: JSON = self.call("POST", "/api/invoices", json={"tenant": tenant, "period": period})
+    def invoice(self, tenant: str, period: Any, unrated_as: str | None = None) -> JSON:
+        """The invoice (or draft) of a tenant for "2026-11" or {from, to}; usage that has no price
+        is rated by the plan version `unrated_as`."""
+        asked = {"tenant": tenant, "period": period}
+        if unrated_as is not None:
+            asked["unrated_as"] = unrated_as
+        answer: JSON = self.call("POST", "/api/invoices", json=asked)
         return answer
 
 

@@ -73,7 +73,9 @@ def count(model: bytes | onnx.ModelProto) -> Counts:
         if i < len(node.input)
     }
     zero_points = _zero_points(nodes, constants)
-    layers = _layers(nodes, constants)
+    scaled = _scaled(nodes, constants)
+    aside |= {node.input[1] for node in scaled}
+    layers = _layers(nodes, scaled, constants)
     parameters = nonzeros = 0
     found: dict[str, Layer] = {}
     for name, tensor in constants.items():
@@ -125,11 +127,32 @@ def _constants(proto: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     return found
 
 
-def _layers(
+def _scaled(
     nodes: list[onnx.NodeProto], constants: dict[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """Products that give codes, cast before, their scale: what DequantizeLinear does in one."""
+    wide = {
+        node.output[0]
+        for node in nodes
+        if node.op_type == "Cast"
+        and node.input[0] in constants
+        and constants[node.input[0]].data_type in _CODES
+    }
+    return [
+        node
+        for node in nodes
+        if node.op_type == "Mul" and node.input[0] in wide and node.input[1] in constants
+    ]
+
+
+def _layers(
+    nodes: list[onnx.NodeProto],
+    scaled: list[onnx.NodeProto],
+    constants: dict[str, onnx.TensorProto],
 ) -> dict[str, onnx.NodeProto]:
     """The weights of layers: name of the constant → the operation that computes with it."""
-    source = {node.output[0]: node.input[0] for node in nodes if node.op_type in _PASS}
+    passing = [*scaled, *(node for node in nodes if node.op_type in _PASS)]
+    source = {node.output[0]: node.input[0] for node in passing}
     found: dict[str, onnx.NodeProto] = {}
     for node in nodes:
         for index in LAYERS.get(node.op_type, ()):

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from meuse.compress import weights
+from meuse.compress.configs.quantize import LEAST_ROWS
 from meuse.compress.teachers import Given
-from meuse.core.errors import invalid
+from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.ports import JobContext, Metric
 from meuse.evaluate.metrics import PRIMARY
 from meuse.train import loop
@@ -79,16 +80,18 @@ class Material(GraphMaterial):
     loop: LoopOptions
     given: Given | None = None
 
-    def options(self, epochs: int, learning_rate: float | None = None) -> LoopOptions:
-        """Those of a training that goes on: by default at half of the parent's rate, falling
-        along a cosine."""
+    def options(
+        self, epochs: int, learning_rate: float | None = None, *, falls: bool = True
+    ) -> LoopOptions:
+        """Those of a training that goes on: by default at half of the parent's rate. It falls
+        along a cosine, or stays where another training follows."""
         if epochs < 1:
             raise invalid("epochs", f"{epochs} epochs are no training", "Use 1 or more.")
         return msgspec.structs.replace(
             self.loop,
             epochs=epochs,
             learning_rate=self.loop.rate * _LOWER if learning_rate is None else learning_rate,
-            schedule="cosine",
+            schedule="cosine" if falls else "constant",
             early_stopping=None,
             seed=self.seed,
         )
@@ -142,6 +145,17 @@ class Material(GraphMaterial):
         if not np.isfinite(scores).all():
             return -math.inf
         return self.judged(scores, self.validation.y)[PRIMARY[self.task][0]]
+
+
+def check_rows(rows: Arrays, hint: str) -> None:
+    """Raises `invalid_data` (`data`) for fewer rows than say anything of what layers are given."""
+    if len(rows) < LEAST_ROWS:
+        raise MeuseError(
+            Code.INVALID_DATA,
+            f"there are {len(rows)} training rows to measure on; at least {LEAST_ROWS} are needed",
+            field="data",
+            hint=f"Name a dataset with more rows{hint}.",
+        )
 
 
 def _digest(network: nn.Module) -> str:

@@ -19,8 +19,8 @@ class Method:
     `stage` is what it works on: `network` (torch, features → scores, may train), `graph` (the
     exported model, raw rows → answers) or `language` (a language model's graph with a cache).
     `apply` names a function "module:function":
-    (network, material, config) → network, (artifact, material, config) → artifact, or
-    (graph, config) → graph.
+    (network, material, config) → network, or the file that no network computes any more;
+    (artifact, material, config) → artifact; (graph, config) → graph.
     `lossless`: the result computes what its input computed; only of graph methods.
     """
 

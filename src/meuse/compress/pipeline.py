@@ -180,18 +180,19 @@ class Pipeline:
         if before is not None and file.exists():
             self._job.log(f"{label} was done before")
             rows = (*state.rows, before["row"])
-            if method.stage == "network":
+            if before["format"] == "safetensors":
                 return _State(weights.load(file.read_bytes()), None, rows)
             network = state.network if method.lossless else None
             return _State(network, Artifact(before["format"], file.read_bytes()), rows)
         begun = time.monotonic()
         if method.stage == "network":
             after = self._change(state, method, step, label, done, share)
-            save(_network_of(after), file)
         else:
             material = of_part(self._material, label, done, share)
             after = self._convert(state, method, step, material)
-            assert after.artifact is not None
+        if after.artifact is None:
+            save(_network_of(after), file)
+        else:
             file.write_bytes(after.artifact.data)
         seconds = round(time.monotonic() - begun, 3)
         format = after.artifact.format if after.artifact else "safetensors"
@@ -220,6 +221,8 @@ class Pipeline:
             material = replace(material, loop=_options(found.recipe, {}))
         # Methods may change it in place; another candidate starts from the same.
         network = method.function()(copy.deepcopy(found.network), material, step.config)
+        if isinstance(network, Artifact):  # trained in another's format, which no network has
+            return replace(state, network=None, artifact=network)
         told = getattr(network, "described", None)  # another recipe's network took its place
         if told is not None:
             found = replace(found, recipe=told["recipe"], config=told["config"])

@@ -13,8 +13,11 @@ PRIMARY_FIGURE = {"classification": "accuracy", "multilabel": "micro_f1", "regre
 LANGUAGE_FIGURES = ("accuracy", "exact_match", "perplexity")
 """Of language models: the first that was measured counts."""
 
+PER_TOKEN = frozenset({"perplexity", "nats_per_token"})
+"""They compare between models that count the same tokens."""
+
 LOWER_IS_BETTER = frozenset(
-    {"log_loss", "calibration_error", "mae", "mse", "quantile_loss", "perplexity", "nats_per_token"}
+    {"log_loss", "calibration_error", "mae", "mse", "quantile_loss", *PER_TOKEN}
 )
 
 

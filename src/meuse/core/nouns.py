@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from meuse.core.plans import PlanVersion as PlanVersion  # noqa: PLC0414  # offered here too
+from meuse.core.plans import Price as Price  # noqa: PLC0414
 from meuse.core.states import JobStatus
 
 if TYPE_CHECKING:
@@ -327,13 +329,34 @@ CUSTOM = "custom"
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLookup:
+    """Guess what comes next from what followed the last words, `max_ngram_size` at most, earlier
+    in the text: `num_assistant_tokens` for each step, which the model then checks."""
+
+    max_ngram_size: int = 3
+    num_assistant_tokens: int = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """Let a smaller model of the same vocabulary guess `num_assistant_tokens` for each step, which
+    the model then checks. `digest` is its manifest's; found when the deployment is made."""
+
+    model: str
+    num_assistant_tokens: int = 3
+    digest: str = ""
+    weight_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EngineOptions:
     """How replicas run a version; None leaves it to the artifact and to the settings.
 
     Of language models alone: `cache_mb` is the memory of the cache of keys and values (MiB),
     `max_sequences` how many are generated at once, `max_batched_tokens` how many tokens one
     step of the engine takes, `max_adapters` how many adapters a replica holds in memory,
-    `adapter_turn_ms` for how long it starts requests of one while others wait.
+    `adapter_turn_ms` for how long it starts requests of one while others wait, `kv_precision` how
+    the cache is kept. `prefix_cache`, `prompt_lookup` and `draft_model` are off unless given.
     """
 
     name: str | None = None
@@ -343,6 +366,10 @@ class EngineOptions:
     max_batched_tokens: int | None = None
     max_adapters: int | None = None
     adapter_turn_ms: int | None = None
+    kv_precision: str | None = None
+    prefix_cache: bool | None = None
+    prompt_lookup: PromptLookup | None = None
+    draft_model: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -592,6 +619,10 @@ class Deployment:
         parts: tuple[object, ...] = (engine.name, engine.cores, *bounds)
         generation = (engine.cache_mb, engine.max_sequences, engine.max_batched_tokens)
         parts += generation if any(part is not None for part in generation) else ()
+        # A word for each, so that options that came later change no revision that had none.
+        for name in ("kv_precision", "prefix_cache", "prompt_lookup", "draft_model"):
+            if (option := getattr(engine, name)) is not None:
+                parts += (f"{name}={option}",)
         # Not which ones: those that come later are brought when they are asked for.
         if self.adapters:
             parts += ("adapters", engine.max_adapters, engine.adapter_turn_ms)
@@ -617,31 +648,6 @@ class Tenant:
     name: str
     plan: str | None
     created_ms: int
-
-
-@dataclass(frozen=True, slots=True)
-class Price:
-    """`amount` of the plan's currency (decimal text) per `per` units of a meter."""
-
-    meter: str
-    amount: str
-    per: int = 1
-    model: str = "*"  # "*", a deployment's bare name, or owner/name
-
-
-@dataclass(frozen=True, slots=True)
-class PlanVersion:
-    """A price list at a moment. Immutable: a change makes the next version."""
-
-    name: str
-    version: int
-    currency: str
-    prices: tuple[Price, ...]
-    created_ms: int
-
-    @property
-    def ref(self) -> str:
-        return f"{self.name}:{self.version}"
 
 
 @dataclass(frozen=True, slots=True)

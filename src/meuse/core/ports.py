@@ -346,6 +346,10 @@ class AccessStore(Protocol):
 
     def tenants(self) -> list[Tenant]: ...
 
+    def plan_changes(self, tenant: str) -> list[tuple[int, str | None]]:
+        """Which plan a tenant had from when on (Unix milliseconds), oldest first."""
+        ...
+
 
 class LimitStore(Protocol):
     def add(self, record: LimitRecord, most: int, most_own: int) -> None:
@@ -361,13 +365,18 @@ class LimitStore(Protocol):
 
 
 class PlanStore(Protocol):
-    def put_plan(
-        self, name: str, currency: str, prices: Sequence[dict[str, Any]]
-    ) -> PlanVersion: ...
+    def put_plan(self, plan: PlanVersion) -> PlanVersion:
+        """Keep what a plan says as the next version of its name; said again, it is the one
+        that there is. Version and moment are the store's."""
+        ...
 
     def plan(self, name: str, version: int | None = None) -> PlanVersion: ...
 
     def plans(self) -> list[PlanVersion]: ...
+
+    def versions(self, name: str) -> list[PlanVersion]:
+        """All versions of one plan, oldest first; none when there is no such plan."""
+        ...
 
 
 class Paused(Exception):  # noqa: N818  nothing went wrong

@@ -10,10 +10,18 @@ from dataclasses import replace
 from typing import Any
 
 from meuse.core.errors import MeuseError, invalid
-from meuse.core.nouns import GENERATION, Deployment, EngineOptions, ModelVersion, Scale
+from meuse.core.nouns import (
+    GENERATION,
+    Deployment,
+    Draft,
+    EngineOptions,
+    ModelVersion,
+    Scale,
+)
 from meuse.deploy.adapters import held, is_adapter
 from meuse.deploy.footprint import Load
 from meuse.deploy.spec import artifact_for
+from meuse.serve.generation.tuning import SHARES
 
 ENGINE = "genai"
 EXTERNAL = "external"
@@ -35,8 +43,18 @@ LOADING = 2.7
 Measured on GGUF files of 94 and 684 MiB (openvino-genai 2026.4): 387 and 1,585 MiB once they have
 answered, 2,109 MiB at the peak of loading the larger one."""
 
-ONLY = ("cache_mb", "max_sequences", "max_batched_tokens", "max_adapters", "adapter_turn_ms")
+ONLY = (
+    "cache_mb", "max_sequences", "max_batched_tokens", "max_adapters", "adapter_turn_ms",
+    "kv_precision", "prefix_cache", "prompt_lookup", "draft_model",
+)  # fmt: skip
 """Options of this engine alone."""
+
+
+NOT_WITH_ADAPTERS = {
+    "prefix_cache": "the cache knows tokens alone: an answer would go on from another adapter's",
+    "prompt_lookup": "the engine is not proven to guess and to switch adapters",
+    "draft_model": "the engine is not proven to guess and to switch adapters",
+}
 
 
 def complete(
@@ -45,9 +63,10 @@ def complete(
     versions: Sequence[ModelVersion],
     budget: int,
     adapters: Sequence[ModelVersion] = (),
+    draft: ModelVersion | None = None,
 ) -> Deployment:
     """The spec of a deployment of these versions; `said` are the fields that its caller sent,
-    `adapters` the versions of those that it names.
+    `adapters` the versions of those that it names, `draft` is what `engine.draft_model` means now.
 
     Raises `invalid_field` for what language models cannot have, or others cannot, and for one
     that `budget` bytes of memory cannot hold.
@@ -65,8 +84,13 @@ def complete(
     for name in ("cache", "shadow"):
         if getattr(wanted, name) is not None:
             raise invalid(name, "a deployment of a language model cannot have this")
+    options = wanted.engine
+    if draft is not None:
+        options = replace(options, draft_model=_draft(options, draft, generating))
+        wanted = replace(wanted, engine=options)
+    _check_options(wanted)
     for version in generating:
-        _check(version, wanted.engine, budget, held(adapters, wanted.engine))
+        _check(version, options, budget, held(adapters, options))
     timeout = wanted.timeout_ms if "timeout_ms" in said else TIMEOUT_MS
     return replace(wanted, engine=replace(wanted.engine, name=ENGINE), timeout_ms=timeout)
 
@@ -92,12 +116,68 @@ def _external(
     return replace(wanted, engine=EngineOptions(name=EXTERNAL), timeout_ms=timeout)
 
 
+def _draft(options: EngineOptions, draft: ModelVersion, versions: Sequence[ModelVersion]) -> Draft:
+    """The option with all that a replica needs to know of the draft. Raises `invalid_field`."""
+    field = "engine.draft_model"
+    assert options.draft_model is not None
+    if draft.task != GENERATION or is_external(draft):
+        raise invalid(field, f"{draft.ref} is no language model that runs here")
+    told = draft.report["generation"]
+    if told["layout"] != "ir":
+        raise invalid(
+            field,
+            f"{draft.ref} is {told['layout']}; the engine {ENGINE} reads drafts as OpenVINO's IR",
+            "Convert it to OpenVINO's IR first.",
+        )
+    for version in versions:
+        words = version.report["generation"]["vocabulary"]
+        if words != told["vocabulary"]:
+            raise invalid(
+                field,
+                f"{draft.ref} has {told['vocabulary']:,} words, {version.ref} {words:,}",
+                "A draft has the vocabulary of the model that checks it.",
+            )
+    digest = draft.artifacts[0].digest
+    return replace(
+        options.draft_model, model=draft.ref, digest=digest, weight_bytes=told["weight_bytes"]
+    )
+
+
+def _check_options(wanted: Deployment) -> None:
+    """What options exclude each other. Raises `invalid_field`."""
+    options = wanted.engine
+    if options.prefix_cache and wanted.access:
+        # Its hits are seen in the time to the first token.
+        raise invalid(
+            "engine.prefix_cache",
+            "callers of several tenants would learn from it what others have asked",
+            "Leave it out, or give access to no other tenant.",
+        )
+    for name in ("prefix_cache", "prompt_lookup", "draft_model"):
+        if wanted.adapters and getattr(options, name) is not None:
+            raise invalid(
+                f"engine.{name}",
+                NOT_WITH_ADAPTERS[name],
+                "Leave it out, or serve the adapters in a deployment of their own.",
+            )
+    if options.prompt_lookup is not None and options.draft_model is not None:
+        raise invalid("engine.draft_model", "prompt_lookup guesses already", "Choose one of them.")
+    if options.kv_precision == "bf16":
+        raise invalid(
+            "engine.kv_precision",
+            "the engine keeps bf16 only where it also computes in it, which it does not here",
+            f"Use one of: {', '.join(SHARES)}.",
+        )
+
+
 def need(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> int:
     """The bytes of one replica: weights, cache, `adapters`, and what is beside them."""
     told = version.report["generation"]
-    weights = told["weight_bytes"]
-    serving = PER_BYTE * weights + cache(told, options) + adapters
-    return BASE + int(max(LOADING * weights, serving))
+    weights, kept = told["weight_bytes"], cache(told, options)
+    if options.draft_model is not None:
+        # It has as many blocks of a cache of its own, each no larger.
+        weights, kept = weights + options.draft_model.weight_bytes, 2 * kept
+    return BASE + int(max(LOADING * weights, PER_BYTE * weights + kept + adapters))
 
 
 def load(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> Load:

@@ -20,8 +20,10 @@ from meuse.core.nouns import (
     Canary,
     Deployment,
     DeploymentTarget,
+    Draft,
     EngineOptions,
     ModelVersion,
+    PromptLookup,
     Scale,
     Scope,
     Shadow,
@@ -159,6 +161,11 @@ _CACHE: dict[str, Read] = {
     "ttl_s": _number(0.1, 7 * 24 * 3600),
     "max_bytes": _whole(1024, 1024 * _MIB),
 }
+_LOOKUP: dict[str, Read] = {
+    "max_ngram_size": _whole(1, 16),
+    "num_assistant_tokens": _whole(1, 16),
+}
+_DRAFT: dict[str, Read] = {"model": _reference, "num_assistant_tokens": _whole(1, 16)}
 _ENGINE: dict[str, Read] = {
     "name": _or_none(lambda field, value: choice(field, value, ENGINES)),
     "cores": _or_none(_whole(1, MAX_CORES)),
@@ -167,6 +174,10 @@ _ENGINE: dict[str, Read] = {
     "max_batched_tokens": _or_none(_whole(1, 1 << 20)),
     "max_adapters": _or_none(_whole(1, MAX_ADAPTERS)),
     "adapter_turn_ms": _or_none(_whole(1, MAX_TIMEOUT_MS)),
+    "kv_precision": _or_none(lambda field, value: choice(field, value, ("u8", "f16", "bf16"))),
+    "prefix_cache": lambda field, value: _flag(field, value) or None,
+    "prompt_lookup": lambda field, value: _optional(field, value, PromptLookup, _LOOKUP),
+    "draft_model": lambda field, value: _draft(field, value),  # noqa: PLW0108 - stands below
 }
 
 
@@ -186,6 +197,19 @@ def _optional(name: str, body: Any, kind: type[T], reads: Mapping[str, Read]) ->
     if body is None or body is False:
         return None
     return _part(name, {} if body is True else body, kind, reads)
+
+
+def _flag(field: str, value: Any) -> bool:
+    if value is not None and not isinstance(value, bool):
+        raise invalid(field, f"{value!r} is not allowed", "Use true or false.")
+    return bool(value)
+
+
+def _draft(field: str, value: Any) -> Draft | None:
+    """A reference, or {model, num_assistant_tokens}."""
+    if value is True:
+        raise invalid(field, "which model guesses is missing", "Use name:3 or name@alias.")
+    return _optional(field, {"model": value} if isinstance(value, str) else value, Draft, _DRAFT)
 
 
 def _scale(body: Any) -> Scale:

@@ -13,7 +13,7 @@ from typing import Any
 
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.fields import known, real
-from meuse.core.figures import higher_is_better, primary
+from meuse.core.figures import PER_TOKEN, higher_is_better, primary
 from meuse.core.references import parse_data
 
 Evaluations = Sequence[Mapping[str, Any]]
@@ -99,6 +99,14 @@ def decide(
             "gate.metric",
             f"{candidate} and {current} have no common figure {metric!r}",
             f"They have: {', '.join(sorted(common))}.",
+        )
+    tokens = one.get("tokens"), other.get("tokens")
+    if metric in PER_TOKEN and tokens[0] != tokens[1]:
+        raise invalid(
+            "gate.metric",
+            f"{candidate} reads {tokens[0]} tokens where {current} reads {tokens[1]}: of different "
+            f"tokenizers {metric} does not compare",
+            "Judge both by choice or exact_match.",
         )
     return _judge(candidate, current, one, other, metric, gate)
 

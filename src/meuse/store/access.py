@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import replace
 from typing import Any
 
 import sqlalchemy as sa
 
 from meuse.core.clock import now_ms
 from meuse.core.errors import not_found
-from meuse.core.nouns import KeyRecord, PlanVersion, Price, Scope, Tenant
+from meuse.core.nouns import KeyRecord, PlanVersion, Scope, Tenant
+from meuse.core.plans import plan_of, price_body, terms_body
 from meuse.store.database import Database
-from meuse.store.tables import api_key, plan_version
+from meuse.store.tables import api_key, plan_version, tenant_plan
 from meuse.store.tables import tenant as tenant_table
 
 
@@ -79,22 +79,29 @@ class SqlAccess:
                 raise not_found("key", key_id)
 
     def put_tenant(self, name: str, plan: str | None) -> Tenant:
+        now = now_ms()
         with self._database.write_alone("tenant", name) as connection:
             row = connection.execute(
                 sa.select(tenant_table).where(tenant_table.c.tenant_id == name)
             ).first()
             if row is None:
-                tenant = Tenant(name, plan, now_ms())
                 connection.execute(
-                    tenant_table.insert().values(
-                        tenant_id=name, plan=plan, created_ms=tenant.created_ms
-                    )
+                    tenant_table.insert().values(tenant_id=name, plan=plan, created_ms=now)
                 )
-                return tenant
-            connection.execute(
-                tenant_table.update().where(tenant_table.c.tenant_id == name).values(plan=plan)
-            )
+                _note_plan(connection, name, plan, now)
+                return Tenant(name, plan, now)
+            if row.plan != plan:
+                connection.execute(
+                    tenant_table.update().where(tenant_table.c.tenant_id == name).values(plan=plan)
+                )
+                _note_plan(connection, name, plan, now)
             return Tenant(name, plan, row.created_ms)
+
+    def plan_changes(self, tenant: str) -> list[tuple[int, str | None]]:
+        p = tenant_plan.c
+        query = sa.select(p.from_ms, p.plan).where(p.tenant_id == tenant).order_by(p.from_ms)
+        with self._database.read() as connection:
+            return [(row.from_ms, row.plan) for row in connection.execute(query)]
 
     def tenant(self, name: str) -> Tenant:
         for tenant in self._tenants(tenant_table.c.tenant_id == name):
@@ -116,10 +123,9 @@ class SqlPlans:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def put_plan(self, name: str, currency: str, prices: Sequence[dict[str, Any]]) -> PlanVersion:
-        """The next version; the same prices again give the version that has them."""
-        rows = tuple(Price(**price) for price in prices)
-        text = json.dumps([asdict(price) for price in rows])
+    def put_plan(self, plan: PlanVersion) -> PlanVersion:
+        """The next version; what says the same again gives the version that there is."""
+        name = plan.name
         with self._database.write_alone("plan", name) as connection:
             last = connection.execute(
                 sa.select(plan_version)
@@ -127,15 +133,18 @@ class SqlPlans:
                 .order_by(plan_version.c.version.desc())
                 .limit(1)
             ).first()
-            if last is not None and (last.currency, last.prices) == (currency, text):
-                return _plan(last)
-            plan = PlanVersion(name, (last.version if last else 0) + 1, currency, rows, now_ms())
+            if last is not None:
+                kept = _plan(last)
+                if replace(plan, version=kept.version, created_ms=kept.created_ms) == kept:
+                    return kept
+            plan = replace(plan, version=(last.version if last else 0) + 1, created_ms=now_ms())
             connection.execute(
                 plan_version.insert().values(
                     name=name,
                     version=plan.version,
-                    currency=currency,
-                    prices=text,
+                    currency=plan.currency,
+                    prices=json.dumps([price_body(price) for price in plan.prices]),
+                    terms=json.dumps(terms_body(plan)),
                     created_ms=plan.created_ms,
                 )
             )
@@ -151,12 +160,29 @@ class SqlPlans:
             raise not_found("plan", name, "Make it with PUT /api/plans/{name}.")
         return _plan(row)
 
+    def versions(self, name: str) -> list[PlanVersion]:
+        """All versions of one plan, oldest first; none when there is no such plan."""
+        p = plan_version.c
+        query = sa.select(plan_version).where(p.name == name).order_by(p.version)
+        with self._database.read() as connection:
+            return [_plan(row) for row in connection.execute(query)]
+
     def plans(self) -> list[PlanVersion]:
         query = sa.select(plan_version).order_by(plan_version.c.name, plan_version.c.version)
         with self._database.read() as connection:
             return [_plan(row) for row in connection.execute(query)]
 
 
+def _note_plan(connection: sa.Connection, tenant: str, plan: str | None, now: int) -> None:
+    """From now on it has this plan; a clock that went back does not reorder what was before."""
+    p = tenant_plan.c
+    latest = connection.execute(
+        sa.select(sa.func.max(p.from_ms)).where(p.tenant_id == tenant)
+    ).scalar_one()
+    start = now if latest is None else max(now, latest + 1)
+    connection.execute(tenant_plan.insert().values(tenant_id=tenant, from_ms=start, plan=plan))
+
+
 def _plan(row: sa.Row[Any]) -> PlanVersion:
-    prices = tuple(Price(**price) for price in json.loads(row.prices))
-    return PlanVersion(row.name, row.version, row.currency, prices, row.created_ms)
+    prices, terms = json.loads(row.prices), json.loads(row.terms or "{}")
+    return plan_of(row.name, row.version, row.created_ms, row.currency, prices, terms)

@@ -17,7 +17,9 @@ from meuse.core.nouns import (
     Canary,
     Deployment,
     DeploymentTarget,
+    Draft,
     EngineOptions,
+    PromptLookup,
     Scale,
     Scope,
     Shadow,
@@ -55,13 +57,21 @@ def _load(row: sa.Row[Any]) -> Deployment:
         shadow=_optional(Shadow, body.get("shadow")),
         canary=_canary(body.get("canary")),
         cache=_optional(Cache, body.get("cache")),
-        engine=EngineOptions(**body.get("engine", {})),
+        engine=_engine(body.get("engine", {})),
         adapters=tuple(Adapter(**a) for a in body.get("adapters", [])),
     )
 
 
 def _optional(kind: type[T], body: dict[str, Any] | None) -> T | None:
     return None if body is None else kind(**body)
+
+
+def _engine(body: dict[str, Any]) -> EngineOptions:
+    nested = {
+        "prompt_lookup": _optional(PromptLookup, body.get("prompt_lookup")),
+        "draft_model": _optional(Draft, body.get("draft_model")),
+    }
+    return EngineOptions(**{**body, **nested})
 
 
 def _canary(body: dict[str, Any] | None) -> Canary | None:

@@ -138,11 +138,13 @@ class MoneyStore:
                 row["day"] = day_of(row["day"] * _DAY_MS)
         return rows
 
-    def rollup_rows(self, tenant: str, start_ms: int, end_ms: int) -> list[RollupRow]:
-        """What a payer used, for rating."""
+    def rollup_rows(
+        self, tenant: str, start_ms: int, end_ms: int, *, windows: Sequence[tuple[int, int]] = ()
+    ) -> list[RollupRow]:
+        """What a payer used in [start, end), or in each of `windows`, for rating."""
         _check_bounds(start_ms, end_ms)
         with self._database.read() as connection:
-            return _rollup_rows(connection, tenant, start_ms, end_ms)
+            return _rollup_rows(connection, tenant, windows or [(start_ms, end_ms)])
 
     # --- invoices and alarms ---
 
@@ -153,15 +155,17 @@ class MoneyStore:
         end_ms: int,
         build: Callable[[Sequence[RollupRow]], InvoiceDraft],
         *,
+        windows: Sequence[tuple[int, int]] = (),
         keep: bool = True,
     ) -> tuple[Invoice, bool]:
         """Make the invoice of a period; (invoice, whether it is new).
 
         An issued one is returned as it is; a draft keeps its id and is built again. `build`
-        sees the rollup inside the same transaction: no usage slips in between reading and
-        issuing. A final one gets the next number, without gaps. Raises `conflict` when an
-        issued invoice of another period covers a part of this one, and what `build` raises.
-        Without `keep` nothing is written, and what is built is a draft without an id.
+        sees the rollup of [start, end), or of each of `windows`, inside the same transaction:
+        no usage slips in between reading and issuing. A final one gets the next number,
+        without gaps. Raises `conflict` when an issued invoice of another period covers a part
+        of this one, and what `build` raises. Without `keep` nothing is written, and what is
+        built is a draft without an id.
         """
         _check_bounds(start_ms, end_ms)
         with self._database.write() as connection:
@@ -169,7 +173,8 @@ class MoneyStore:
             old = _same_or_overlapping(connection, tenant, start_ms, end_ms)
             if old is not None and old.status == "issued":
                 return _invoice(old), False
-            draft = build(_rollup_rows(connection, tenant, start_ms, end_ms))
+            rows = _rollup_rows(connection, tenant, windows or [(start_ms, end_ms)])
+            draft = build(rows)
             now = self._clock()
             if not keep:
                 return _preview(tenant, draft, now), False
@@ -256,19 +261,23 @@ def _check_bounds(start_ms: int, end_ms: int) -> None:
 
 
 def _rollup_rows(
-    connection: sa.Connection, tenant: str, start_ms: int, end_ms: int
+    connection: sa.Connection, tenant: str, windows: Sequence[tuple[int, int]]
 ) -> list[RollupRow]:
+    """Of each window [start, end) by itself."""
     r = t.rollup.c
-    key = (r.meter, r.deployment, r.plan_version)
-    query = sa.select(*key, sa.func.sum(r.quantity)).where(
-        r.tenant_id == tenant, r.bucket_ms >= start_ms, r.bucket_ms < end_ms
-    )
-    return [
-        RollupRow(meter, deployment, plan or None, int(quantity))
-        for meter, deployment, plan, quantity in connection.execute(
-            query.group_by(*key).order_by(*key)
+    key = (r.meter, r.deployment, r.plan_version, r.tier)
+    found: list[RollupRow] = []
+    for start, end in windows:
+        query = sa.select(*key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms)).where(
+            r.tenant_id == tenant, r.bucket_ms >= start, r.bucket_ms < end
         )
-    ]
+        for meter, deployment, plan, tier, quantity, first in connection.execute(
+            query.group_by(*key).order_by(*key)
+        ):
+            found.append(
+                RollupRow(meter, deployment, plan or None, int(quantity), tier, first, start)
+            )
+    return found
 
 
 def _same_or_overlapping(

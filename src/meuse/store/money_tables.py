@@ -102,12 +102,18 @@ class Ingested:
 
 @dataclass(frozen=True, slots=True)
 class RollupRow:
-    """A payer's quantity of one meter on one deployment under one plan version."""
+    """A payer's quantity of one meter on one deployment at one tier under one plan version.
+
+    It is of a window of time that begins at `from_ms`; `first_ms` is its first bucket there.
+    """
 
     meter: str
     deployment: str
     plan_version: str | None
     quantity: int
+    tier: str
+    first_ms: int
+    from_ms: int
 
 
 @dataclass(frozen=True, slots=True)

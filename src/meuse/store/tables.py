@@ -225,6 +225,15 @@ tenant = sa.Table(
     sa.Column("created_ms", sa.BigInteger, nullable=False),
 )
 
+tenant_plan = sa.Table(
+    "tenant_plan",
+    metadata,
+    # Which plan a tenant had from when on: fees go by it.
+    sa.Column("tenant_id", sa.String(63), primary_key=True),
+    sa.Column("from_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("plan", sa.String(63)),
+)
+
 plan_version = sa.Table(
     "plan_version",
     metadata,
@@ -233,5 +242,6 @@ plan_version = sa.Table(
     sa.Column("version", sa.Integer, primary_key=True, autoincrement=False),
     sa.Column("currency", sa.String(3), nullable=False),
     sa.Column("prices", sa.Text, nullable=False),
+    sa.Column("terms", sa.Text),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,3 +34,12 @@ def test_numbers_are_for_litert() -> None:
     """OpenVINO's integers come from another method, and the error says which."""
     with pytest.raises(ValueError, match="quantize"):
         Convert(to="openvino", numbers="int8")
+
+
+def test_ranges_need_rows(images: Any) -> None:
+    """LiteRT's int8 of one row would be ranges of that row: refused before the toolchain starts."""
+    one = replace(images.material, rows={"image": images.material.rows["image"][:1]})
+    with pytest.raises(MeuseError) as caught:
+        convert(images.artifact, one, Convert(to="litert", numbers="int8"))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "data")
+    assert "1 rows" in caught.value.message

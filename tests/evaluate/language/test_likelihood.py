@@ -14,10 +14,10 @@ import transformers
 from hypothesis import given
 from hypothesis import strategies as st
 
-from helpers_tiny_llm import CONTEXT, write_gguf
+from helpers_tiny_llm import CONTEXT, engine_graph, write_gguf
 from meuse.core.errors import Code, MeuseError
 from meuse.evaluate.language.checkpoint import TorchModel
-from meuse.evaluate.language.ir import GRAPH, IrModel, graph_of_gguf
+from meuse.evaluate.language.ir import GRAPH, IrModel
 from meuse.evaluate.language.likelihood import (
     Ids,
     continuation,
@@ -138,7 +138,7 @@ def test_openvino_says_what_torch_says(weights: Path) -> None:
     read = transformers.AutoModelForCausalLM.from_pretrained(
         weights.parent, gguf_file=weights.name, dtype=torch.float32
     ).eval()
-    graph = IrModel(graph_of_gguf(weights), context=CONTEXT)
+    graph = IrModel(engine_graph(weights), context=CONTEXT)
     for seed, count in enumerate([100, 3, 2]):
         ids = ids_of(count, seed, 250)
         expected = TorchModel(read).log_probabilities(ids)
@@ -150,7 +150,7 @@ def test_the_engine_is_judged_in_its_own_chunks(
     weights: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A text read piece by piece behind the cache comes to the same."""
-    graph = IrModel(graph_of_gguf(weights), context=CONTEXT)
+    graph = IrModel(engine_graph(weights), context=CONTEXT)
     ids = ids_of(100, 7, 250)
     whole = graph.log_probabilities(ids)
     monkeypatch.setattr("meuse.evaluate.language.ir.CHUNK", 16)
@@ -159,11 +159,6 @@ def test_the_engine_is_judged_in_its_own_chunks(
 
 def test_what_is_no_graph_of_a_language_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / GRAPH).write_text("<net/>")
-    (tmp_path / "broken.gguf").write_bytes(b"GGUF")
-    for call in (
-        lambda: IrModel(tmp_path / GRAPH, context=8),
-        lambda: graph_of_gguf(tmp_path / "new" / "broken.gguf"),
-    ):
-        with pytest.raises(MeuseError) as caught:
-            call()
-        assert caught.value.code is Code.INVALID_DATA
+    with pytest.raises(MeuseError) as caught:
+        IrModel(tmp_path / GRAPH, context=8)
+    assert caught.value.code is Code.INVALID_DATA

@@ -46,6 +46,7 @@ class Obedient:
     """A `Generator`."""
 
     context = 1_000_000_000
+    cached_tokens = 0
 
     def __init__(self, max_sequences: int, pause_s: float) -> None:
         self.max_sequences = max_sequences

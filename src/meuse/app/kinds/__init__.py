@@ -5,6 +5,7 @@ Here stages meet: data with training, the registry with deployments. One module 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from meuse.app.kinds.pull import Sources
 from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
+from meuse.app.kinds.tune import Tune
 from meuse.app.kinds.tuning import Tunings
 from meuse.core.nouns import Limit
 from meuse.jobs.kinds import JobKind
@@ -39,9 +41,10 @@ def kinds(
     batches: Batches,
     tunings: Tunings,
     tuning: Finetune,
+    threads: int,
 ) -> dict[str, JobKind]:
     """The kinds that this platform runs, by name. `limits` are all of the platform, counted in
-    the file `cells`."""
+    the file `cells`; `threads` are a replica's where its deployment does not say."""
     budgets = Budgets(limits, cells)
     time = TrainingTime(budgets, journal, plan_of)
     return {
@@ -57,4 +60,5 @@ def kinds(
         "ingest": Ingest(stores, intake).kind(),
         "search": time.metered(Search(stores, foreign).kind()),
         "batch": batches.kind(),
+        "tune": Tune(stores, threads, os.cpu_count() or 1).kind(),
     }

@@ -26,6 +26,7 @@ from meuse.core.nouns import (
 from meuse.core.ports import Blobs, FileStore
 from meuse.gateway.openai.conversation import normal
 from meuse.jobs.kinds import JobKind
+from meuse.meter.jobs import TIER
 from meuse.registry import references
 from meuse.registry.card import check_given
 from meuse.train.llm import lines
@@ -119,7 +120,8 @@ class Finetune:
         plan = self.plan_of(job.scope.tenant)
         if plan is None:
             return []
-        found = [(m, price_of(plan, m, f"{job.scope.tenant}/{model}")) for m in METERS]
+        name = f"{job.scope.tenant}/{model}"
+        found = [(meter, price_of(plan, meter, name, TIER)) for meter in METERS]
         return [
             {"meter": meter, "amount": price.amount, "per": price.per, "currency": plan.currency}
             for meter, price in found

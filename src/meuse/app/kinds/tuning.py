@@ -10,23 +10,29 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from meuse.api import tuning_objects
+from meuse.app.kinds.shared import Stores
 from meuse.core.clock import now_ms
-from meuse.core.errors import invalid
-from meuse.core.nouns import Job, Scope, StoredFile
+from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.nouns import Adapter, Job, Scope, StoredFile
 from meuse.core.ports import Blobs, FileStore, JobStore
 from meuse.core.tuning import FIELD, FineTuning
+from meuse.deploy import adapters
+from meuse.deploy.spec import MAX_ADAPTERS
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import record_id
+from meuse.registry import references
 from meuse.train.llm.spec import is_tuning
 
 PURPOSE = "fine-tune-results"
 _PAGE = 1000
+_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Tunings:
     """`jobs` has what a job said, of which its file of results is made."""
 
+    stores: Stores
     jobs: JobStore
     files: FileStore
     blobs: Blobs
@@ -41,9 +47,41 @@ class Tunings:
             answer = kind.complete(job, result)
             if not is_tuning(job.spec.get("recipe")) or "model" not in answer:
                 return answer
-            return {**answer, "result_file": self._results(job)}
+            return {**answer, "result_file": self._results(job), **self._attached(job, answer)}
 
         return replace(kind, check=check, complete=complete)
+
+    def _attached(self, job: Job, answer: Mapping[str, Any]) -> dict[str, Any]:
+        """What the job's result says of the adapter on its deployment, if it was to be there."""
+        tuning = FineTuning.from_dict(job.spec.get(FIELD) or {})
+        if tuning.deployment is None or tuning.adapter is None:
+            return {}
+        adapter = Adapter(tuning.adapter, answer["model"])
+        for left in reversed(range(_TRIES)):
+            try:
+                self._attach(job.scope, tuning.deployment, adapter)
+                break
+            except MeuseError as error:
+                if error.code is Code.PRECONDITION_FAILED and left:
+                    continue  # somebody was faster
+                # The adapter is there all the same: the job has done what cannot be repeated.
+                return {"deployment_error": error.to_dict()}
+        return {"fine_tuned_model": f"{tuning.deployment}:{tuning.adapter}"}
+
+    def _attach(self, scope: Scope, name: str, adapter: Adapter) -> None:
+        """In the place of one of the same name; somebody's change in between is not undone."""
+        store, registry = self.stores.deployments, self.stores.registry
+        existing = store.get(scope, name)
+        if adapter in existing.adapters:
+            return  # this step ran before
+        others = [each for each in existing.adapters if each.name != adapter.name]
+        if len(others) >= MAX_ADAPTERS:
+            raise invalid("adapters", f"{name} has {len(others)} adapters, and may have no more")
+        named = sorted([*others, adapter], key=lambda each: each.name)
+        bases = [references.resolve(registry, scope, each.model) for each in existing.targets]
+        wanted, _ = adapters.pinned(registry, replace(existing, adapters=tuple(named)), bases)
+        store.put(wanted, existing.generation)
+        self.stores.wake()
 
     def _results(self, job: Job) -> str:
         """The id of the file; the same however often an attempt is completed.

@@ -16,7 +16,7 @@ from meuse.jobs.child import Work
 TIMED = ("train", "compress", "search")
 FILED = ("train", "compress", "evaluate")
 """Those that read files of `/v1/files` too: their `work` takes the blobs of them as `files`."""
-WORKS = ("train", "compress", "evaluate", "predict", "import", "ingest", "search", "batch")
+WORKS = ("train", "compress", "evaluate", "predict", "import", "ingest", "search", "batch", "tune")
 
 
 def works(blobs: Blobs, files: Blobs) -> dict[str, Work]:

@@ -16,10 +16,9 @@ from typing import Any
 
 import openvino
 
-from meuse.app.replica import lay_out
-from meuse.app.work.judging import Exam, Progress
 from meuse.app.work.pull import keep
 from meuse.app.work.subjects import served
+from meuse.app.work.tokens import tokens_of
 from meuse.compress.language import gate, report, speed
 from meuse.compress.language.report import Side
 from meuse.compress.language.spec import LanguageCompressSpec
@@ -27,9 +26,8 @@ from meuse.compress.language.weights import compressed
 from meuse.compress.run import refuse
 from meuse.core.ports import Blobs, JobContext, Paused
 from meuse.evaluate.language import lines
-from meuse.evaluate.language.likelihood import WINDOW, Ids, Likelihood
+from meuse.evaluate.language.likelihood import WINDOW, Ids, Likelihood, perplexity
 from meuse.evaluate.language.lines import Line
-from meuse.evaluate.language.spec import LanguageSpec
 from meuse.gateway.openai.conversation import normal
 from meuse.jobs.effort import Effort
 from meuse.language.checkpoint import open_checkpoint
@@ -38,7 +36,7 @@ from meuse.language.ir import GRAPH, copy_ir, write_ir
 from meuse.pull import checkpoint
 from meuse.pull.facts import Facts, manifest
 from meuse.registry.card import note
-from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.genai import GenaiGenerator
 from meuse.serve.generation.manifest import Manifest
 from meuse.train.digest import source_digest
@@ -63,10 +61,9 @@ def work(blobs: Blobs, files: Blobs, context: JobContext, job: dict[str, Any]) -
         found = lines.read(file, normal)
     lines.metrics_of(found, ("perplexity",))
     with Effort(context.folder / "checkpoint-effort.json") as effort:
-        parent = manifests.decode(blobs.read(inputs["tenant"], inputs["manifest"]))
         given, made = context.folder / "parent", context.folder / "made"
+        parent = lay_out(inputs["manifest"], given, blobs, inputs["tenant"])
         whole = given if parent.layout == "ir" else context.folder / "whole"
-        lay_out(parent, given, blobs, inputs["tenant"])  # type: ignore[arg-type]
         bench = _Bench(context, spec, found, parent)
         seconds = bench.make(given, whole, made)
         told = bench.compare(given, whole, made, seconds)
@@ -161,12 +158,14 @@ class _Bench:
     def _likelihood(self, folder: Path, stage: int) -> Likelihood:
         self._stage(stage, "judging")
         subject = served(manifest(self.facts(folder), (), "", ""), folder)
-        window = min(WINDOW, self._parent.context)
-        progress = Progress(self._context, self._spec.model, stage, _STAGES, 1, len(self._found))
-        asked = LanguageSpec((self._spec.model,), self._spec.data, ("perplexity",))
-        exam = Exam(subject, self._found, window, max(window // 2, 1), asked, progress)
-        columns = exam.take(("perplexity",))
-        return Likelihood(columns["nats"], columns["tokens"].astype(int))
+        context = min(subject.model.context, self._parent.context)
+        window = min(WINDOW, context)
+        read = (tokens_of(line, subject.reader, subject.tokenizer, context) for line in self._found)
+        texts, firsts = zip(*(answers[0] for answers in read), strict=True)
+        return perplexity(
+            subject.model, texts, firsts, window=window, stride=max(window // 2, 1),
+            progress=lambda done: self._stage(stage + done / len(texts), "judging"),
+        )  # fmt: skip
 
     def _paces(self, before: Path, after: Path) -> dict[str, speed.Pace]:
         self._stage(3, "measuring the pace of both")
@@ -190,7 +189,7 @@ class _Bench:
         room = generator.context - speed.ANSWER
         return generator.tokenizer.encode(text)[: min(speed.PROMPT, room)]
 
-    def _stage(self, number: int, told: str) -> None:
+    def _stage(self, number: float, told: str) -> None:
         if self._context.paused():
             raise Paused
         self._context.progress(number / _STAGES, note=told)

@@ -90,7 +90,7 @@ def _told(
         evaluation = judged[one["model"]].evaluation
         one |= {"engine": evaluation.engine, "seconds": evaluation.seconds}
         one |= {"tokens": evaluation.tokens, "wrong": wrong[one["model"]]}
-    return {**result, "metrics": list(metrics)}
+    return {**result, "measured": list(metrics)}
 
 
 class Progress:

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Meta
 
 from meuse.compress.method import Method
+from meuse.core.errors import invalid
 
 LEAST_ROWS = 16
 """Fewer rows say nothing of the range of an activation."""
@@ -34,7 +35,8 @@ class Quantize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What becomes of the numbers of a finished graph.
 
     `int8_static` takes ranges of activations from rows of the training split; `int8_dynamic`
-    takes them from every batch anew. `mixed` leaves those layers in float32 that cost most.
+    takes them from every batch anew. `mixed` leaves those layers in float32 that cost most, and
+    takes those to int4 that cost least.
     `int4`, `float16` and `bfloat16` change what weights are stored as. The `openvino_…` modes
     give OpenVINO IR, which the engine of that name runs.
     """
@@ -68,14 +70,29 @@ class Quantize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         float,
         Meta(ge=0, le=1, description="mixed: how far the metric may fall on the validation split"),
     ] = 0.005
+    least_bits: Annotated[
+        Literal[8, 4],
+        Meta(description="mixed: 4: also int4 weights, where group_size divides the inputs"),
+    ] = 8
 
     def __post_init__(self) -> None:
         if self.percentile != 99.99 and self.calibration != "percentile":
             raise ValueError("percentile needs calibration: percentile")
+        if self.least_bits != 8 and self.mode != "mixed":
+            raise invalid("least_bits", f"{self.mode} has bits of its own", "Use mode mixed.")
 
 
 class Qat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Training with 8-bit weights and activations simulated; exported with its scales."""
+    """Training with 8-bit weights and activations simulated; exported with its scales.
+
+    The backend `own` gives ONNX with pairs of quantize and dequantize, and a network that later
+    steps can change; `nncf` gives OpenVINO IR, which the engine of that name runs.
+    """
+
+    backend: Annotated[
+        Literal["own", "nncf"],
+        Meta(description="who simulates, and what is exported: ONNX, or OpenVINO IR by NNCF"),
+    ] = "own"
 
     epochs: Annotated[int, Meta(ge=1, le=1000, description="epochs of training")] = 3
     learning_rate: Annotated[
@@ -88,6 +105,10 @@ class Qat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     rows: Annotated[
         int, Meta(ge=LEAST_ROWS, le=8192, description="rows that the first ranges are taken from")
     ] = 512
+
+    def __post_init__(self) -> None:
+        if self.backend == "nncf" and self.scales != "learned":
+            raise invalid("scales", "NNCF trains its scales", "Leave scales out, or use own.")
 
 
 METHODS = (

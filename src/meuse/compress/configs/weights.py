@@ -32,8 +32,8 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description=f"int4: weights of one output that share a scale; by default {GROUP}"),
     ] = None
     ratio: Annotated[
-        float | None,
-        Meta(gt=0, le=1, description="int4: share of the weights; the most sensitive stay int8"),
+        Annotated[float, Meta(gt=0, le=1)] | None,
+        Meta(description="int4: share of the weights; the most sensitive stay int8"),
     ] = None
     uneven: Annotated[
         Literal["refuse", "adjust"] | None,

@@ -98,7 +98,7 @@ def _goal(goal: object) -> LanguageGoal:
     known(goal, {f.name for f in fields(LanguageGoal)}, "goal.")
     given = {name: value for name, value in goal.items() if value is not None}
     told = "Use a share of the parent's perplexity from 0 to 1, such as 0.05."
-    drop = real("goal.max_drop", given.get("max_drop", LanguageGoal.max_drop), told)
+    drop = real("goal.max_drop", given.get("max_drop", LanguageGoal().max_drop), told)
     if not 0 <= drop <= 1:
         raise invalid("goal.max_drop", f"{drop!r} is not allowed", told)
     size: int | None = None

@@ -6,6 +6,7 @@ Imports openvino only when it is used.
 from __future__ import annotations
 
 import io
+import itertools
 import tempfile
 import zipfile
 from pathlib import Path
@@ -24,6 +25,18 @@ def model_of(model: bytes) -> Any:
     for port, name in zip(graph.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
     return graph
+
+
+def join(*parts: Any) -> Any:
+    """One model of several: each reads in its only input what the one before gives in its only
+    output. Inputs are those of the first, outputs those of the last. The parts are used up."""
+    import openvino as ov
+
+    for before, after in itertools.pairwise(parts):
+        given = before.outputs[0].get_node().input_value(0)
+        for reader in after.inputs[0].get_node().output(0).get_target_inputs():
+            reader.replace_source_output(given)
+    return ov.Model(parts[-1].get_results(), parts[0].get_parameters())
 
 
 def pack(model: Any) -> Artifact:

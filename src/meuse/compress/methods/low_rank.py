@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812  the field's name for it
 from torch import Tensor, nn
 
 from meuse.compress.configs.low_rank import DEFAULT_ENERGY, LowRank
-from meuse.compress.material import Material
+from meuse.compress.material import Material, check_rows
 from meuse.compress.weights import layers
 from meuse.core.errors import invalid
 from meuse.train import surgery
@@ -71,9 +71,12 @@ def low_rank(network: nn.Module, material: Material, config: LowRank) -> nn.Modu
     (Jaderberg et al., arXiv:1405.3866). Zeros of pruned weights are lost in factors.
 
     Raises `invalid_field`: `layers.N` for no layer of these kinds, `rank` where none is so
-    large, `budget` where it is met already or cannot be, and where no layer gets smaller.
+    large, `budget` where it is met already or cannot be, and where no layer gets smaller;
+    `invalid_data` (`data`) for fewer than 16 training rows to measure inputs on.
     """
     chosen = _chosen(network, config)
+    if config.data:
+        check_rows(material.train, ", or set data to false: weights alone")
     moments = _moments(network, chosen, material, config) if config.data else {}
     parts = [_take_apart(name, m, config, moments.get(name)) for name, m in chosen.items()]
     ranks = _ranks(network, parts, config)

@@ -44,8 +44,9 @@ def prune(network: nn.Module, material: Material, config: Prune) -> nn.Module:
 
     Magnitude pruning with training on (Han et al., arXiv:1506.02626), gradually along the
     cubic schedule of Zhu and Gupta (arXiv:1710.01878, equation 1); with a pattern n:m, the n
-    largest of m neighbouring inputs stay (Mishra et al., arXiv:2104.08378). Biases,
-    normalisation and embeddings are not pruned.
+    largest of m neighbouring inputs stay (Mishra et al., arXiv:2104.08378). The learning rate
+    stays through all rounds and falls in the last: what falls too early cannot make up for the
+    weights that go later (section 3 there). Biases, normalisation and embeddings are not pruned.
 
     Raises `invalid_field`: `rate` where a layer would lose all weights or the network has as
     many zeros already, `rates.NAME` for no layer, `pattern` where it does not divide, `method`
@@ -70,7 +71,9 @@ def prune(network: nn.Module, material: Material, config: Prune) -> nn.Module:
             material.fine_tune(
                 network,
                 config.epochs,
-                learning_rate=config.learning_rate,
+                options=material.options(
+                    config.epochs, config.learning_rate, falls=number == config.rounds
+                ),
                 name=f"round-{number}",
                 done=(number - 1) / config.rounds,
                 share=1 / config.rounds,

@@ -11,8 +11,9 @@ import torch
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
+from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Qat
-from meuse.compress.material import Material
+from meuse.compress.material import Material, check_rows
 from meuse.compress.methods.quantize.int8 import sums_are_exact
 from meuse.core.errors import Code, MeuseError
 from meuse.train import convolution, fakequant, surgery
@@ -22,43 +23,65 @@ _PASSING = (nn.ReLU, nn.MaxPool2d, nn.Flatten, nn.Dropout, nn.Identity)
 _BATCH = 64
 
 
-def qat(network: nn.Module, material: Material, config: Qat) -> nn.Module:
+def qat(network: nn.Module, material: Material, config: Qat) -> nn.Module | Artifact:
     """Train `network` on with linear layers and convolutions as if in 8-bit integers.
 
     Batch normalisation is folded into its convolution first. Ranges of what layers read come
     from `config.rows` training rows; then all weights are trained for `config.epochs`, with the
     scales (`learned`, Esser et al., arXiv:1902.08153) or with scales that follow the values
     (`minmax`, Jacob et al., arXiv:1712.05877). Zeros stay zeros. The exported graph has the
-    scales as quantize-dequantize pairs. Raises `invalid_data` (field `model`) when there is no
-    layer to quantize, and (`data`) for fewer than 16 training rows.
+    scales as quantize-dequantize pairs. With the backend `nncf` the simulation is NNCF's, scales
+    are trained, and the result is OpenVINO IR.
+
+    Raises `invalid_data` (field `model`) when there is no layer to quantize, and (`data`) for
+    fewer than 16 training rows; with `nncf` also `unavailable` (`backend`) without its packages
+    and `invalid_data` (`model`) for what it or OpenVINO lacks.
     """
-    if len(material.train) < 16:
-        raise MeuseError(
-            Code.INVALID_DATA,
-            f"there are {len(material.train)} rows to take ranges from; at least 16 are needed",
-            field="data",
-            hint="Name a dataset with more rows.",
-        )
+    check_rows(material.train, "")
+    if config.backend == "nncf":
+        return _by_nncf(network, material, config)
     network.eval()
     _fold_norms(network)
     chosen = _insert(network, learned=config.scales == "learned")
     if not chosen:
-        raise MeuseError(
-            Code.INVALID_DATA,
-            "the network has no layer that can be quantized",
-            field="model",
-            hint="Linear layers and 2-D convolutions can.",
-        )
+        raise _nothing()
     _find_ranges(network, material, config.rows)
+    _train(network, material, config, len(chosen))
+    for layer in chosen:
+        layer.settle()
+    return network
+
+
+def _by_nncf(network: nn.Module, material: Material, config: Qat) -> Artifact:
+    from meuse.compress.methods import qat_nncf
+
+    qat_nncf.check(material)
+    network.eval()
+    count = sum(type(module) in fakequant.KINDS for module in network.modules())
+    if not count:
+        raise _nothing()
+    _fold_norms(network)
+    network = qat_nncf.simulated(network, material, config.rows)
+    _train(network, material, config, count)
+    return qat_nncf.exported(network, material)
+
+
+def _nothing() -> MeuseError:
+    return MeuseError(
+        Code.INVALID_DATA,
+        "the network has no layer that can be quantized",
+        field="model",
+        hint="Linear layers and 2-D convolutions can.",
+    )
+
+
+def _train(network: nn.Module, material: Material, config: Qat, layers: int) -> None:
     before = material.score(network)
     figures = _with_adam(material).fine_tune(
         network, config.epochs, learning_rate=config.learning_rate, name="qat"
     )
-    for layer in chosen:
-        layer.settle()
     told = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-    material.job.log(f"{len(chosen)} layers in 8 bits: {before:.4f} before training; {told}")
-    return network
+    material.job.log(f"{layers} layers in 8 bits: {before:.4f} before training; {told}")
 
 
 def _with_adam(material: Material) -> Material:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from meuse.compress.configs.prune_structured import PruneStructured
-from meuse.compress.material import Material
+from meuse.compress.material import Material, check_rows
 from meuse.compress.methods import channels
 from meuse.compress.methods.channels import Group
 from meuse.core.errors import MeuseError, invalid
@@ -49,8 +49,11 @@ def prune(network: nn.Module, material: Material, config: PruneStructured) -> nn
 
     Raises `invalid_field`: `rate` where a layer would have no channel left or none would go,
     `rates.NAME` for what is not cut, `importance` for bn_scale without batch normalisation,
-    `method` where nothing can be cut.
+    `method` where nothing can be cut; `invalid_data` (`data`) for taylor on fewer than 16
+    training rows.
     """
+    if config.importance == "taylor":
+        check_rows(material.train, ", or use magnitude")
     sample = tensor_of(material.train.x[:2])
     sizes, cost = surgery.sizes(network), _cost(network, sample)
     graph = channels.graph_of(network, sample)

@@ -1,7 +1,6 @@
 """`LanguageModel` over OpenVINO, on CPUs: the graph with a cache in it that the engine serves.
 
-Knows openvino and, for GGUF files, openvino-genai: the engine builds the graph of such a file
-itself and can write it down, so that what is judged are the weights as served, still quantised.
+Knows openvino.
 """
 
 from __future__ import annotations
@@ -76,27 +75,3 @@ class IrModel:
         if logits.shape[1] != end - begin:
             raise MeuseError(Code.INVALID_DATA, "the graph gives logits for the last token alone")
         return np.asarray(logits[0])
-
-
-def graph_of_gguf(path: Path, threads: int = 1) -> Path:
-    """The graph that the engine builds of a GGUF file, written into the file's folder.
-
-    Raises `invalid_data` for a file that the engine does not read.
-    """
-    import openvino_genai
-
-    graph = path.parent / GRAPH
-    if graph.exists():
-        return graph
-    scheduler = openvino_genai.SchedulerConfig()
-    scheduler.num_kv_blocks = 2
-    try:
-        openvino_genai.ContinuousBatchingPipeline(
-            path, scheduler, "CPU",
-            {"INFERENCE_NUM_THREADS": threads, "enable_save_ov_model": True},
-        )  # fmt: skip
-    except RuntimeError as error:
-        raise MeuseError(
-            Code.INVALID_DATA, f"the model cannot be loaded: {str(error).strip()[-300:]}"
-        ) from error
-    return graph

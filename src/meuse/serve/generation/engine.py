@@ -54,6 +54,11 @@ class Generator(Protocol):
         ...
 
     @property
+    def cached_tokens(self) -> int:
+        """Of each prompt, those that need no work; -1 where the engine does not tell."""
+        ...
+
+    @property
     def busy(self) -> bool:
         """Whether a step has something to do."""
         ...

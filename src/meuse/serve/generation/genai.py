@@ -10,7 +10,6 @@ runs from the next `generate` on, which needs an empty pipeline.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,12 +27,10 @@ from meuse.serve.generation.engine import Progress, Work
 from meuse.serve.generation.grammar import Grammars
 from meuse.serve.generation.lora import Layer
 from meuse.serve.generation.messages import Format
+from meuse.serve.generation.tuning import BLOCK_TOKENS, Tuning, blocks
 
-BLOCK_TOKENS = 32
-"""Tokens in a block of the cache, on CPUs."""
 ANY_OBJECT = b'{"type":"object"}'
 """What `json_object` holds a text to."""
-_CACHE_SHARE = 0.6  # of 16 bits: 8, with their scales (as measured: 0.594)
 _CHUNK = 2048  # characters that are encoded together where a text may be cut
 _WORD = re.compile(r"(?<=[^\W\d_]) (?=[^\W\d_])")  # where every vocabulary begins a new token
 _SAMPLES = ("Hello, world!", "  two spaces\n\ttab", "naïve café, 12 345 €", "日本語 🙂 x")
@@ -115,22 +112,22 @@ class GenaiGenerator:
         max_batched_tokens: int = 256,
         cache_mb: int = 1024,
         kv_bytes_per_token: int = 0,
+        tuning: Tuning | None = None,
         layers: Mapping[str, Layer] | None = None,
         properties: Mapping[str, Any] | None = None,
     ) -> None:
+        self._tuning = tuning = tuning or Tuning()
         scheduler = openvino_genai.SchedulerConfig()
-        scheduler.enable_prefix_caching = False  # its hits would tell tenants of each other
+        scheduler.enable_prefix_caching = tuning.prefix_cache
         scheduler.max_num_seqs = max_sequences
         scheduler.max_num_batched_tokens = max_batched_tokens
         scheduler.dynamic_split_fuse = True
         if kv_bytes_per_token:
-            block = math.ceil(BLOCK_TOKENS * kv_bytes_per_token * _CACHE_SHARE)
-            blocks = max(cache_mb * 1024 * 1024 // block, 2)
-            scheduler.num_kv_blocks = blocks
-            context = min(context, (blocks - 1) * BLOCK_TOKENS)
+            scheduler.num_kv_blocks = blocks(cache_mb, kv_bytes_per_token, tuning.kv_precision)
+            context = min(context, (scheduler.num_kv_blocks - 1) * BLOCK_TOKENS)
         else:
-            scheduler.cache_size = max(math.ceil(cache_mb / 1024), 1)
-        given: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads, **(properties or {})}
+            scheduler.cache_size = max(-(-cache_mb // 1024), 1)
+        given = {**_properties(tuning, threads), **(properties or {})}
         if layers:
             given["adapters"] = self.adapter(lora.carrier(layers), 0.0)
         try:
@@ -161,6 +158,11 @@ class GenaiGenerator:
         self._number = 0
         if layers:
             self.use(None)
+
+    @property
+    def cached_tokens(self) -> int:
+        """Of a prompt: 0, or -1 with a prefix cache, whose hits the engine does not tell."""
+        return -1 if self._tuning.prefix_cache else 0
 
     @property
     def busy(self) -> bool:
@@ -250,6 +252,8 @@ class GenaiGenerator:
         config.eos_token_id = self._pipeline.get_config().eos_token_id
         config.stop_token_ids = set() if asked.ignore_eos else self._ends
         config.ignore_eos = asked.ignore_eos
+        config.max_ngram_size = self._tuning.max_ngram_size
+        config.num_assistant_tokens = self._tuning.assistant_tokens
         config.max_new_tokens = work.max_tokens
         config.presence_penalty = asked.presence_penalty
         config.frequency_penalty = asked.frequency_penalty
@@ -285,6 +289,19 @@ def linear_layers(folder: Path) -> dict[str, Layer]:
         inputs, outputs = sizes[::-1] if node.get_attributes()["transpose_b"] else sizes
         layers[name] = Layer(module, inputs, outputs)
     return layers
+
+
+def _properties(tuning: Tuning, threads: int) -> dict[str, Any]:
+    found: dict[str, Any] = {"INFERENCE_NUM_THREADS": threads}
+    if tuning.kv_precision:
+        found["KV_CACHE_PRECISION"] = tuning.kv_precision
+    if tuning.draft is not None:
+        found["draft_model"] = openvino_genai.draft_model(
+            tuning.draft, "CPU", INFERENCE_NUM_THREADS=threads
+        )
+    elif tuning.max_ngram_size:
+        found["prompt_lookup"] = True
+    return found
 
 
 def _first_line(error: Exception) -> str:

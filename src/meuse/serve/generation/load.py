@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from meuse.core.errors import Code, MeuseError
@@ -17,6 +17,7 @@ from meuse.serve.generation.shelf import Fetch, Shelf
 from meuse.serve.generation.template import Template
 from meuse.serve.generation.text import BytePieces, Detokenizer, Stops, Window
 from meuse.serve.generation.tools import parser
+from meuse.serve.generation.tuning import Tuning
 
 DEFAULT_SEQUENCES = 64
 DEFAULT_BATCHED_TOKENS = 256
@@ -33,6 +34,7 @@ class Options:
     cache_mb: int = 0
     max_adapters: int = 0
     """That are held for the engine at once; 0: it takes none."""
+    tuning: Tuning = field(default_factory=Tuning)
 
 
 def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None = None) -> Parts:
@@ -59,13 +61,14 @@ def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None
     adapts = manifest.layout == "ir" and options.max_adapters > 0 and fetch is not None
     layers = linear_layers(folder) if adapts else {}
     generator = GenaiGenerator(
-        folder / manifest.files[0].name if manifest.layout == "gguf" else folder,
+        model_path(manifest, folder),
         context=manifest.context,
         threads=options.threads,
         max_sequences=options.max_sequences or DEFAULT_SEQUENCES,
         max_batched_tokens=options.max_batched_tokens or DEFAULT_BATCHED_TOKENS,
         cache_mb=options.cache_mb or DEFAULT_CACHE_MB,
         kv_bytes_per_token=manifest.kv_bytes_per_token,
+        tuning=options.tuning,
         layers=layers,
     )
     tokenizer = generator.tokenizer
@@ -82,6 +85,11 @@ def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None
         if fetch is not None and layers
         else None,
     )
+
+
+def model_path(manifest: Manifest, folder: Path) -> Path:
+    """What the engine is given of a folder with the manifest's files."""
+    return folder / manifest.files[0].name if manifest.layout == "gguf" else folder
 
 
 def choices(tokenizer: Tokenizer, family: str) -> Callable[[int, Ask], Choice]:

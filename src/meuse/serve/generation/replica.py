@@ -277,7 +277,8 @@ class Replica:
         prompt, ask = request.prompt, request.ask
         assert prompt is not None
         request.started_us = now_us()
-        request.connection.write(frames.encode(Started(request.header.number, len(prompt.ids), 0)))
+        counts = len(prompt.ids), self._engine.cached_tokens
+        request.connection.write(frames.encode(Started(request.header.number, *counts)))
         seed = ask.sampling.seed
         first = secrets.randbelow(_MAX_SEED) if seed is None else seed
         try:
@@ -354,7 +355,7 @@ class Replica:
                 tuple(choice.reason for choice in request.choices),
                 len(prompt.ids) if prompt is not None else 0,
                 request.tokens,
-                0,
+                self._engine.cached_tokens if prompt is not None else 0,
                 begun - request.arrived_us,
                 now - begun,
                 len(self._waiting),

@@ -9,18 +9,32 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, quantize_dynamic, quantize_static
+from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from helpers_encoders import encoder, real_texts
 from helpers_graphs import graph, material_of, optimized, run
 from helpers_jobs import RecordedJob
+from meuse.compress import counts
 from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Quantize
-from meuse.compress.methods.quantize import quantize
+from meuse.compress.methods.quantize import graphs, quantize
 from meuse.compress.methods.quantize.int8 import sums_are_exact
 from meuse.core.errors import Code, MeuseError
 from meuse.train import export
 from meuse.train.prepare.steps import Preparation
+
+
+class Rows(CalibrationDataReader):  # type: ignore[misc]
+    """One batch of images to calibrate on."""
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self._feeds = iter([{"image": rows}])
+
+    def get_next(self) -> Any:
+        return next(self._feeds, None)
 
 
 def test_a_table_model_keeps_what_it_says(classifier: Any, tmp_path: Path) -> None:
@@ -126,6 +140,47 @@ def test_dynamic_needs_no_rows(classifier: Any, tmp_path: Path) -> None:
     assert (run(parent, rows)[0] == run(made, rows)[0]).mean() >= 0.98
 
 
+def test_dynamic_stores_convolutions_as_bytes(images: Any, tmp_path: Path) -> None:
+    """Their weights are int8 in the file and counted so; the runtime widens them once, so no
+    node of it dequantizes, and answers hardly move. Smaller than the library's own."""
+    made = quantize(images.artifact, images.material, Quantize(mode="int8_dynamic"))
+    layers = [m for m in images.network.modules() if isinstance(m, torch.nn.Conv2d)]
+    large = sorted(m.weight.numel() for m in layers if m.weight.numel() >= 256)
+    stored = [i for i in graph(made).initializer if len(i.dims) == 4 and i.data_type == 3]
+    assert sorted(int(np.prod(i.dims)) for i in stored) == large
+    counted = [layer for layer in counts.count(made.data).layers if layer.op == "Conv"]
+    assert sorted(layer.values for layer in counted if layer.bits == 8) == large
+    before, after = optimized(images.artifact, tmp_path), optimized(made, tmp_path)
+    assert after.count("Mul") == before.count("Mul")
+    assert not {"DequantizeLinear", "ConvInteger"} & set(after)
+    (_, old), (_, new) = images.answers(images.artifact), images.answers(made)
+    assert np.median(np.abs(old - new).max(axis=1)) < 0.02
+    source, ready, target = (tmp_path / f"{name}.onnx" for name in "abc")
+    source.write_bytes(images.artifact.data)
+    with graphs.quiet():
+        quant_pre_process(source, ready)
+        quantize_dynamic(ready, target)
+    assert len(made.data) < len(target.read_bytes())
+
+
+def test_static_is_not_larger_than_the_librarys(images: Any, tmp_path: Path) -> None:
+    """Scales per output and all: zero points that are zeros are left out."""
+    made = quantize(images.artifact, images.material, Quantize())
+    source, ready, target = (tmp_path / f"{name}.onnx" for name in "abc")
+    source.write_bytes(images.artifact.data)
+    with graphs.quiet():
+        quant_pre_process(source, ready)
+        quantize_static(ready, target, Rows(images.material.rows["image"][:64]))
+    assert len(made.data) < 1.02 * len(target.read_bytes())
+    names = {i.name: i for i in graph(made).initializer}
+    zeros = [
+        names[n.input[2]]
+        for n in graph(made).node
+        if n.op_type == "DequantizeLinear" and len(n.input) == 3 and n.input[2] in names
+    ]
+    assert not [i for i in zeros if i.data_type == TensorProto.INT32]
+
+
 @pytest.mark.parametrize("mode", ["int8_static", "int8_dynamic"])
 def test_tables_of_embeddings_take_a_scale_per_row(texts: Any, images: Any, mode: str) -> None:
     """Texts calibrate as the bytes that they come in, and the largest tensor is int8."""
@@ -161,6 +216,20 @@ def test_an_encoder_brings_its_tokenizer_along(images: Any, mode: str) -> None:
     cosine = (old * new).sum(axis=1) / np.linalg.norm(old, axis=1) / np.linalg.norm(new, axis=1)
     assert cosine.min() > 0.98
     assert len(made.data) < len(parent.data)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [{"mode": "mixed"}, {"mode": "int4", "algorithm": "gptq", "group_size": 16},
+     {"mode": "openvino_int8"}],
+)  # fmt: skip
+def test_one_row_is_nothing_to_measure_on(images: Any, mode: dict[str, Any]) -> None:
+    """Whatever is measured on rows: no method goes on with one."""
+    one = replace(images.material, rows={"image": images.material.rows["image"][:1]})
+    with pytest.raises(MeuseError) as caught:
+        quantize(images.artifact, one, Quantize(**mode, uneven="pad"))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "data")
+    assert "1 rows" in caught.value.message
 
 
 @pytest.mark.parametrize("count", [0, 1, 15])

@@ -59,7 +59,7 @@ def too_sensitive(bound: float) -> MeuseError:
     """The refusal of a model of which no layer may be quantized."""
     return MeuseError(
         Code.INVALID_DATA,
-        f"no layer can be in int8 without the metric falling by more than {bound:g} on the "
+        f"no layer can be in fewer bits without the metric falling by more than {bound:g} on the "
         "validation split",
         field="max_drop",
         hint="Allow more with max_drop, or train with qat first.",

@@ -46,16 +46,34 @@ def weights(artifact: Artifact, material: GraphMaterial, config: Quantize) -> Ar
         raise graphs.nothing("MatMul, Gemm and tables of embeddings")
     if config.uneven == "refuse":
         check_groups(found, config.group_size)
-    with graphs.quiet():
-        if found and config.algorithm == "gptq":
-            _gptq(proto, found, graphs.feeds(material.rows, config.rows), config.group_size)
-        elif found:
-            proto = _quantized(proto, _algorithm(config), list(found), ("MatMul",))
-        if tables:
-            plain = DefaultWeightOnlyQuantConfig(
-                config.group_size, True, op_types_to_quantize=("Gather",)
-            )
+    proto = products(proto, found, material, config)
+    if tables:
+        plain = DefaultWeightOnlyQuantConfig(
+            config.group_size, True, op_types_to_quantize=("Gather",)
+        )
+        with graphs.quiet():
             proto = _quantized(proto, plain, tables, ("Gather",))
+    return finish(proto)
+
+
+def products(
+    proto: onnx.ModelProto,
+    found: dict[str, tuple[int, int]],
+    material: GraphMaterial,
+    config: Quantize,
+) -> onnx.ModelProto:
+    """The graph with the products `found` (of `matrices`) in 4 bits."""
+    if not found:
+        return proto
+    with graphs.quiet():
+        if config.algorithm != "gptq":
+            return _quantized(proto, _algorithm(config), list(found), ("MatMul",))
+        _gptq(proto, found, graphs.feeds(material.rows, config.rows), config.group_size)
+    return proto
+
+
+def finish(proto: onnx.ModelProto) -> Artifact:
+    """Without the weights that were replaced, and naming whose operator it is."""
     graphs.drop_unused(proto)
     if _DOMAIN not in {entry.domain for entry in proto.opset_import}:
         proto.opset_import.append(onnx.helper.make_opsetid(_DOMAIN, 1))

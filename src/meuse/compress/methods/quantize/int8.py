@@ -5,6 +5,8 @@ Knows onnxruntime.quantization and this machine's processor; knows no metric and
 
 from __future__ import annotations
 
+import itertools
+import math
 import platform
 import tempfile
 from collections.abc import Collection
@@ -37,6 +39,8 @@ _CALIBRATIONS = {
 # What may lie between two convolutions without leaving integers.
 _PASSING = ("Relu", "MaxPool", "Reshape", "Flatten")
 _TABLE = 1024  # values: smaller tables of embeddings gain nothing
+_SIGNED = (TensorProto.INT32,)
+_LEAST = 256  # values: a smaller convolution gains less than its scales and node cost
 
 
 class _Rows(CalibrationDataReader):  # type: ignore[misc]
@@ -92,7 +96,7 @@ def static_but(
             proto = onnx.load(target)
     if config.embeddings:
         embeddings(proto)
-    return _finish(proto)
+    return finish(proto)
 
 
 def _static(
@@ -125,7 +129,8 @@ def _static(
 def dynamic(artifact: Artifact, material: GraphMaterial, config: Quantize) -> Artifact:
     """Weights of MatMul and Gemm int8, one scale per output channel; what they read is
     quantized by the range of the batch at hand, so no row is needed to calibrate on, and rows
-    of one batch touch each other's last bits. Convolutions stay float32.
+    of one batch touch each other's last bits. Convolutions compute in float32, which is faster
+    than by integers whose ranges are found anew; their weights are stored as int8.
 
     Raises what `quantize` raises.
     """
@@ -149,9 +154,10 @@ def dynamic(artifact: Artifact, material: GraphMaterial, config: Quantize) -> Ar
                 extra_options={"MatMulConstBOnly": True},
             )
             proto = onnx.load(target)
+    convolutions(proto)
     if config.embeddings:
         embeddings(proto)
-    return _finish(proto)
+    return finish(proto)
 
 
 def prepared(artifact: Artifact, folder: Path) -> onnx.ModelProto:
@@ -221,10 +227,7 @@ def embeddings(proto: onnx.ModelProto) -> None:
     made: dict[str, list[onnx.NodeProto]] = {}
     for name, lookups in tables.items():
         tensor = next(i for i in proto.graph.initializer if i.name == name)
-        values = numpy_helper.to_array(tensor)
-        largest = np.abs(values).max(axis=1, keepdims=True)
-        scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-        codes = np.clip(np.rint(values / scale), -127, 127).astype(np.int8)
+        codes, scale = _rounded(numpy_helper.to_array(tensor), (1,))
         tensor.CopyFrom(numpy_helper.from_array(codes, f"{name}_int8"))
         proto.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
         for node in lookups:
@@ -234,24 +237,70 @@ def embeddings(proto: onnx.ModelProto) -> None:
     proto.graph.node.extend(whole)
 
 
-def _lookup(node: onnx.NodeProto, table: str) -> list[onnx.NodeProto]:
-    ids, out = node.input[1], node.output[0]
-    parts = [f"{out}_{part}" for part in ("codes", "wide", "scale")]
-    codes, wide, scale = parts
+def convolutions(proto: onnx.ModelProto) -> None:
+    """Weights of convolutions as int8 with one scale per output. ONNX Runtime widens them once,
+    when it loads the model: unlike DequantizeLinear, it folds a cast and a product."""
+    known = graphs.constants(proto)
+    made: dict[str, list[onnx.NodeProto]] = {}
+    for node in proto.graph.node:
+        name = node.input[1] if node.op_type == "Conv" else ""
+        if name not in known or name in made or math.prod(known[name].dims) < _LEAST:
+            continue
+        values = numpy_helper.to_array(known[name])
+        codes, scale = _rounded(values, tuple(range(1, values.ndim)))
+        known[name].CopyFrom(numpy_helper.from_array(codes, f"{name}_int8"))
+        proto.graph.initializer.append(numpy_helper.from_array(scale, f"{name}_scale"))
+        made[name] = _widened(f"{name}_int8", f"{name}_scale", name)
+    whole = [*itertools.chain.from_iterable(made.values()), *proto.graph.node]
+    del proto.graph.node[:]
+    proto.graph.node.extend(whole)
+
+
+def _widened(codes: str, scale: str, out: str) -> list[onnx.NodeProto]:
+    wide = f"{out}_wide"
     return [
-        helper.make_node("Gather", [f"{table}_int8", ids], [codes], node.name, axis=0),
-        helper.make_node("Cast", [codes], [wide], f"{node.name}_wide", to=TensorProto.FLOAT),
-        helper.make_node("Gather", [f"{table}_scale", ids], [scale], f"{node.name}_scale", axis=0),
-        helper.make_node("Mul", [wide, scale], [out], f"{node.name}_scaled"),
+        helper.make_node("Cast", [codes], [wide], wide, to=TensorProto.FLOAT),
+        helper.make_node("Mul", [wide, scale], [out], f"{out}_scaled"),
     ]
 
 
-def _finish(proto: onnx.ModelProto) -> Artifact:
+def _rounded(values: np.ndarray, axes: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Values as int8 codes, and the symmetric scales that `axes` share."""
+    largest = np.abs(values).max(axis=axes, keepdims=True)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    return np.clip(np.rint(values / scale), -127, 127).astype(np.int8), scale
+
+
+def _lookup(node: onnx.NodeProto, table: str) -> list[onnx.NodeProto]:
+    ids, out = node.input[1], node.output[0]
+    codes, scale = f"{out}_codes", f"{out}_scale"
+    return [
+        helper.make_node("Gather", [f"{table}_int8", ids], [codes], node.name, axis=0),
+        helper.make_node("Gather", [f"{table}_scale", ids], [scale], f"{node.name}_scale", axis=0),
+        *_widened(codes, scale, out),
+    ]
+
+
+def finish(proto: onnx.ModelProto) -> Artifact:
     """Without what the tools have left: names of files, shapes in between."""
     del proto.graph.value_info[:], proto.metadata_props[:]
+    _without_zeros(proto)
     graphs.drop_unused(proto)
     graphs.only_used_domains(proto)
     return Artifact("onnx", proto.SerializeToString())
+
+
+def _without_zeros(proto: onnx.ModelProto) -> None:
+    """Zero points of constants that are zeros are left out, as the standard allows: of biases
+    and of weights with a scale per output they are as many as scales."""
+    known = {i.name: i for i in proto.graph.initializer}
+    for node in proto.graph.node:
+        if node.op_type != "DequantizeLinear" or len(node.input) != 3:
+            continue
+        codes, zero = node.input[0], known.get(node.input[2])
+        signed = codes in known and known[codes].data_type in _SIGNED
+        if signed and zero is not None and not numpy_helper.to_array(zero).any():
+            del node.input[2]
 
 
 def sums_are_exact(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

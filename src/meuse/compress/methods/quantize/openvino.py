@@ -1,4 +1,4 @@
-"""Integers in OpenVINO's own format, by NNCF. The only module that imports nncf."""
+"""Integers in OpenVINO's own format, by NNCF. `load_nncf` is the only way to it."""
 
 from __future__ import annotations
 
@@ -48,8 +48,8 @@ def quantize(artifact: Artifact, material: GraphMaterial, config: Quantize) -> A
     return ir.pack(model)
 
 
-def load_nncf() -> Any:
-    """The package. Raises `unavailable` where it is not installed."""
+def load_nncf(field: str = "mode") -> Any:
+    """The package. Raises `unavailable` (`field`) where it is not installed."""
     # It would tell its makers of every use, were this package there.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     try:
@@ -57,9 +57,9 @@ def load_nncf() -> Any:
     except ImportError:
         raise MeuseError(
             Code.UNAVAILABLE,
-            "NNCF is not installed, which the OpenVINO modes need",
-            field="mode",
-            hint='Install it with pip install "meuse[nncf]", or use int8_static.',
+            "NNCF is not installed, which quantization for OpenVINO needs",
+            field=field,
+            hint='Install it with pip install "meuse[nncf]", or make ONNX (int8_static, own).',
         ) from None
     nncf.set_log_level(logging.ERROR)
     return nncf

@@ -1,0 +1,241 @@
+"""Weights of language models at 16, 8 and 4 bits: bytes, perplexity and pace, by compress jobs.
+
+    python benchmarks/llm_compression.py --seconds 600
+    python benchmarks/llm_compression.py --model FOLDER --texts held-out.jsonl
+
+The first trains a small Llama here, from nothing, on Debian's fortunes (`apt install fortunes
+fortunes-min`): its weights are true floats, on which quality can be judged. One in ten of the
+texts is held out. Every precision runs as the work of a compress job does, from the files of a
+version to those of its child; training is bounded by seconds of processor time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import report
+import torch
+
+from meuse.app.work import compress
+from meuse.compress.language.spec import LanguageCompressSpec
+from meuse.pull import facts
+from meuse.pull.recognise import recognise
+from meuse.serve.generation import manifest as manifests
+from meuse.store.blobs import FolderBlobs
+
+TENANT = "default"
+FORTUNES = Path("/usr/share/games/fortunes")
+VOCABULARY, WIDTH, LAYERS, CONTEXT = 4096, 256, 6, 256
+BATCH, RATE, HELD_OUT = 16, 1e-3, 400
+END = "<|endoftext|>"
+STEPS: dict[str, dict[str, Any]] = {
+    "f16": {"precision": "f16"},
+    "int8": {"precision": "int8"},
+    "int4, groups of 128": {"precision": "int4", "group_size": 128, "uneven": "adjust"},
+    "int4, groups of 64": {"precision": "int4", "group_size": 64},
+    "int4, groups of 32": {"precision": "int4", "group_size": 32},
+    "int4 with zero points, groups of 32": {
+        "precision": "int4", "group_size": 32, "symmetric": False,
+    },
+}  # fmt: skip
+LEAST_RATIO, MOST_RISE = 3.5, 0.1
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600, help="of processor time, to train")
+    parser.add_argument("--model", type=Path, help="a checkpoint's folder or a GGUF file instead")
+    parser.add_argument("--texts", type=Path, help="held-out lines for that model")
+    parser.add_argument("--fortunes", type=Path, default=FORTUNES)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        trained: dict[str, Any] | None = None
+        model, texts = options.model, options.texts
+        if model is None:
+            known, held = split(options.fortunes)
+            model, texts = folder / "model", folder / "held-out.jsonl"
+            trained = train(known, model, options.seconds)
+            texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in held))
+        figures = {"model": trained or {"name": model.name}, "load": os.getloadavg()[0],
+                   "precisions": measure(model, texts, folder)}  # fmt: skip
+    path = report.write("llm-compression" if trained else f"llm-compression-{model.stem.lower()}",
+                        figures, page)  # fmt: skip
+    print(path.with_suffix(".md").read_text())
+
+
+def split(folder: Path) -> tuple[list[str], list[str]]:
+    """Fortunes to train on, and those held out: a draw that is the same each time."""
+    found: set[str] = set()
+    for path in sorted(folder.glob("**/*")):
+        if path.is_file() and not path.suffix and "off" not in path.parts:
+            parts = path.read_text(errors="replace").split("\n%\n")
+            found |= {part.strip() for part in parts if 40 <= len(part) <= 2000}
+    texts = sorted(found)
+    random.Random(0).shuffle(texts)
+    return texts[HELD_OUT:], texts[:HELD_OUT]
+
+
+def train(texts: list[str], folder: Path, seconds: float) -> dict[str, Any]:
+    """A Llama of random weights, AdamW with a linear warm-up and cosine decay over `seconds` of
+    processor time; the checkpoint in `folder`."""
+    import math
+
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    words = Tokenizer(models.BPE())
+    words.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    words.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    words.train_from_iterator(texts, trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=[END], initial_alphabet=alphabet,
+        show_progress=False,
+    ))  # fmt: skip
+    tokenizer: Any = PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=words, eos_token=END, pad_token=END
+    )
+    ids = [number for text in texts for number in [0, *words.encode(text).ids]]
+    stream = torch.tensor(ids[: len(ids) // CONTEXT * CONTEXT]).view(-1, CONTEXT)
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(
+        vocab_size=VOCABULARY, hidden_size=WIDTH, intermediate_size=3 * WIDTH,
+        num_hidden_layers=LAYERS, num_attention_heads=4, num_key_value_heads=4,
+        max_position_embeddings=CONTEXT, tie_word_embeddings=True, eos_token_id=0,
+        pad_token_id=0, bos_token_id=0,
+    ))  # fmt: skip
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.1)
+    begun, spent, updates, loss = time.process_time(), 0.0, 0, torch.zeros(())
+    while spent < seconds:
+        share = spent / seconds
+        rate = RATE * min(1.0, share / 0.03 + 0.01) * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        rows = stream[torch.randint(len(stream), (BATCH,))]
+        loss = model(input_ids=rows, labels=rows).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        updates += 1
+        spent = time.process_time() - begun
+        if updates % 20 == 0:
+            sys.stderr.write(f"{spent:6.0f} of {seconds:.0f} s, loss {loss.item():.3f}\n")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return {
+        "name": f"a Llama of {LAYERS} layers, trained here",
+        "texts": len(texts), "tokens": stream.numel(), "updates": updates,
+        "seen_tokens": updates * BATCH * CONTEXT, "cpu_seconds": round(spent),
+        "loss": round(loss.item(), 3),
+    }  # fmt: skip
+
+
+class Quiet:
+    """A job that prints its log."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder = folder
+        self.checkpoint = folder / "checkpoint"
+
+    def paused(self) -> bool:
+        return False
+
+    def progress(self, fraction: float, *_: object, **more: Any) -> None: ...
+
+    def metrics(self, figures: dict[str, float], **labels: Any) -> None: ...
+
+    def log(self, message: str, level: str = "info") -> None:
+        sys.stderr.write(f"{message}\n")
+
+
+def measure(model: Path, texts: Path, folder: Path) -> dict[str, Any]:
+    """The report of each compression, by name."""
+    blobs, files = FolderBlobs(folder / "blobs"), FolderBlobs(folder / "files")
+    found = recognise(model)
+    assert isinstance(found, facts.Facts)
+    kept = []
+    for name, path in found.files.items():
+        with path.open("rb") as file:
+            kept.append(manifests.File(name, *blobs.put(TENANT, file)))
+    body = manifests.encode(facts.manifest(found, tuple(kept), model.name, ""))
+    manifest, _ = blobs.put(TENANT, io.BytesIO(body))
+    with texts.open("rb") as file:
+        digest, _ = files.put(TENANT, file)
+    made = {}
+    for name, options in STEPS.items():
+        spec = LanguageCompressSpec.from_dict(
+            {"model": "model:1", "data": f"file-{32 * '0'}", "goal": {"max_drop": 1},
+             "steps": [{"method": "weights", **options}]}
+        )  # fmt: skip
+        inputs = {"language": True, "tenant": TENANT, "data": "held-out", "digest": digest,
+                  "manifest": manifest}  # fmt: skip
+        order = {"spec": spec.to_dict(), "inputs": inputs}
+        done = compress.work(blobs, Quiet(folder / "job"), order, files)
+        made[name] = {k: v for k, v in done["report"].items() if k != "generation"}
+    return made
+
+
+def page(body: dict[str, Any]) -> str:
+    f, machine = body["figures"], body["machine"]
+    first = next(iter(f["precisions"].values()))
+    parent, model = first["before"], f["model"]
+    whole = 4 * parent["parameters"]
+    rows = [
+        "| weights | bytes of weights | smaller than float32 | bits a parameter | perplexity "
+        "| change (95 %) | tokens/s | ms to the first token |",
+        "|---|---|---|---|---|---|---|---|",
+        f"| the parent ({parent['format']}) | {parent['weight_bytes']:,} "
+        f"| {whole / parent['weight_bytes']:.2f}× | {parent['bits']:.2f} "
+        f"| {parent['metric']:.3f} | | {parent['tokens_per_s']:.0f} "
+        f"| {parent['first_token_ms']:.1f} |",
+    ]
+    for name, told in f["precisions"].items():
+        after, (low, high) = told["after"], told["interval"]
+        rows.append(
+            f"| {name} | {after['weight_bytes']:,} | {whole / after['weight_bytes']:.2f}× "
+            f"| {after['bits']:.2f} | {after['metric']:.3f} "
+            f"| {told['drop']:+.2%} ({low:+.2%} to {high:+.2%}) | {after['tokens_per_s']:.0f} "
+            f"| {after['first_token_ms']:.1f} |"
+        )
+    told = [f"{name.replace('_', ' ')} {value}" for name, value in model.items()]
+    small = [
+        (whole / t["after"]["weight_bytes"], t["drop"]) for n, t in f["precisions"].items()
+        if n.startswith("int4")
+    ]  # fmt: skip
+    held = any(ratio >= LEAST_RATIO and rise <= MOST_RISE for ratio, rise in small)
+    return "\n".join(
+        [
+            f"# Weights of a language model in fewer bits, {body['date']}",
+            "",
+            f"Commit {body['commit']}; {machine['processor']}, {machine['cores']} cores, Python "
+            f"{machine['python']}; load average {f['load']:.1f}: with other work beside it, paces "
+            "say little.",
+            "",
+            f"Model: {'; '.join(told)}. {parent['parameters']:,} parameters. Perplexity on "
+            f"{first['rows']['test']:,} held-out texts, {first['tokens']:,} tokens.",
+            "",
+            *rows,
+            "",
+            f"int4 at least {LEAST_RATIO}× smaller than float32 with perplexity within "
+            f"{MOST_RISE:.0%}: {'held' if held else 'missed'}.",
+            "",
+            *[f"{line}" for line in first["notes"].values()],
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    main()

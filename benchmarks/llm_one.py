@@ -1,0 +1,139 @@
+"""Settings that one stream may gain from: the bare engine with each, beside llama.cpp's server.
+
+All run at once, each in a process of its own that waits while the others are measured, so that
+rounds alternate and what the machine does meanwhile meets all of them alike.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import llm_sides
+import venvs
+from clients import LoadError
+
+if TYPE_CHECKING:
+    from llm import Run
+
+Figures = dict[str, Any]
+WAVES = 3
+LLAMA = "llama.cpp"
+KV_BYTES_PER_TOKEN = 2 * 30 * 3 * 64 * 2
+"""SmolLM2-135M: keys and values of 30 layers with 3 heads of 64, at 16 bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One way to run the engine; `threads` of 0 are those of the run."""
+
+    kind: str = "batching"
+    threads: int = 0
+    properties: Mapping[str, Any] = field(default_factory=dict)
+    generation: Mapping[str, Any] = field(default_factory=dict)
+    scheduler: Mapping[str, Any] = field(default_factory=dict)
+    ir: bool = False
+
+
+def _lookup(ngram: int, tokens: int) -> Setting:
+    return Setting(
+        properties={"prompt_lookup": True},
+        generation={"max_ngram_size": ngram, "num_assistant_tokens": tokens},
+    )
+
+
+SETTINGS: dict[str, Setting] = {
+    "as deployed": Setting(),
+    "one thread": Setting(threads=1),
+    "prompt lookup 3, 5 tokens": _lookup(3, 5),
+    "prompt lookup 2, 3 tokens": _lookup(2, 3),
+    "keys and values f16": Setting(properties={"KV_CACHE_PRECISION": "f16"}),
+    "no dynamic quantization": Setting(properties={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "0"}),
+    "dynamic quantization by 64": Setting(properties={"DYNAMIC_QUANTIZATION_GROUP_SIZE": "64"}),
+    "computes in bf16": Setting(properties={"INFERENCE_PRECISION_HINT": "bf16"}),
+    "no split of prompts": Setting(scheduler={"dynamic_split_fuse": False}),
+    "steps of 2048 tokens": Setting(scheduler={"max_num_batched_tokens": 2048}),
+    "LLMPipeline": Setting(kind="single"),
+    "int8 IR": Setting(ir=True),
+    "int8 IR, LLMPipeline": Setting(kind="single", ir=True),
+}
+
+
+def measure(run: Run) -> Figures:
+    """{name: {tokens_s, first_ms, of_deployed, same_texts} or {absent}}"""
+    chosen = [n for n in run.options.settings.split(";") if n] or [*SETTINGS, LLAMA]
+    found: Figures = {}
+    with contextlib.ExitStack() as stack:
+        sides: dict[str, llm_sides.Side] = {}
+        for name in chosen:
+            try:
+                sides[name] = stack.enter_context(_side(run, name))
+                sides[name].ask(run.prompts.waves(1, 1), run.options.tokens)  # warm
+            except venvs.AbsentError as reason:
+                found[name] = {"absent": str(reason)}
+                sides.pop(name, None)
+        for name, runs in _rounds(run, sides).items():
+            found[name] = _summary(runs)
+    base = found.get(chosen[0], {})
+    texts = base.get("texts", [])
+    for name, figures in found.items():
+        if "tokens_s" in figures and "tokens_s" in base:
+            figures["of_deployed"] = figures["tokens_s"] / base["tokens_s"]
+            figures["same_texts"] = _share(list(zip(figures.pop("texts"), texts, strict=False)))
+        run.say(f"{name:28} {_told(figures)}")
+    return found
+
+
+def _side(run: Run, name: str) -> contextlib.AbstractContextManager[llm_sides.Side]:
+    if name == LLAMA:
+        return llm_sides.llama_cpp(run.folder, run.weights, run.options.threads, run.cache)
+    setting = SETTINGS[name]
+    if setting.ir and run.options.ir is None:
+        raise venvs.AbsentError("no folder with an IR was given (--ir)")
+    engine = llm_sides.Engine(
+        model=run.options.ir if setting.ir else run.weights,
+        threads=setting.threads or run.options.threads,
+        kind=setting.kind,
+        scheduler={**llm_sides.scheduler(KV_BYTES_PER_TOKEN), **setting.scheduler},
+        properties=setting.properties,
+        generation=setting.generation,
+    )
+    return llm_sides.bare(name, engine, run.folder)
+
+
+def _rounds(run: Run, sides: Mapping[str, llm_sides.Side]) -> dict[str, list[Figures]]:
+    from llm import turn
+
+    found: dict[str, list[Figures]] = {name: [] for name in sides}
+    for number in range(run.options.rounds):
+        waves = run.prompts.waves(1, WAVES)
+        order = list(sides)[:: 1 if number % 2 == 0 else -1]
+        for name in order:
+            with contextlib.suppress(LoadError, venvs.AbsentError):
+                found[name].append(turn(sides[name], waves, run.options.tokens))
+    return found
+
+
+def _summary(runs: list[Figures]) -> Figures:
+    if not runs:
+        return {"absent": "every run failed"}
+    rates = [run["tokens_s"] for run in runs]
+    return {
+        "tokens_s": statistics.median(rates),
+        "tokens_s_all": [round(rate, 1) for rate in rates],
+        "first_ms": statistics.median(run["first_ms"] for run in runs),
+        "texts": [text for run in runs for text in run["texts"]],
+    }
+
+
+def _share(pairs: list[tuple[str, str]]) -> float | None:
+    return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+
+
+def _told(figures: Figures) -> str:
+    if "absent" in figures:
+        return f"absent: {figures['absent'].splitlines()[-1]}"
+    return f"{figures['tokens_s']:7.1f} tokens/s, first after {figures['first_ms']:.0f} ms"

@@ -1,0 +1,116 @@
+"""Compress jobs of language models as their process runs them, on tiny models."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers_jobs import RecordedJob
+from helpers_llama import checkpoint, jsonl
+from helpers_tiny_llm import write_gguf
+from meuse.app.work import compress
+from meuse.compress import page, summary
+from meuse.compress.language.spec import LanguageCompressSpec
+from meuse.core.errors import MeuseError, RefusedError
+from meuse.pull import facts
+from meuse.pull.recognise import recognise
+from meuse.serve.generation import manifest as manifests
+from meuse.store.blobs import FolderBlobs
+
+TENANT = "acme"
+TEXTS = [{"text": f"The {n}th of many lines has words of its own: {n * n}, {n}."} for n in range(9)]
+
+
+@dataclass
+class Desk:
+    """The stores of a platform, and compress jobs on them."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self.blobs = FolderBlobs(self.folder / "blobs")
+        self.files = FolderBlobs(self.folder / "files")
+        self.job = RecordedJob(self.folder / "job")
+
+    def add(self, path: Path) -> str:
+        """A model as if it had been pulled; the digest of its manifest."""
+        found = recognise(path)
+        assert isinstance(found, facts.Facts)
+        kept = tuple(
+            manifests.File(name, *self.blobs.put(TENANT, io.BytesIO(file.read_bytes())))
+            for name, file in found.files.items()
+        )
+        body = manifests.encode(facts.manifest(found, kept, "here", "MIT"))
+        return self.blobs.put(TENANT, io.BytesIO(body))[0]
+
+    def run(self, manifest: str, rows: Any = TEXTS, **spec: Any) -> dict[str, Any]:
+        digest, _ = self.files.put(TENANT, io.BytesIO(jsonl(rows)))
+        data = "file-" + 32 * "a"
+        asked = LanguageCompressSpec.from_dict({"model": "tiny:1", "data": data, **spec})
+        inputs = {"language": True, "tenant": TENANT, "data": data, "digest": digest,
+                  "manifest": manifest}  # fmt: skip
+        order = {"spec": asked.to_dict(), "inputs": inputs}
+        return compress.work(self.blobs, self.job, order, self.files)
+
+    def manifest_of(self, made: dict[str, Any]) -> manifests.Manifest:
+        return manifests.decode(self.blobs.read(TENANT, made["artifacts"][0]["digest"]))
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_a_checkpoint_becomes_a_smaller_version_that_is_served(desk: Desk, tmp_path: Path) -> None:
+    """With a report of both sides, and the manifest of an IR that can be compressed no more."""
+    parent = desk.add(checkpoint(tmp_path / "tiny", width=64))
+    made = desk.run(parent, goal={"max_drop": 0.5})
+    described = desk.manifest_of(made)
+    assert (described.layout, described.context, described.licence) == ("ir", 512, "MIT")
+    assert described.chat_template
+    assert described.parameters > 0
+    told = made["report"]
+    assert told["generation"]["layout"] == "ir"
+    before, after = told["before"], told["after"]
+    assert after["weight_bytes"] < before["weight_bytes"] / 2.5
+    assert made["metrics"]["perplexity"] == after["metric"] > 1
+    assert told["drop"] == pytest.approx(after["metric"] / before["metric"] - 1)
+    assert told["interval"][0] <= told["drop"] <= told["interval"][1]
+    for side in (before, after):
+        assert side["tokens_per_s"] > 0
+        assert side["first_token_ms"] > 0
+    assert told["verdict"]["passed"]
+    json.dumps(made)
+    figures = [row.figure for row in summary.rows(told)]
+    assert "tokens/s, one stream" in figures
+    assert "not measured" not in str(summary.rows(told))
+    assert "perplexity" in page.page(told, "tiny:2")
+    assert not (desk.job.folder / "parent").exists()
+    digest = made["artifacts"][0]["digest"]
+    with pytest.raises(MeuseError, match="integers already"):
+        desk.run(digest)
+
+
+def test_a_gguf_file_is_judged_by_its_dequantised_weights(desk: Desk, tmp_path: Path) -> None:
+    """And the report says so; the gate refuses with the numbers when nobody could meet it."""
+    parent = desk.add(write_gguf(tmp_path / "tiny.gguf"))
+    steps = [{"method": "weights", "precision": "int4", "group_size": 16}]
+    with pytest.raises(RefusedError) as caught:
+        desk.run(parent, steps=steps, goal={"max_bytes": 1000, "max_drop": 1})
+    told = caught.value.report
+    assert caught.value.field == "goal.max_bytes"
+    assert "the goal allows 1,000" in caught.value.message
+    assert told["before"]["format"] == "gguf"
+    assert any("dequantised checkpoint" in line for line in told["claims"])
+
+
+def test_a_line_alone_judges_nothing(desk: Desk, tmp_path: Path) -> None:
+    parent = desk.add(write_gguf(tmp_path / "tiny.gguf"))
+    with pytest.raises(MeuseError, match="at least 256") as caught:
+        desk.run(parent, rows=[{"text": "One line."}])
+    assert caught.value.field == "data"

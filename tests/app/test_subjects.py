@@ -1,0 +1,113 @@
+"""Each layout of a language model is opened and judged: the same weights come to the same."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import peft
+import pytest
+
+import helpers_llama as llama
+from meuse.app.work.subjects import Subject, opened
+from meuse.app.work.tokens import prompt_of, tokens_of
+from meuse.evaluate.language import lines
+from meuse.evaluate.language.lines import Line
+from meuse.gateway.openai.conversation import normal
+from meuse.language.checkpoint import open_checkpoint
+from meuse.language.graph import graph_of
+from meuse.language.ir import write_ir
+from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.manifest import File, Manifest
+from meuse.store.blobs import FolderBlobs
+
+TENANT = "t"
+TEXTS = [
+    b'{"text": "The Meuse springs on the plateau of Langres."}',
+    b'{"prompt": "It flows through ", "completion": "Li\xc3\xa8ge"}',
+    b'{"messages": [{"role": "user", "content": "Where <|im_end|> does it end?"}, '
+    b'{"role": "assistant", "content": "In Holland."}]}',
+]
+
+
+class Store:
+    """Versions of one small model, by layout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.blobs = FolderBlobs(folder / "blobs")
+        self.folder = folder
+        hf = llama.checkpoint(folder / "hf", width=64)
+        read = open_checkpoint(hf)
+        write_ir(read, graph_of(read.model), folder / "ir", half=False)
+        config = peft.LoraConfig(r=4, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+        peft.get_peft_model(read.model, config).save_pretrained(str(folder / "lora"))
+        self.hf = self._version("hf", hf)
+        self.ir = self._version("ir", folder / "ir")
+        adapter = [
+            folder / "lora" / f"adapter_{name}" for name in ("config.json", "model.safetensors")
+        ]
+        self.adapter = {**self._version("adapter", folder / "lora", adapter), "base": self.hf}
+
+    def _version(
+        self, layout: str, folder: Path, paths: list[Path] | None = None
+    ) -> dict[str, Any]:
+        files = []
+        for path in paths or sorted(folder.iterdir()):
+            with path.open("rb") as file:
+                files.append(File(path.name, *self.blobs.put(TENANT, file)))
+        made = Manifest(
+            layout=layout, files=tuple(files), architecture="llama", context=llama.CONTEXT,
+            vocabulary=259, parameters=1, chat_template=llama.CHATML,
+            kv_bytes_per_token=2 * 2 * 2 * 16 * 2,
+        )  # fmt: skip
+        digest, _ = self.blobs.put(TENANT, io.BytesIO(manifests.encode(made)))
+        return {
+            "ref": f"{layout}:1", "layout": layout, "context": llama.CONTEXT,
+            "manifest": digest, "base": None,
+        }  # fmt: skip
+
+    def open(self, version: dict[str, Any]) -> Subject:
+        return opened(self.blobs, TENANT, version, self.folder / f"open-{version['layout']}")
+
+
+@pytest.fixture(scope="module")
+def found() -> list[Line]:
+    return lines.read(TEXTS, normal)
+
+
+def told(subject: Subject, found: list[Line]) -> list[np.ndarray[Any, Any]]:
+    """Tokens of each line, behind them their log-probabilities."""
+    pairs = [
+        pair
+        for line in found
+        for pair in tokens_of(line, subject.reader, subject.tokenizer, llama.CONTEXT)
+    ]
+    return [
+        np.concatenate([ids, [first], subject.model.log_probabilities(ids)]) for ids, first in pairs
+    ]
+
+
+# Between peft 0.21 and transformers 5.24.
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_every_layout_is_judged(
+    tmp_path_factory: pytest.TempPathFactory, found: list[Line]
+) -> None:
+    """The engine's tokens, prompts, likelihoods and words are those of transformers; an adapter
+    changes likelihoods and no token."""
+    store = Store(tmp_path_factory.mktemp("subjects"))
+    checkpoint, graph, adapted = map(store.open, (store.hf, store.ir, store.adapter))
+    assert (checkpoint.engine, graph.engine) == ("transformers", "openvino")
+    expected = told(checkpoint, found)
+    for mine, theirs in zip(told(graph, found), expected, strict=True):
+        assert mine == pytest.approx(theirs, abs=5e-3)
+    for mine, theirs in zip(told(adapted, found), expected, strict=True):
+        count = (len(mine) - 1) // 2 + 1  # ids, first, one log-probability fewer than ids
+        assert mine[: count + 1].tolist() == theirs[: count + 1].tolist()
+        assert np.abs(mine[count + 1 :] - theirs[count + 1 :]).max() > 0.01
+    prompts = [prompt_of(line, checkpoint.reader, 8) for line in found[1:]]
+    written = [s.write(prompts, lambda _: False, lambda _: None) for s in (checkpoint, graph)]
+    assert written[0] == written[1]
+    assert all(written[0])
+    assert adapted.write(prompts, lambda _: False, lambda _: None) != written[0]

@@ -1,0 +1,139 @@
+"""The benchmarks of language models: what is counted and told, from made-up figures."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import llm
+import llm_external
+import llm_load
+import llm_sides
+import llm_tables
+import pytest
+from clients import LoadError
+from holds import judged
+from processes import Group
+
+
+def told(tokens: int, first_s: float = 0.1) -> dict[str, Any]:
+    return {
+        **{"first_s": first_s, "end_s": 1.0, "tokens": tokens, "prompt_tokens": 9, "text": "x"},
+        "events": tokens,
+    }
+
+
+def side(*waves: list[dict[str, Any]]) -> llm_sides.Side:
+    answers = [{"seconds": 1.0, "streams": streams} for streams in waves]
+    return llm_sides.Side("some", lambda _waves, _tokens: answers, Group(1))
+
+
+def test_a_turn_counts_all_streams_and_refuses_short_answers() -> None:
+    """Tokens of all waves over their seconds; the median time to first token."""
+    found = llm.turn(side([told(8, 0.1), told(8, 0.3)], [told(8, 0.2), told(8, 0.2)]), [], 8)
+    assert found["tokens_s"] == 16
+    assert found["first_ms"] == pytest.approx(200)
+    with pytest.raises(LoadError, match="produced"):
+        llm.turn(side([told(8), told(7)]), [], 8)
+
+
+def test_ratios_are_medians_of_pairs() -> None:
+    ours = [{"tokens_s": t, "first_ms": 1.0} for t in (90.0, 100.0, 50.0)]
+    others = [{"tokens_s": t, "first_ms": 2.0} for t in (100.0, 100.0, 100.0)]
+    assert llm.ratios(ours, others)["tokens"] == 0.9
+    assert llm.ratios(ours, others)["first"] == 0.5
+
+
+def answer(*events: dict[str, Any]) -> bytes:
+    lines = b"".join(b"data: " + json.dumps(event).encode() + b"\n\n" for event in events)
+    body = lines + b"data: [DONE]\n\n"
+    return b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+
+def read(data: bytes) -> llm_load.Stream:
+    class Transport:
+        def close(self) -> None: ...
+
+    async def run() -> llm_load.Stream:
+        stream = llm_load.Stream(b"", asyncio.get_running_loop().create_future())
+        stream.transport = Transport()
+        for start in range(0, len(data), 40):
+            stream.data_received(data[start : start + 40])
+        return stream
+
+    return asyncio.run(run())
+
+
+def chunk(content: str | None) -> dict[str, Any]:
+    return {"choices": [{"index": 0, "delta": {"role": "assistant", "content": content}}]}
+
+
+def test_the_client_reads_what_servers_stream() -> None:
+    """Text joined, usage from its chunk; the role alone, or an empty text, is no first token."""
+    usage = {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}}
+    found = read(answer(chunk(""), chunk("Hi"), chunk(" you"), usage)).told(0.0)
+    assert (found["text"], found["tokens"], found["prompt_tokens"]) == ("Hi you", 2, 3)
+    assert found["events"] == 2
+    for bad in (answer(chunk("Hi")), answer({"error": {}}), b"HTTP/1.1 500 No\r\n\r\n"):
+        with pytest.raises(ValueError, match=r"no usage|an error|not answered"):
+            read(bad).told(0.0)
+
+
+def figures() -> dict[str, Any]:
+    speed = {"tokens_s": 100.0, "first_ms": 20.0}
+    ratio = {"tokens": 0.96, "first": 1.05}
+    beside = {"llama.cpp": speed, "meuse": speed, "ratio": {**ratio, "tokens": 2.5}}
+    return {
+        **{"tokens": 8, "threads": 2, "seconds": 60.0, "load_before": 0.1},
+        "api": {
+            "limits": "on",
+            "resident_mb": {"meuse": 230.0, "bare": 200.0},
+            "metered": {"completion_tokens": 9},
+            "streams": {
+                str(n): {"meuse": speed, "bare": speed, "ratio": ratio, "texts_equal": 1.0,
+                         "prompt_tokens_equal": True}
+                for n in (1, 4, 16)
+            },
+        },
+        "peers": {"llama.cpp": {"4": beside, "16": beside, "resident_mb": 1.0},
+                  "transformers": {"absent": "no | wheel"}},
+        "one": {"as deployed": {"tokens_s": 80.0, "tokens_s_all": [80.0], "first_ms": 20.0,
+                                "of_deployed": 1.0, "same_texts": 1.0},
+                "int8 IR": {"absent": "no folder"}},
+    }  # fmt: skip
+
+
+MACHINE = {"processor": "p", "cores": 2, "python": "3"}
+
+
+def test_the_report_judges_what_was_measured() -> None:
+    body = figures()
+    body["holds"] = judged(body, llm_tables.HOLDS)
+    verdicts = {hold["what"]: hold["verdict"] for hold in body["holds"]}
+    assert verdicts["tokens/s at 4 streams, of llama.cpp's server"] == "met"
+    assert verdicts["tokens/s at 16 streams, of llama.cpp's server"] == "missed"
+    assert list(verdicts.values()).count("met") == 6
+    page = llm_tables.page({"figures": body, "date": "d", "commit": "c", "machine": MACHINE})
+    assert "| as deployed | 80.0 | 1.00 | 20.0 | 100% | 80 |" in page
+    assert "no folder" in page
+    del body["one"], body["peers"]
+    body["holds"] = judged(body, llm_tables.HOLDS)
+    assert [hold["verdict"] for hold in body["holds"]][-2:] == ["not measured"] * 2
+
+
+def test_the_gateways_are_compared_round_by_round() -> None:
+    """Ratios and differences are medians over rounds, not those of medians."""
+
+    def runs(rate: float, p50_us: float) -> list[dict[str, float]]:
+        rest = {"p99_us": 9.0, "cpu_s_per_1000": 0.1}
+        return [{"rate": rate * n, "p50_us": p50_us + n, **rest} for n in (1, 2, 3)]
+
+    ways = {"direct": (1000, 100), "meuse": (500, 400), "litellm": (20, 11_100)}
+    found = llm_external.summary(
+        {f"{name} {n}": runs(*way) for name, way in ways.items() for n in (16, 1)}
+    )
+    assert found["times_litellm_16"] == 25
+    assert found["added_p50_ms"] == {"meuse": pytest.approx(0.3), "litellm": pytest.approx(11)}
+    verdicts = [hold["verdict"] for hold in judged(found, llm_external.HOLDS)]
+    assert verdicts == ["met", "met"]

@@ -1,0 +1,55 @@
+"""A language model is made smaller and served, through the public API and the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from e2e.conftest import Platform
+from e2e.helpers import get, refused, start, succeeded
+from helpers_llama import checkpoint
+
+SLOW_S = 600.0
+pytestmark = pytest.mark.timeout(900)
+TEXTS = [{"text": f"The {n}th of many lines has words of its own: {n * n}, {n}."} for n in range(9)]
+
+
+def test_a_checkpoint_is_converted_compressed_and_served(
+    platform: Platform, admin: httpx.Client
+) -> None:
+    """`meuse compress` with a file of held-out lines; the child answers chats, has its parent in
+    its lineage, and a report of its own."""
+    folder = platform.home / "import" / "compressed"
+    folder.mkdir(parents=True, exist_ok=True)
+    source = checkpoint(folder / "e2e-small", width=64)
+    spec = {"source": f"file:{source}", "model_name": "e2e-small"}
+    succeeded(admin, start(admin, "import", **spec), SLOW_S)
+    lines = folder / "held-out.jsonl"
+    lines.write_text("".join(json.dumps(line) + "\n" for line in TEXTS))
+    step = "weights(precision=int8)"
+    there = {k: v for k, v in os.environ.items() if not k.startswith("MEUSE_")}
+    there |= {"MEUSE_URL": platform.url, "MEUSE_KEY": platform.admin_key}
+    done = subprocess.run(
+        [sys.executable, "-m", "meuse", "compress", "e2e-small:1", "--data", str(lines),
+         "--steps", step, "--max-drop", "0.9"],
+        env=there, capture_output=True, text=True, timeout=SLOW_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "e2e-small:2" in done.stdout
+    assert "tokens/s, one stream" in done.stdout
+    made = get(admin, "/api/models/e2e-small/versions/2")
+    assert made["lineage"]["parent"] == "e2e-small:1"
+    assert made["report"]["generation"]["layout"] == "ir"
+    page = admin.get("/api/models/e2e-small/versions/2/report.html")
+    assert page.status_code == 200
+    assert "bits a parameter" in page.text
+    error = refused(
+        admin.post("/api/jobs", json={"kind": "compress", "spec": {"model": "e2e-small:1"}}),
+        400, "invalid_field", "data",
+    )  # fmt: skip
+    assert "held-out texts" in error["message"]

@@ -1,0 +1,128 @@
+"""Options of a language model's engine, and the job that measures them, through the public API."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+import helpers_llm
+from e2e.conftest import Platform
+from e2e.helpers import JSON, ended, get, refused, start, succeeded, until
+
+SLOW_S = 300.0
+NAME = "e2e-tuned"
+ENGINE = {"cache_mb": 64, "max_sequences": 4}
+ASKED = [{"role": "user", "content": "Say: the river flows past the old town to the sea."}]
+
+pytestmark = pytest.mark.timeout(900)
+
+
+@pytest.fixture(scope="module")
+def model(platform: Platform, admin: httpx.Client) -> str:
+    folder = platform.home / "import" / "tuned"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(helpers_llm.weights(), folder / "model.gguf")
+    job = start(admin, "import", source=f"file:{folder / 'model.gguf'}", model_name=NAME)
+    made: str = succeeded(admin, job, SLOW_S)["model"]
+    return made
+
+
+def put(admin: httpx.Client, model: str, **more: Any) -> httpx.Response:
+    return admin.put(f"/api/deployments/{NAME}", json={"model": model, **more})
+
+
+def served(admin: httpx.Client, model: str, **engine: Any) -> JSON:
+    response = put(admin, model, engine={**ENGINE, **engine})
+    assert response.status_code == 202, response.text
+    generation = response.json()["generation"]
+
+    def is_ready() -> bool:
+        state = get(admin, f"/api/deployments/{NAME}")
+        assert state["status"] != "failed", state["error"]
+        return state["status"] == "ready" and state["observed_generation"] == generation
+
+    until(is_ready, "the language model is served", SLOW_S)
+    return get(admin, f"/api/deployments/{NAME}")
+
+
+@pytest.fixture(scope="module")
+def tuned(admin: httpx.Client, model: str) -> Iterator[JSON]:
+    """A deployment with every option that it may have together."""
+    yield served(admin, model, prefix_cache=True, prompt_lookup=True, kv_precision="u8")
+    admin.delete(f"/api/deployments/{NAME}")
+
+
+def test_options_are_shown_as_they_are_written(tuned: JSON) -> None:
+    engine = tuned["engine"]
+    assert engine["prefix_cache"] is True
+    assert engine["prompt_lookup"] == {"max_ngram_size": 3, "num_assistant_tokens": 5}
+    assert (engine["kv_precision"], engine["draft_model"]) == ("u8", None)
+
+
+def test_what_may_not_be_had_is_refused(admin: httpx.Client, tuned: JSON, model: str) -> None:
+    """A prefix cache that several tenants would share; a draft that the engine cannot read, or
+    that is not there. The deployment stays as it was."""
+    for more, status, code, field in (
+        ({"engine": {"prefix_cache": True}, "access": {"tenants": "*"}},
+         400, "invalid_field", "engine.prefix_cache"),
+        ({"engine": {"draft_model": model}}, 400, "invalid_field", "engine.draft_model"),
+        ({"engine": {"draft_model": "nowhere:1"}}, 404, "not_found", "engine.draft_model"),
+    ):  # fmt: skip
+        refused(put(admin, model, **more), status, code, field)
+    assert get(admin, f"/api/deployments/{NAME}")["generation"] == tuned["generation"]
+
+
+def test_cached_tokens_are_not_told_where_the_engine_does_not(
+    admin: httpx.Client, tuned: JSON
+) -> None:
+    """The same question twice has the same answer, and the same count of tokens."""
+    body = {"model": NAME, "messages": ASKED, "temperature": 0, "max_tokens": 12}
+    first, again = (
+        admin.post("/v1/chat/completions", json=body, timeout=SLOW_S).json() for _ in range(2)
+    )
+    assert first["choices"][0]["message"] == again["choices"][0]["message"]
+    assert first["usage"] == again["usage"]
+    assert "prompt_tokens_details" not in first["usage"]
+
+
+def test_settings_are_measured_and_the_deployment_is_left_alone(
+    admin: httpx.Client, tuned: JSON
+) -> None:
+    """One that is tried is a row beside what was; without `apply` nothing is written."""
+    spec: dict[str, Any] = {"deployment": NAME, "streams": 1, "tokens": 4, "rounds": 2}
+    job = start(admin, "tune", **spec, settings=["kv_precision"], prompts=["Once upon a time"])
+    done = ended(admin, job, SLOW_S)
+    assert done["status"] == "succeeded", done["error"]
+    result = done["result"]
+    assert [row["name"] for row in result["rows"]] == ["as it is", "kv_precision f16"]
+    assert all(row["tokens_s"] > 0 for row in result["rows"])
+    assert len(result["rows"][1]["pairs"]) == 2
+    assert set(result["changes"]) == ({"kv_precision"} if result["rows"][1]["taken"] else set())
+    assert result["applied"] is False
+    assert get(admin, f"/api/deployments/{NAME}")["generation"] == tuned["generation"]
+
+
+def test_a_tune_job_names_its_mistakes(admin: httpx.Client, tuned: JSON) -> None:
+    for field, more in (
+        ("deployment", {"deployment": ""}),
+        ("streams", {"streams": 0}),
+        ("settings", {"settings": ["temperature"]}),
+        ("prompts[0]", {"prompts": [""]}),
+        ("apply", {"apply": "yes"}),
+        ("tempo", {"tempo": 1}),
+    ):
+        body = {"kind": "tune", "spec": {"deployment": NAME, **more}}
+        refused(admin.post("/api/jobs", json=body), 400, "invalid_field", field)
+    body = {"kind": "tune", "spec": {"deployment": "nowhere"}}
+    refused(admin.post("/api/jobs", json=body), 404, "not_found", "deployment")
+
+
+def test_writing_settings_needs_its_scope(platform: Platform, tuned: JSON) -> None:
+    """Measuring is a job like others; changing a deployment is not."""
+    client = platform.client(platform.key("train"))
+    body = {"kind": "tune", "spec": {"deployment": NAME, "apply": True}}
+    refused(client.post("/api/jobs", json=body), 403, "forbidden", "apply")
