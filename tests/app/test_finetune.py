@@ -289,3 +289,30 @@ def test_without_validation_the_last_weights_stay(desk: Desk) -> None:
     (version,) = done["versions"]
     assert done["check"]["validation_examples"] == 0
     assert set(version["metrics"]) == {"train_loss", "trained_tokens"}
+
+
+def test_a_budget_of_tokens_ends_it_at_a_checkpoint(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is spent in one file with all that runs on the host; with more, the job goes on."""
+    monkeypatch.setattr("meuse.train.llm.loop.LOOK_S", 0.0)
+    monkeypatch.setattr(spending, "TOKENS_AHEAD", 1)
+    limit = {
+        "id": "b1", "kind": "budget", "meter": "training_tokens", "amount": 1500,
+        "period": "total", "hard": True, "tenant": TENANT,
+    }  # fmt: skip
+    order = desk.order()
+    order["inputs"]["token_budgets"] = {
+        "meter": "training_tokens", "limits": [limit], "cells": str(tmp_path / "cells"),
+    }  # fmt: skip
+    job = RecordedJob(tmp_path / "job")
+    with pytest.raises(MeuseError) as caught:
+        finetune.work(desk.blobs, job, order, desk.files)
+    assert caught.value.code is Code.BUDGET_EXCEEDED
+    counted = json.loads((tmp_path / "job" / spending.TOKENS_KEPT).read_text())["1"]
+    assert 0 < counted <= 1500
+    order["inputs"]["token_budgets"]["limits"] = []
+    done = finetune.work(desk.blobs, job, order, desk.files)
+    assert "going on after update" in job.text
+    counted = json.loads((tmp_path / "job" / spending.TOKENS_KEPT).read_text())["1"]
+    assert counted == done["check"]["training_tokens"]

@@ -40,7 +40,7 @@ RATE_US = {"second": SECOND_US, "minute": 60 * SECOND_US, "hour": 3600 * SECOND_
 PERIODS = ("minute", "day", "month", "total")
 REQUEST_METERS = ("requests", "rows", "prompt_tokens", "completion_tokens")
 """What is known of a request before its work is done, of tokens an upper bound."""
-BUDGET_METERS = (*REQUEST_METERS, "training_ms")
+BUDGET_METERS = (*REQUEST_METERS, "training_ms", "training_tokens")
 """Jobs count as they go, and stop."""
 
 _FIXED_US = {"minute": 60 * SECOND_US, "day": 86_400 * SECOND_US}
