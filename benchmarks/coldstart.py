@@ -30,7 +30,7 @@ from sklearn.datasets import load_digits
 
 from meuse.client import Client
 from meuse.deploy.footprint import resident
-from meuse.tour import running
+from meuse.tour.platform import running
 
 ONGOING = 50
 _LINE = re.compile(r"^(\S+ \S+) control\S* INFO \S+ (.*(?:starts in|is ready).*)$", re.MULTILINE)

@@ -33,8 +33,8 @@ from meuse.train.llm.spec import TuneSpec
 TENANT = "default"
 EXAMPLES, HELD_OUT, ASKED = 200, 40, 6
 SPEC: dict[str, Any] = {
-    "recipe": "llm-lora", "model_name": "log", "base": "smollm2:1", "data": "file-train",
-    "validation": "file-held-out", "epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "seed": 1,
+    "recipe": "llm-lora", "model_name": "log", "base": "smollm2:1", "data": f"file-{1:032x}",
+    "validation": f"file-{2:032x}", "epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "seed": 1,
     "config": {"rank": 8},
 }  # fmt: skip
 
@@ -109,7 +109,7 @@ def measure(model: Path, folder: Path) -> dict[str, Any]:
 def _kept(blobs: FolderBlobs, model: Path) -> str:
     """The digest of the manifest of a version with the model's files."""
     found = recognise(model)
-    assert found is not None
+    assert isinstance(found, facts.Facts)
     kept = []
     for name, path in found.files.items():
         with path.open("rb") as file:

@@ -23,7 +23,7 @@ from servers import Server
 
 from meuse.client import Client
 from meuse.core.errors import Code, MeuseError
-from meuse.tour import running
+from meuse.tour.platform import running
 
 LIMIT = 100_000
 """Requests a second that the benchmark's key may make: checked for each, never reached."""

@@ -11,6 +11,7 @@ import json
 import queue
 import sys
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -18,6 +19,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 MOST = 16
+GATHER_S = 0.01
+"""What arrives together is answered together."""
 
 
 class Streamer:
@@ -53,6 +56,7 @@ class Model:
     def run(self):
         while True:
             asks = [self.waiting.get()]
+            time.sleep(GATHER_S)
             while len(asks) < MOST and not self.waiting.empty():
                 asks.append(self.waiting.get())
             self.answer(asks)

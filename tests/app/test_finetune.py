@@ -23,9 +23,10 @@ from meuse.store.blobs import FolderBlobs
 from meuse.train.llm.spec import TuneSpec
 
 TENANT = "acme"
+FILE = f"file-{1:032x}"
 ROWS = [chat(f"What is {n}?", f"It is the number {n}.") for n in range(12)]
 SPEC: dict[str, Any] = {
-    "recipe": "llm-lora", "model_name": "counting", "base": "tiny:1", "data": "file-1",
+    "recipe": "llm-lora", "model_name": "counting", "base": "tiny:1", "data": FILE,
     "epochs": 3, "batch_size": 4, "learning_rate": 0.02, "seed": 5, "checkpoint_seconds": 0,
     "config": {"rank": 4},
 }  # fmt: skip
@@ -61,7 +62,7 @@ class Desk:
             "inputs": {
                 "tenant": TENANT, "attempt": 1, "prices": [],
                 "base": {"ref": "tiny:1", "manifest": self.manifest},
-                "files": {"data": {"id": "file-1", "digest": digest}},
+                "files": {"data": {"id": FILE, "digest": digest}},
                 "token_budgets": {"meter": "training_tokens", "limits": [], "cells": ""},
             },
         }  # fmt: skip
@@ -267,3 +268,24 @@ def test_ways_that_change_speed_alone(desk: Desk, tmp_path: Path) -> None:
     for other in found[1:]:
         assert other["validation_loss"] == pytest.approx(found[0]["validation_loss"], rel=2e-3)
         assert other["train_loss"] == pytest.approx(found[0]["train_loss"], rel=2e-3)
+
+
+def test_it_stops_when_validation_gets_no_better(desk: Desk, tmp_path: Path) -> None:
+    """And keeps the best weights, not the last: a rate too high for long unlearns again."""
+    stopping = {"patience": 2, "min_delta": 1.0}
+    job = RecordedJob(tmp_path / "job")
+    done = desk.run(job=job, epochs=30, early_stopping=stopping)
+    epochs = [figures for figures, labels in job.figures if "epoch" in labels]
+    assert 2 <= len(epochs) < 30
+    assert "no improvement since epoch" in job.text
+    metrics = done["versions"][0]["metrics"]
+    judged = [f["validation_loss"] for f, labels in job.figures if "validation_accuracy" in f]
+    assert metrics["validation_loss"] == min(judged[1:])
+    assert epochs[-1]["validation_loss"] == judged[-1]
+
+
+def test_without_validation_the_last_weights_stay(desk: Desk) -> None:
+    done = desk.run(validation_fraction=0, epochs=1)
+    (version,) = done["versions"]
+    assert done["check"]["validation_examples"] == 0
+    assert set(version["metrics"]) == {"train_loss", "trained_tokens"}

@@ -33,8 +33,9 @@ from meuse.store.files import SqlFiles
 from meuse.store.registry import SqlRegistry
 
 SCOPE = Scope("acme")
+GOOD, BAD, BATCH, LARGE, NONE = (f"file-{n:032x}" for n in range(5))
 SPEC: dict[str, Any] = {
-    "recipe": "llm-lora", "model_name": "polite", "base": "smollm2", "data": "file-good",
+    "recipe": "llm-lora", "model_name": "polite", "base": "smollm2", "data": GOOD,
 }  # fmt: skip
 ROWS = jsonl([chat("a", "b")] * 20)
 
@@ -82,7 +83,7 @@ def desk(tmp_path: Path) -> Desk:
     database.migrate("meuse")
     made = Desk(SqlRegistry(database), SqlFiles(database), FolderBlobs(tmp_path / "files"))
     made.base("smollm2")
-    made.file("file-good", ROWS)
+    made.file(GOOD, ROWS)
     return made
 
 
@@ -93,7 +94,7 @@ def test_a_spec_is_completed_and_pinned(desk: Desk) -> None:
     assert found["validation_fraction"] == 0.1
     again = desk.kind.check(SCOPE, json.loads(json.dumps(found)))
     assert again == found
-    assert desk.check(validation="file-good")["validation_fraction"] == 0.0
+    assert desk.check(validation=GOOD)["validation_fraction"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -101,10 +102,10 @@ def test_a_spec_is_completed_and_pinned(desk: Desk) -> None:
     [
         ({"data": "digits:1"}, "data", "not the id of a file"),
         ({"data": None}, "data", "a file is missing"),
-        ({"data": "file-none"}, "data", "there is no file"),
-        ({"data": "file-batch"}, "data", "was uploaded for 'batch'"),
-        ({"data": "file-bad"}, "data", "line 17: it is not JSON"),
-        ({"validation": "file-bad"}, "validation", "line 17"),
+        ({"data": NONE}, "data", "there is no file"),
+        ({"data": BATCH}, "data", "was uploaded for 'batch'"),
+        ({"data": BAD}, "data", "line 17: it is not JSON"),
+        ({"validation": BAD}, "validation", "line 17"),
         ({"base": "nothing:1"}, "base", "there is no version"),
         ({"base": "served"}, "base", "layout ir"),
         ({"base": "digits"}, "base", "no language model"),
@@ -120,16 +121,16 @@ def test_a_spec_is_completed_and_pinned(desk: Desk) -> None:
 def test_refusals(desk: Desk, changes: dict[str, Any], field: str, told: str) -> None:
     desk.base("served", "ir")
     desk.base("digits", task="classification")
-    desk.file("file-batch", ROWS, "batch")
-    desk.file("file-bad", jsonl([chat("a", "b")] * 16) + b"{]\n" + ROWS)
+    desk.file(BATCH, ROWS, "batch")
+    desk.file(BAD, jsonl([chat("a", "b")] * 16) + b"{]\n" + ROWS)
     with pytest.raises(MeuseError, match=told) as caught:
         desk.check(**changes)
     assert caught.value.field == field
 
 
 def test_a_large_file_is_left_to_the_job(desk: Desk) -> None:
-    desk.file("file-large", b"{]\n" * (READ_NOW // 3 + 1))
-    assert desk.check(data="file-large")["data"] == "file-large"
+    desk.file(LARGE, b"{]\n" * (READ_NOW // 3 + 1))
+    assert desk.check(data=LARGE)["data"] == LARGE
 
 
 def test_other_tenants_files_are_not_there(desk: Desk) -> None:
@@ -176,7 +177,7 @@ def test_versions_are_registered_once(desk: Desk) -> None:
     made = desk.registry.versions(SCOPE, "polite")
     assert [v.report["generation"]["layout"] for v in made] == ["adapter", "hf"]
     lineage = made[0].lineage
-    assert (lineage.parent, lineage.dataset, lineage.seed) == ("smollm2:1", "file-good", 0)
+    assert (lineage.parent, lineage.dataset, lineage.seed) == ("smollm2:1", GOOD, 0)
     checked = replace(job, spec={**job.spec, "check_only": True})
     assert desk.kind.complete(checked, {"check": {"tokens": 1}}) == {"check": {"tokens": 1}}
 

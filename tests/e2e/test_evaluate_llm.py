@@ -164,8 +164,10 @@ def test_real_weights_know_the_world(
     done = json.loads(evaluate("choices", choices(), "--json").stdout)
     figures = done["result"]["models"][0]["figures"]
     assert figures["accuracy"] == figures["accuracy_norm"] == 1
-    asked = {"role": "user", "content": "What is the capital of France? One word."}
-    chat = [{"messages": [asked, {"role": "assistant", "content": "Paris"}]}]
+    asked = {"role": "user", "content": "What is the capital of France?"}
+    chat = [
+        {"messages": [asked, {"role": "assistant", "content": "The capital of France is Paris."}]}
+    ]
     done = evaluate(
         "chat", chat, "--metric", "exact_match", "--metric", "perplexity", "--stop", ".",
         "--max-tokens", "16", "--json",

@@ -51,7 +51,7 @@ def client(platform: Platform) -> Client:
 
 @pytest.fixture(scope="module")
 def file(platform: Platform, client: Client) -> str:
-    sent: str = client.send_file(platform.home.parent / "chat.jsonl")["id"]
+    sent: str = client.upload_file(platform.home.parent / "chat.jsonl")["id"]
     return sent
 
 
@@ -108,7 +108,7 @@ def test_the_command_line_sends_checks_and_trains(platform: Platform) -> None:
 def test_a_broken_line_17_is_refused_before_a_job_is_made(client: Client, tmp_path: Path) -> None:
     path = tmp_path / "bad.jsonl"
     path.write_bytes(jsonl(ROWS[:16]) + b'{"messages": [\n' + jsonl(ROWS[16:]))
-    sent = client.send_file(path)["id"]
+    sent = client.upload_file(path)["id"]
     before = len(client.jobs())
     with pytest.raises(MeuseError, match="line 17: it is not JSON") as caught:
         client.finetune("never", "tiny:1", sent)

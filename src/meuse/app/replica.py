@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +21,7 @@ from meuse.core.nouns import Signature
 from meuse.core.ports import PrepareInputs
 from meuse.runtime import lifeline
 from meuse.serve.generation import manifest
+from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.tuning import Tuning
 from meuse.settings import load
 from meuse.store.blobs import FolderBlobs
@@ -146,21 +147,6 @@ def generate(options: argparse.Namespace) -> None:
             adapter_turn_ms=options.adapter_turn_ms or replica.ADAPTER_TURN_MS,
         ),
     )
-
-
-def lay_out(digest: str, folder: Path, blobs: FolderBlobs, tenant: str) -> manifest.Manifest:
-    """The files of the manifest with this digest under their names, verified; the manifest. Raises
-    `invalid_data` for a name that leads out of the folder, msgspec.MsgspecError."""
-    described = manifest.decode(blobs.read(tenant, digest))
-    shutil.rmtree(folder, ignore_errors=True)
-    for file in described.files:
-        path = PurePosixPath(file.name)
-        if path.is_absolute() or not path.parts or ".." in path.parts:
-            raise MeuseError(Code.INVALID_DATA, f"{file.name!r} is no name of a model's file")
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        blobs.copy_to(tenant, file.digest, target)
-    return described
 
 
 def set_pools(cores: int) -> None:

@@ -66,7 +66,7 @@ def _sent(client: Client, field: str, what: str) -> str:
     """The id of a file: what was given, or what sending it gives."""
     path = Path(what)
     if path.is_file():
-        sent: str = client.send_file(path)["id"]
+        sent: str = client.upload_file(path)["id"]
         return sent
     if not what.startswith("file-"):
         raise invalid(field, f"there is no file {what}")

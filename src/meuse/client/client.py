@@ -179,18 +179,6 @@ class Client:
         named |= {} if base is None else {"base": base}
         return self.start("import", {"source": source, **named})
 
-    def send_file(self, path: Path, purpose: str = "fine-tune") -> JSON:
-        """Keep a file (`/v1/files`); with the id that jobs name it by."""
-        with path.open("rb") as file:
-            answer: JSON = self.call(
-                "POST",
-                "/v1/files",
-                data={"purpose": purpose},
-                files={"file": (path.name, file)},
-                timeout=660.0,
-            )
-        return answer
-
     def finetune(self, model_name: str, base: str, data: str, **spec: Any) -> JSON:
         """Start a fine-tuning of a language model on a file (`file-…`); the job. `spec`: as of a
         train job with the recipe llm-lora, or another named by `recipe`."""
@@ -353,7 +341,11 @@ class Client:
         """Upload a file of lines (JSONL) as OpenAI's clients do; the file, with its id."""
         with path.open("rb") as file:
             answer: JSON = self.call(
-                "POST", "/v1/files", data={"purpose": purpose}, files={"file": (path.name, file)}
+                "POST",
+                "/v1/files",
+                data={"purpose": purpose},
+                files={"file": (path.name, file)},
+                timeout=660.0,
             )
         return answer
 

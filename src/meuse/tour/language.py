@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from meuse.client import Client
 from meuse.client.chat import Answer, listen
@@ -111,11 +110,7 @@ def _file(stage: Stage, name: str, capitals: dict[str, str]) -> str:
                 {"role": "assistant", "content": told},
             ]
             lines.write(json.dumps({"messages": said}) + "\n")
-    with path.open("rb") as file:
-        answer: dict[str, Any] = stage.client.call(
-            "POST", "/v1/files", files={"file": (name, file)}, data={"purpose": "fine-tune"}
-        )
-    return str(answer["id"])
+    return str(stage.client.upload_file(path)["id"])
 
 
 def _question(country: str) -> str:

@@ -5,12 +5,14 @@ The real engine, greedily at one stream, where answers are the same token for to
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 import helpers_llm
+import helpers_lora
 from meuse.serve.generation.engine import Work
 from meuse.serve.generation.messages import Sampling
 from meuse.serve.generation.tuning import Tuning
@@ -23,18 +25,23 @@ TOKENS = 20
 
 
 class Engine:
-    """A pipeline of SmolLM2 with these options; `ask` counts the steps that an answer took."""
+    """A pipeline with these options; `ask` counts the steps that an answer took."""
 
-    def __init__(self, **tuning: Any) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        kv_bytes_per_token: int = helpers_llm.KV_BYTES_PER_TOKEN,
+        **tuning: Any,
+    ) -> None:
         from meuse.serve.generation.genai import GenaiGenerator
 
         self.generator = GenaiGenerator(
-            helpers_llm.weights(),
+            path or helpers_llm.weights(),
             context=512,
             threads=2,
             max_sequences=4,
             cache_mb=64,
-            kv_bytes_per_token=helpers_llm.KV_BYTES_PER_TOKEN,
+            kv_bytes_per_token=kv_bytes_per_token,
             tuning=Tuning(**tuning),
         )
         self.steps = 0
@@ -95,3 +102,16 @@ def test_a_cache_of_16_bits_holds_less_and_may_round_otherwise(plain: Engine) ->
     assert exact.ask(LINE)[:4] == plain.ask(LINE)[:4]
     sizes = [each.generator._pipeline.get_metrics().cache_size_in_bytes for each in (plain, exact)]
     assert np.ptp(sizes) / max(sizes) < 0.02  # the same memory, as it was asked for
+
+
+def test_guesses_of_a_draft_save_steps_and_change_nothing(tmp_path: Path) -> None:
+    """A small model with random weights that guesses for itself: it is right, mostly, and what
+    it says is what it says alone."""
+    model = helpers_lora.tiny(tmp_path / "model")
+    size = helpers_lora.LAYERS * 2 * (helpers_lora.WIDTH // 4) * 2 * 2
+    alone = Engine(model, size)
+    told = alone.ask("abcabc")
+    guessed = Engine(model, size, draft=model, assistant_tokens=3)
+    assert guessed.ask("abcabc") == told
+    assert guessed.steps < alone.steps * 3 / 4
+    assert guessed.ask("xyz", repetition_penalty=1.2) == alone.ask("xyz", repetition_penalty=1.2)

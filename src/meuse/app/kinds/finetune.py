@@ -30,7 +30,7 @@ from meuse.meter.jobs import TIER
 from meuse.registry import references
 from meuse.registry.card import check_given
 from meuse.train.llm import lines
-from meuse.train.llm.spec import TuneSpec, is_tuning
+from meuse.train.llm.spec import MAX_TOKENS, TuneSpec, is_tuning
 
 PURPOSE = "fine-tune"
 LAYOUTS = ("gguf", "hf")
@@ -165,7 +165,7 @@ class Finetune:
     def _estimate(self, job: Job) -> int | None:
         asked = _asked(job)
         told = self._base(job.scope, asked.base).report["generation"]
-        most = min(asked.config.max_tokens or 2048, told["context"])
+        most = min(asked.config.max_tokens or MAX_TOKENS, told["context"])
         return estimates.of_tuning(
             told["parameters"],
             most,

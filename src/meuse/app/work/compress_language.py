@@ -16,7 +16,6 @@ from typing import Any
 
 import openvino
 
-from meuse.app.replica import lay_out
 from meuse.app.work.pull import keep
 from meuse.app.work.subjects import served
 from meuse.app.work.tokens import tokens_of
@@ -37,7 +36,7 @@ from meuse.language.ir import GRAPH, copy_ir, write_ir
 from meuse.pull import checkpoint
 from meuse.pull.facts import Facts, manifest
 from meuse.registry.card import note
-from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.genai import GenaiGenerator
 from meuse.serve.generation.manifest import Manifest
 from meuse.train.digest import source_digest
@@ -62,10 +61,9 @@ def work(blobs: Blobs, files: Blobs, context: JobContext, job: dict[str, Any]) -
         found = lines.read(file, normal)
     lines.metrics_of(found, ("perplexity",))
     with Effort(context.folder / "checkpoint-effort.json") as effort:
-        parent = manifests.decode(blobs.read(inputs["tenant"], inputs["manifest"]))
         given, made = context.folder / "parent", context.folder / "made"
+        parent = lay_out(inputs["manifest"], given, blobs, inputs["tenant"])
         whole = given if parent.layout == "ir" else context.folder / "whole"
-        lay_out(parent, given, blobs, inputs["tenant"])  # type: ignore[arg-type]
         bench = _Bench(context, spec, found, parent)
         seconds = bench.make(given, whole, made)
         told = bench.compare(given, whole, made, seconds)

@@ -15,12 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from meuse.app.replica import lay_out
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ports import Blobs
 from meuse.evaluate.language.likelihood import LanguageModel
-from meuse.serve.generation import manifest as manifests
 from meuse.serve.generation.engine import Tokenizer, Work
+from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.manifest import Manifest
 from meuse.serve.generation.messages import Sampling
 from meuse.serve.generation.prompt import Prompt, Reader
@@ -57,12 +56,12 @@ def opened(blobs: Blobs, tenant: str, version: dict[str, Any], folder: Path) -> 
     """
     try:
         if version["layout"] in ("gguf", "ir"):
-            described = _laid_out(blobs, tenant, version, folder)
+            described = lay_out(version["manifest"], folder, blobs, tenant)
             return served(described, folder)
         base = version["base"] or version
-        described = _laid_out(blobs, tenant, base, folder / "base")
+        described = lay_out(base["manifest"], folder / "base", blobs, tenant)
         if version["base"] is not None:
-            _laid_out(blobs, tenant, version, folder / "adapter")
+            lay_out(version["manifest"], folder / "adapter", blobs, tenant)
         return _trained(described, folder / "base", folder / "adapter", bool(version["base"]))
     except ModuleNotFoundError as error:
         raise MeuseError(
@@ -70,12 +69,6 @@ def opened(blobs: Blobs, tenant: str, version: dict[str, Any], folder: Path) -> 
             f"judging the layout {version['layout']!r} needs the package {error.name!r}",
             hint="pip install 'meuse[lora]'",
         ) from None
-
-
-def _laid_out(blobs: Blobs, tenant: str, version: dict[str, Any], folder: Path) -> Manifest:
-    described = manifests.decode(blobs.read(tenant, version["manifest"]))
-    lay_out(described, folder, blobs, tenant)
-    return described
 
 
 def _reader(

@@ -13,11 +13,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from meuse.app.replica import lay_out
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ports import JobContext, Paused
 from meuse.serve.generation import load as models
 from meuse.serve.generation.engine import Generator
+from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.manifest import Manifest
 from meuse.serve.generation.messages import Ask
 from meuse.serve.generation.replica import Parts

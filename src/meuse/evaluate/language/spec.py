@@ -93,7 +93,7 @@ def _metrics(value: object) -> tuple[str, ...]:
 
 def _stop(value: object) -> tuple[str, ...]:
     given = [value] if isinstance(value, str) else value
-    good = isinstance(given, list | tuple) and len(given) <= MAX_STOPS
-    if not good or not all(isinstance(text, str) and text for text in given):  # type: ignore[union-attr]
+    found = list(given) if isinstance(given, list | tuple) else [None]
+    if len(found) > MAX_STOPS or not all(isinstance(text, str) and text for text in found):
         raise invalid("stop", "stop is no list of texts", f"At most {MAX_STOPS}, none empty.")
-    return tuple(given)  # type: ignore[arg-type]
+    return tuple(map(str, found))

@@ -41,12 +41,14 @@ Figures = dict[str, float]
 @dataclass(slots=True)
 class Progress(checkpoint.Progress):
     """`batch` counts updates of the epoch that runs, `updates` those of all; `tokens` are those
-    trained on so far, padding not counted. `judged` is the update last validated at."""
+    trained on so far, padding not counted. `judged` is the update last validated at, `last` what it
+    gave, `before` what the base gives."""
 
     updates: int = 0
     tokens: int = 0
     judged: int = -1
     before: Figures = field(default_factory=dict)
+    last: Figures = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,6 +265,7 @@ def _judge(run: _Run) -> None:
     run.job.log(
         f"{where}: validation loss {figures['loss']:.4f}, perplexity {figures['perplexity']:.2f}"
     )
+    progress.last = figures
     if not progress.updates:
         progress.before = figures
         return
@@ -283,10 +286,10 @@ def _end_of_epoch(run: _Run) -> None:
         _judge(run)
     stopping = plan.options.early_stopping
     if plan.validation:
-        best = {"loss": progress.best_score or 0.0}
+        row["validation_loss"] = progress.last["loss"]
         if stopping is not None:
-            _stop(progress, best["loss"], epoch, stopping.min_delta, stopping.patience)
-        row["validation_loss"] = best["loss"]
+            best = min(progress.last["loss"], progress.best_score or math.inf)
+            _stop(progress, best, epoch, stopping.min_delta, stopping.patience)
     progress.history.append(row)
     progress.epoch, progress.batch = epoch, 0
     run.job.metrics(row, epoch=epoch, step=progress.updates, steps=plan.total)

@@ -25,12 +25,10 @@ from meuse.train.llm import layout, loop
 from meuse.train.llm.examples import Chat, Example, Made, Words, make
 from meuse.train.llm.lines import Line, refused
 from meuse.train.llm.model import Trained, adapted, recompute, write_adapter, write_model
-from meuse.train.llm.spec import TuneSpec
+from meuse.train.llm.spec import MAX_TOKENS, TuneSpec
 from meuse.train.machine import bf16_is_native
 from meuse.train.seeds import derive
 
-MAX_TOKENS = 2048
-"""Of an example, unless the config says otherwise or the context is shorter."""
 TOLD_CUT = 20
 
 

@@ -15,7 +15,7 @@ import msgspec
 from meuse.core.errors import invalid
 from meuse.core.fields import known, real
 from meuse.core.ids import check_name
-from meuse.core.references import parse
+from meuse.core.references import is_file, parse
 from meuse.core.tuning import FIELD
 from meuse.train import recipes
 from meuse.train.options import LoopOptions
@@ -34,6 +34,8 @@ OWN = (
 ASIDE = ("card", FIELD)
 """What a job's spec has beside these."""
 FRACTION = 0.1
+MAX_TOKENS = 1024
+"""Of an example, unless the config says otherwise or the context is shorter."""
 
 
 def is_tuning(recipe: object) -> bool:
@@ -109,13 +111,13 @@ class TuneSpec:
 
 
 def _file(field: str, value: object) -> str:
-    if not isinstance(value, str) or not value.startswith("file-") or len(value) > 63:
+    if not is_file(value):
         raise invalid(
             field,
             f"{value!r} is not the id of a file" if value else "a file is missing",
             'Upload it with POST /v1/files (purpose "fine-tune"), and name its id: file-….',
         )
-    return value
+    return str(value)
 
 
 def _fraction(given: Mapping[str, Any]) -> float:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Meta
 
 MaxTokens = Annotated[
-    int, Meta(ge=16, le=1 << 20, description="of an example; by default 2,048 or the context")
+    int, Meta(ge=16, le=1 << 20, description="of an example; by default 1,024 or the context")
 ]
 TooLong = Annotated[
     Literal["truncate", "refuse"], Meta(description="what happens to examples over max_tokens")
