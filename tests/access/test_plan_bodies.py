@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from meuse.access import plan_body
 from meuse.access.plan_checks import check_plan
 from meuse.access.tenancy import Tenancy
+from meuse.core.clock import BUCKET_MS, to_rfc3339
 from meuse.core.errors import Code, MeuseError
 from meuse.core.plans import PlanVersion, price_body, terms_body
 from meuse.store.access import SqlAccess, SqlPlans
@@ -92,6 +94,42 @@ def test_changes_of_a_tenants_plan_are_noted(tenancy: Tenancy) -> None:
     assert [plan for _, plan in changes] == [None, "one", "two", None]
     assert [at for at, _ in changes] == sorted({at for at, _ in changes})
     assert tenancy.store.plan_changes("nobody") == []
+
+
+def test_a_plan_that_was_had_keeps_its_currency(tenancy: Tenancy) -> None:
+    """A quarter of an hour with usage in two currencies could never be invoiced."""
+    euros, dollars = ({"currency": code, "prices": []} for code in ("EUR", "USD"))
+    tenancy.put_plan("basic", euros)
+    assert tenancy.put_plan("basic", dollars).version == 2  # nobody had it
+    tenancy.put_tenant("acme", {"plan": "basic"})
+    tenancy.put_tenant("acme", {"plan": None})
+    with pytest.raises(MeuseError, match="in USD: its currency stays") as caught:
+        tenancy.put_plan("basic", euros)
+    assert (caught.value.code, caught.value.field) == (Code.CONFLICT, "currency")
+    assert tenancy.put_plan("basic", {**dollars, "minimum": "1"}).version == 3
+
+
+def test_a_tenant_changes_currency_over_a_quarter_without_a_plan(tenancy: Tenancy) -> None:
+    """Not from plan to plan, nor before that quarter of an hour is over; else at once."""
+    for name, currency in (("eu", "EUR"), ("eu2", "EUR"), ("us", "USD")):
+        tenancy.put_plan(name, {"currency": currency, "prices": []})
+    for plan in (None, "eu", "eu2"):
+        tenancy.put_tenant("acme", {"plan": plan})
+    with pytest.raises(MeuseError, match="has paid in EUR by plan 'eu2'") as caught:
+        tenancy.put_tenant("acme", {"plan": "us"})
+    assert (caught.value.code, caught.value.field) == (Code.CONFLICT, "plan")
+    assert tenancy.store.tenant("acme").plan == "eu2"
+    tenancy.put_tenant("acme", {"plan": None})
+    since = tenancy.store.plan_changes("acme")[-1][0]
+    free = -(-since // BUCKET_MS) * BUCKET_MS + BUCKET_MS
+    early = replace(tenancy, clock=lambda: free - 1)
+    with pytest.raises(MeuseError) as caught:
+        early.put_tenant("acme", {"plan": "us"})
+    assert to_rfc3339(free) in str(caught.value.hint)
+    assert early.put_tenant("acme", {"plan": "eu"}).plan == "eu"
+    early.put_tenant("acme", {"plan": None})
+    later = replace(tenancy, clock=lambda: free + BUCKET_MS)
+    assert later.put_tenant("acme", {"plan": "us"}).plan == "us"
 
 
 def test_the_schema_has_every_field() -> None:

@@ -367,7 +367,8 @@ class LimitStore(Protocol):
 class PlanStore(Protocol):
     def put_plan(self, plan: PlanVersion) -> PlanVersion:
         """Keep what a plan says as the next version of its name; said again, it is the one
-        that there is. Version and moment are the store's."""
+        that there is. Version and moment are the store's. Raises `conflict` for another
+        currency, once a tenant has had the plan."""
         ...
 
     def plan(self, name: str, version: int | None = None) -> PlanVersion: ...
