@@ -15,6 +15,7 @@ from meuse.access.tenancy import Tenancy
 from meuse.core.clock import BUCKET_MS, to_rfc3339
 from meuse.core.errors import Code, MeuseError
 from meuse.core.plans import PlanVersion, price_body, terms_body
+from meuse.store import access
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.database import Database
 
@@ -94,6 +95,17 @@ def test_changes_of_a_tenants_plan_are_noted(tenancy: Tenancy) -> None:
     assert [plan for _, plan in changes] == [None, "one", "two", None]
     assert [at for at, _ in changes] == sorted({at for at, _ in changes})
     assert tenancy.store.plan_changes("nobody") == []
+
+
+def test_versions_rise_with_time_though_the_clock_goes_back(
+    tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calendar orders them by when they were made: a later one is never in force before."""
+    for now in (5_000, 4_000, 5_001, 9_000):
+        monkeypatch.setattr(access, "now_ms", lambda now=now: now)
+        tenancy.put_plan("one", {"currency": "EUR", "prices": [], "minimum": str(now)})
+    made = [plan.created_ms for plan in tenancy.plans.versions("one")]
+    assert made == [5_000, 5_001, 5_002, 9_000]
 
 
 def test_a_plan_that_was_had_keeps_its_currency(tenancy: Tenancy) -> None:

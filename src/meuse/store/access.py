@@ -148,7 +148,9 @@ class SqlPlans:
                         field="currency",
                         hint="Make a plan of another name, and give tenants that one.",
                     )
-            plan = replace(plan, version=(last.version if last else 0) + 1, created_ms=now_ms())
+            version, made = (last.version, last.created_ms) if last else (0, 0)
+            # A clock that went back does not put a version before the one that it follows.
+            plan = replace(plan, version=version + 1, created_ms=max(now_ms(), made + 1))
             connection.execute(
                 plan_version.insert().values(
                     name=name,
