@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from helpers_llama import chat, jsonl
 from meuse.app.kinds.finetune import READ_NOW, Finetune, by_recipe
 from meuse.app.kinds.shared import Stores
+from meuse.app.work.finetune import cost
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
     GENERATION,
@@ -152,6 +154,23 @@ def test_what_the_process_gets(desk: Desk) -> None:
     assert inputs["prices"] == [
         {"meter": "training_tokens", "amount": "1", "per": 1000, "currency": "EUR"}
     ]
+
+
+def test_an_estimate_counts_started_packages_whole(desk: Desk) -> None:
+    """And granules, as the invoice will."""
+    prices = (
+        Price("training_tokens", "5", 1000, scheme="package", free=100),
+        Price("training_ms", "1", 1000, round_up_to=60_000),
+    )
+    desk.plan = PlanVersion("basic", 3, "EUR", prices, 1)
+    told = desk.kind.prepare(desk.job())["prices"]
+    assert told[0] == {
+        "meter": "training_tokens", "amount": "5", "per": 1000, "currency": "EUR",
+        "scheme": "package",
+    }  # fmt: skip
+    counts = SimpleNamespace(training_tokens=2001, seconds=60.0005)
+    assert cost(counts, told) == {"amount": "135.000000", "currency": "EUR"}
+    assert cost(counts, []) is None
 
 
 def test_memory_is_estimated(desk: Desk) -> None:

@@ -139,7 +139,7 @@ _HINTS = {
     "tier": 'Use "standard", "batch", "internal", or "*" for all.',
     "scheme": "Use unit, graduated, volume or package.",
     "stacking": "Use stack, best_of or precedence.",
-    "settle": "Use credit_then_invoice: to use only what is paid for before, there are no wallets yet.",
+    "settle": "Use credit_then_invoice: there are no wallets yet to pay from beforehand.",
     "currency": "Use an ISO 4217 code such as EUR.",
 }  # fmt: skip
 _NAMES = {

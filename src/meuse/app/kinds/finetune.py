@@ -116,7 +116,8 @@ class Finetune:
         }
 
     def _prices(self, job: Job, model: str) -> list[dict[str, Any]]:
-        """What a unit of each meter costs, where the tenant's plan has a price."""
+        """What each meter costs, where the tenant's plan has a price: by the unit, if not said
+        otherwise (`scheme`, `round_up_to`)."""
         plan = self.plan_of(job.scope.tenant)
         if plan is None:
             return []
@@ -124,6 +125,8 @@ class Finetune:
         found = [(meter, price_of(plan, meter, name, TIER)) for meter in METERS]
         return [
             {"meter": meter, "amount": price.amount, "per": price.per, "currency": plan.currency}
+            | ({"scheme": price.scheme} if price.scheme != "unit" else {})
+            | ({"round_up_to": price.round_up_to} if price.round_up_to != 1 else {})
             for meter, price in found
             if price is not None
         ]

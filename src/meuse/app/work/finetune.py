@@ -6,11 +6,13 @@ import io
 from collections.abc import Iterator
 from dataclasses import asdict
 from decimal import Decimal
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from meuse.app.work.spending import Tokens
-from meuse.core.nouns import GENERATION, Artifact
+from meuse.billing.plans import curve
+from meuse.core.nouns import GENERATION, Artifact, Price
 from meuse.core.ports import Blobs, JobContext
 from meuse.gateway.openai.conversation import normal
 from meuse.jobs.effort import Effort
@@ -70,14 +72,19 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -
 
 
 def cost(counts: Any, prices: list[dict[str, Any]]) -> dict[str, str] | None:
-    """What training will cost by the tenant's plan, as far as it has prices; None without."""
+    """What training will cost at most by the tenant's plan, as far as it has prices; None
+    without. Started packages count whole."""
     if not prices:
         return None
-    quantity = {"training_tokens": counts.training_tokens, "training_ms": counts.seconds * 1000}
-    total = sum(
-        Decimal(str(quantity[p["meter"]])) * Decimal(p["amount"]) / Decimal(p["per"])
-        for p in prices
-    )
+    quantity = {
+        "training_tokens": counts.training_tokens,
+        "training_ms": ceil(counts.seconds * 1000),
+    }
+    total = Decimal(0)
+    for told in prices:
+        price = Price(**{name: value for name, value in told.items() if name != "currency"})
+        used = quantity[price.meter]
+        total += curve.cost(curve.slices(price, 0, used, used)) / price.per
     return {"amount": f"{total:.6f}", "currency": prices[0]["currency"]}
 
 
