@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 
 from billing.make_plans import END
 from billing.make_usage import DAY, HOUR, Directory, plan, usage_record
 from billing.test_invoices import invoice, used
+from meuse.billing.issued import Issued, as_issued, issued_in
 from meuse.billing.plans.calendar import windows
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import Code, MeuseError
@@ -113,6 +116,33 @@ def test_many_parts_with_late_usage_add_up_to_the_month(store):
         total += Decimal(part(store, directory, (low, high))["total"])
     # 372 rows: 362 × 0.333 / 7 = 17.22; 24 requests: 8; 7; less 3
     assert total == Decimal("29.22")
+
+
+def test_an_issued_invoice_over_two_months_counts_in_the_second(store):
+    """With its lines of that month alone."""
+    directory = Directory(plan(Price("rows", "1", free=5)), acme="basic")
+    october = DAY - 10 * 24 * HOUR
+    used(store, usage_record(ts=october), usage_record(ts=TENTH))
+    first = part(store, directory, (october, MID))
+    assert told(first)[2] == [("usage", "3.00"), ("usage", "3.00")]
+    used(store, usage_record(ts=TENTH), usage_record(ts=october), usage_record(ts=MID))
+    (line,) = part(store, directory, HALVES[1])["lines"]
+    assert (line["quantity"], line["amount"]) == (16, "16.00")
+    assert line["before"] == {"quantity": 8, "amount": "3.00"}
+
+
+def test_invoices_of_before_lines_said_enough_are_computed_again():
+    """Nothing is taken from lines that do not say what they are of."""
+    line = {"meter": "rows", "model": "acme/digits", "plan": "basic:1", "quantity": 8, "per": 1,
+            "unit_price": "1", "amount": "8.00"}  # fmt: skip
+    period = {"from": to_rfc3339(DAY), "to": to_rfc3339(TENTH)}
+    body = json.dumps({"period": period, "lines": [line], "currency": "EUR"})
+    invoices = [
+        SimpleNamespace(id=None, status=status, body=body) for status in ("issued", "draft")
+    ]
+    assert issued_in(invoices, DAY, MID) == (Issued(DAY, TENTH, "EUR", None, None),)
+    assert issued_in(invoices, DAY, DAY + HOUR) == ()
+    assert as_issued((), issued_in(invoices, DAY, MID), lambda low, high: (), "EUR") == ()
 
 
 def test_windows_are_cut_where_invoices_end():
