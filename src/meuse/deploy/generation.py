@@ -153,13 +153,8 @@ def _check_options(wanted: Deployment) -> None:
             "callers of several tenants would learn from it what others have asked",
             "Leave it out, or give access to no other tenant.",
         )
-    for name in ("prefix_cache", "prompt_lookup", "draft_model"):
-        if wanted.adapters and getattr(options, name) is not None:
-            raise invalid(
-                f"engine.{name}",
-                NOT_WITH_ADAPTERS[name],
-                "Leave it out, or serve the adapters in a deployment of their own.",
-            )
+    if wanted.adapters:
+        check_takes_adapters(options)
     if options.prompt_lookup is not None and options.draft_model is not None:
         raise invalid("engine.draft_model", "prompt_lookup guesses already", "Choose one of them.")
     if options.kv_precision == "bf16":
@@ -168,6 +163,17 @@ def _check_options(wanted: Deployment) -> None:
             "the engine keeps bf16 only where it also computes in it, which it does not here",
             f"Use one of: {', '.join(SHARES)}.",
         )
+
+
+def check_takes_adapters(options: EngineOptions) -> None:
+    """Raises `invalid_field` for an option that a deployment with adapters cannot have."""
+    for name, why in NOT_WITH_ADAPTERS.items():
+        if getattr(options, name) is not None:
+            raise invalid(
+                f"engine.{name}",
+                why,
+                "Leave it out, or serve the adapters in a deployment of their own.",
+            )
 
 
 def need(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> int:
