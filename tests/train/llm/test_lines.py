@@ -46,6 +46,7 @@ def test_a_broken_line_17_is_told() -> None:
         (b"[1]", "not a JSON object"),
         (b"[" * 100_000, "nested too deeply"),
         (b"\xff\xfe", "it is not JSON"),
+        (b'{"prompt": "caf\xe9", "completion": "b"}', "it is not UTF-8"),
         ({"text": "a"}, "neither messages nor prompt"),
         ({"prompt": "a"}, "completion is missing"),
         ({"prompt": "a", "completion": 1}, "completion is no text"),

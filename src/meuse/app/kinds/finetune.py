@@ -3,6 +3,7 @@ versions registered."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from meuse.app import estimates
 from meuse.app.kinds.shared import Stores
 from meuse.billing.rating import price_of
+from meuse.core import jsonl
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import (
     GENERATION,
@@ -84,8 +86,8 @@ class Finetune:
         """Refuse a file that is not for this, or, where it is small, one with faulty lines."""
         file = self._file(scope, field, file_id)
         if file.bytes <= READ_NOW:
-            body = self.blobs.read(scope.tenant, file.digest)
-            lines.check(lines.read(body.split(b"\n"), normal), field)
+            body = io.BytesIO(self.blobs.read(scope.tenant, file.digest))
+            lines.check(lines.read(jsonl.lines(body), normal), field)
 
     def _file(self, scope: Scope, field: str, file_id: str) -> StoredFile:
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import asdict
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from meuse.app.work.spending import Tokens
+from meuse.core import jsonl
 from meuse.core.nouns import GENERATION, Artifact
 from meuse.core.ports import Blobs, JobContext
 from meuse.gateway.openai.conversation import normal
@@ -99,12 +99,8 @@ def _lines(
     path = context.folder / f"{field}.jsonl"
     files.copy_to(inputs["tenant"], inputs["files"][field]["digest"], path)
 
-    def pieces() -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while raw := file.readline(lines.MAX_LINE + 1):
-                yield raw
-
-    found = lines.read(pieces(), normal)
+    with path.open("rb") as file:
+        found = lines.read(jsonl.lines(file), normal)
     for fault in found.faults:
         context.log(f"{field}: {fault}", level="warning")
     return lines.check(found, field)
