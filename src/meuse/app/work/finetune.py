@@ -38,10 +38,11 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -
         check: dict[str, Any] = {}
 
         def tell(counts: run.Counts) -> None:
+            tokens.whole = counts.training_tokens
             check.update(asdict(counts), cost=cost(counts, inputs["prices"]))
             context.log(summary(check))
 
-        with Tokens(context, inputs) as tokens:
+        with Tokens(context, inputs, spends=not spec.check_only) as tokens:
             done = run.fit(
                 tokens.job, spec, base, given["data"], given.get("validation", ()), tell,
                 tokens.trained,
