@@ -166,21 +166,28 @@ def test_events_are_told_in_openais_words() -> None:
     assert objects.seq_of("ftevent-x") is None
 
 
-def test_results_are_a_table_and_the_checkpoint_has_the_last_of_them() -> None:
+def test_results_are_a_table_and_the_checkpoint_has_those_of_the_weights_kept() -> None:
     said: list[dict[str, Any]] = [
         {"figures": {"train_loss": 2.0}, "step": 1},
         {"figures": {"train_loss": 1.0, "train_accuracy": 0.5}, "step": 2},
         {"figures": {"validation_loss": 1.5}, "step": 2},
+        {"figures": {"train_loss": 1.5, "validation_loss": 1.5}, "epoch": 1, "step": 2},
         {"figures": {"perplexity": 3.0}},
+        {"figures": {"validation_loss": 1.75}, "step": 4},
     ]
     assert objects.table(iter(said)).splitlines() == [
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy",
         "1,2.0,,,",
         "2,1.0,0.5,1.5,",
-    ]
-    figures = {"step": 2, "train_loss": 1.0, "valid_loss": 1.5, "perplexity": 3.0}
-    told = FineTuningJobCheckpoint.model_validate(objects.checkpoint(DONE, figures))
-    assert (told.step_number, told.metrics.valid_loss) == (2, 1.5)
+        "4,,,1.75,",
+    ], "what is told of an epoch is not its last update's"
+    kept = replace(DONE, result={**(DONE.result or {}), "best_update": 2, "trained_tokens": 5000})
+    told = FineTuningJobCheckpoint.model_validate(objects.checkpoint(kept, reversed(said)))
+    assert (told.step_number, told.metrics.step, told.metrics.valid_loss) == (2, 2, 1.5)
+    assert (told.metrics.train_loss, told.metrics.train_mean_token_accuracy) == (1.0, 0.5)
+    assert objects.describe(kept)["trained_tokens"] == 5000, "what was metered, not last told"
+    last = FineTuningJobCheckpoint.model_validate(objects.checkpoint(DONE, reversed(said)))
+    assert (last.step_number, last.metrics.valid_loss) == (4, 1.75)
     assert told.fine_tuned_model_checkpoint == "smollm2-polite:1"
     assert told.fine_tuning_job_id == DONE.id
 

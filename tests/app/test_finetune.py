@@ -285,6 +285,9 @@ def test_it_stops_when_validation_gets_no_better(desk: Desk, tmp_path: Path) -> 
     metrics = done["versions"][0]["metrics"]
     judged = [f["validation_loss"] for f, labels in job.figures if "validation_accuracy" in f]
     assert metrics["validation_loss"] == min(judged[1:])
+    [best] = {labels["step"] for figures, labels in job.figures
+              if figures.get("validation_loss") == min(judged[1:])}  # fmt: skip
+    assert done["best_update"] == best
     assert epochs[-1]["validation_loss"] == judged[-1]
 
 
@@ -319,7 +322,7 @@ def test_a_budget_of_tokens_ends_it_at_a_checkpoint(
     done = finetune.work(desk.blobs, job, order, desk.files)
     assert "going on after update" in job.text
     counted = json.loads((tmp_path / "job" / spending.TOKENS_KEPT).read_text())["1"]
-    assert counted == done["check"]["training_tokens"]
+    assert counted == done["trained_tokens"] == done["check"]["training_tokens"]
 
 
 def budget_of(order: dict[str, Any], tmp_path: Path, amount: int) -> Limit:

@@ -172,8 +172,12 @@ def test_versions_are_registered_once(desk: Desk) -> None:
         "report": {"generation": {"layout": "adapter"}}, "card": {},
     }  # fmt: skip
     whole = {**version, "report": {"generation": {"layout": "hf"}}}
-    result = {"check": {"tokens": 1}, "versions": [version, whole]}
+    result = {
+        "check": {"tokens": 1}, "versions": [version, whole], "trained_tokens": 77,
+        "best_update": 3,
+    }  # fmt: skip
     done = desk.kind.complete(job, result)
+    assert (done["trained_tokens"], done["best_update"]) == (77, 3)
     assert (done["model"], done["merged"]) == ("polite:1", "polite:2")
     assert desk.kind.complete(job, result) == done
     made = desk.registry.versions(SCOPE, "polite")

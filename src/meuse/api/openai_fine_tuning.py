@@ -211,7 +211,12 @@ def checkpoints(
     job = _one(parts, caller, job_id)
     if objects.fine_tuned(job) is None or after is not None:
         return page([], limit)
-    metrics: dict[str, Any] = {}
-    for said in parts.jobs.latest(job.id, None, _SCAN, ("metrics",)):
-        metrics = {**objects.metrics_of(said.data), **metrics}
-    return page([objects.checkpoint(job, metrics)], limit)
+    return page([objects.checkpoint(job, _metrics(parts, job))], limit)
+
+
+def _metrics(parts: Control, job: Job) -> Iterator[Mapping[str, Any]]:
+    """What its metrics events say, newest first."""
+    before = None
+    while found := parts.jobs.latest(job.id, before, _SCAN, ("metrics",)):
+        yield from (said.data for said in found)
+        before = found[-1].seq

@@ -136,7 +136,7 @@ class Finetune:
         made = [self._add(job, part, told) for part, told in enumerate(result["versions"])]
         first, *more = made
         answer = {"model": first.ref, "metrics": first.metrics, "report": first.report}
-        answer["check"] = result["check"]
+        answer |= {name: result[name] for name in ("check", "trained_tokens", "best_update")}
         return {**answer, "merged": more[0].ref} if more else answer
 
     def _add(self, job: Job, part: int, told: dict[str, Any]) -> ModelVersion:

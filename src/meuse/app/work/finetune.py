@@ -67,7 +67,12 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -
         versions.append(made.adapter(done.files, done.notes))
     if done.checkpoint is not None:
         versions.append(made.whole(done.checkpoint, done.notes))
-    return {"check": check, "versions": versions}
+    return {
+        "check": check,
+        "versions": versions,
+        "trained_tokens": tokens.total,
+        "best_update": done.notes["best_update"],
+    }
 
 
 def cost(counts: Any, prices: list[dict[str, Any]]) -> dict[str, str] | None:
