@@ -21,6 +21,7 @@ from meuse.core.nouns import (
 from meuse.deploy.adapters import held, is_adapter
 from meuse.deploy.footprint import Load
 from meuse.deploy.spec import artifact_for
+from meuse.registry.external import is_external
 from meuse.serve.generation.tuning import SHARES
 
 ENGINE = "genai"
@@ -93,11 +94,6 @@ def complete(
         _check(version, options, budget, held(adapters, options))
     timeout = wanted.timeout_ms if "timeout_ms" in said else TIMEOUT_MS
     return replace(wanted, engine=replace(wanted.engine, name=ENGINE), timeout_ms=timeout)
-
-
-def is_external(version: ModelVersion) -> bool:
-    """Whether another server answers for it, without a replica."""
-    return version.artifacts[0].format == EXTERNAL
 
 
 def _external(

@@ -29,7 +29,7 @@ from meuse.core.ports import Blobs, FileStore
 from meuse.gateway.openai.conversation import normal
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import TIER
-from meuse.registry import references
+from meuse.registry import external, references
 from meuse.registry.card import check_given
 from meuse.train.llm import lines
 from meuse.train.llm.spec import MAX_TOKENS, TuneSpec, is_tuning
@@ -70,6 +70,7 @@ class Finetune:
 
     def _base(self, scope: Scope, text: str) -> ModelVersion:
         version = references.resolve(self.stores.registry, scope, text, "base")
+        external.check_ours(version, "base")
         told = version.report.get("generation", {}) if version.task == GENERATION else {}
         layout = told.get("layout")
         if layout not in LAYOUTS:
