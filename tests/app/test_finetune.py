@@ -372,3 +372,30 @@ def test_a_check_asks_no_budget_of_tokens(desk: Desk, tmp_path: Path) -> None:
     order = desk.order(check_only=True)
     budget_of(order, tmp_path, 1)
     assert finetune.work(desk.blobs, RecordedJob(tmp_path / "job"), order, desk.files)["check"]
+
+
+@pytest.mark.parametrize("check_only", [True, False])
+def test_memory_that_the_first_measurement_does_not_get_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, check_only: bool
+) -> None:
+    """Before any training, and in a check: as in training itself."""
+
+    def refused(*given: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr("meuse.train.llm.loop.losses", refused)
+    with pytest.raises(MeuseError, match="out of memory with a batch_size of 4") as caught:
+        desk.run(check_only=check_only)
+    assert (caught.value.code, caught.value.field) == (Code.TOO_LARGE, "batch_size")
+
+
+def test_a_file_whose_name_leads_out_of_the_folder_is_refused(desk: Desk, tmp_path: Path) -> None:
+    """The base's files are laid out as a replica's are."""
+    described = manifests.decode(desk.blobs.read(TENANT, desk.manifest))
+    first, *rest = described.files
+    hostile = msgspec.structs.replace(first, name="../../out.json")
+    document = msgspec.structs.replace(described, files=(hostile, *rest))
+    desk.manifest, _ = desk.blobs.put(TENANT, io.BytesIO(manifests.encode(document)))
+    with pytest.raises(MeuseError, match="no name of a model's file"):
+        desk.run(job=RecordedJob(tmp_path / "jobs" / "job"))
+    assert not (tmp_path / "jobs" / "out.json").exists()

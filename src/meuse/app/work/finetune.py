@@ -16,6 +16,7 @@ from meuse.gateway.openai.conversation import normal
 from meuse.jobs.effort import Effort
 from meuse.registry import card
 from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.manifest import Manifest
 from meuse.train.llm import lines
 from meuse.train.llm.lines import Line
@@ -120,11 +121,8 @@ def _base(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[An
     from meuse.train.llm.run import Base
 
     tenant, told = inputs["tenant"], inputs["base"]
-    manifest = manifests.decode(blobs.read(tenant, told["manifest"]))
     folder = context.folder / "base"
-    folder.mkdir(exist_ok=True)
-    for file in manifest.files:
-        blobs.copy_to(tenant, file.digest, folder / file.name)
+    manifest = lay_out(told["manifest"], folder, blobs, tenant)
     context.progress(0.0, note=f"opening {told['ref']}")
     path = folder / manifest.files[0].name if manifest.layout == "gguf" else folder
     model, tokenizer = open_checkpoint(path)
