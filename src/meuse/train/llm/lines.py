@@ -135,18 +135,20 @@ def _conversation(number: int, body: dict[str, Any], normal: Normal) -> Line:
     trained = set()
     for i, (message, given) in enumerate(zip(messages, body["messages"], strict=True)):
         at = f"messages[{i}]"
-        if not (message.get("content") or "").strip() and not message.get("tool_calls"):
+        role = message["role"]
+        says = (message.get("content") or "").strip() or message.get("tool_calls")
+        if not says and role != "tool":  # which may well have nothing to tell
             raise LineError(f"{at}.content: it is empty")
-        weight = given.get("weight", 1)
-        if weight not in (0, 1) or ("weight" in given and message["role"] != "assistant"):
+        weight = given.get("weight")
+        if weight not in (None, 0, 1) or (weight is not None and role != "assistant"):
             raise LineError(f"{at}.weight: it is 0 or 1, of an assistant's message alone")
-        if message["role"] == "assistant" and weight:
+        if role == "assistant" and weight != 0:
             trained.add(i)
     if not trained:
         raise LineError("there is no assistant's message to learn from")
     if 0 in trained:
         raise LineError("messages[0]: nobody has spoken before the assistant")
-    tools = body.get("tools", [])
+    tools = [] if body.get("tools") is None else body["tools"]
     if not isinstance(tools, list) or not all(isinstance(t, dict) for t in tools):
         raise LineError("tools: a list of objects is wanted")
     return Line(number, tuple(messages), frozenset(trained), tuple(tools))
