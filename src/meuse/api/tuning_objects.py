@@ -8,6 +8,7 @@ from typing import Any
 from meuse.core.nouns import Job, JobEvent
 from meuse.core.states import JobStatus
 from meuse.core.tuning import FIELD, FineTuning
+from meuse.train import recipes
 
 VALIDATING = "validating"
 """What the note of a job begins with while it reads its files."""
@@ -112,8 +113,18 @@ def _hyperparameters(job: Job, tuning: FineTuning) -> dict[str, Any]:
     return {
         "n_epochs": job.spec.get("epochs", given.get("n_epochs", "auto")),
         "batch_size": job.spec.get("batch_size", given.get("batch_size", "auto")),
-        "learning_rate_multiplier": given.get("learning_rate_multiplier", 1.0),
+        "learning_rate_multiplier": given.get("learning_rate_multiplier", _multiplier(job)),
     }
+
+
+def _multiplier(job: Job) -> float:
+    """How many times the rate that the recipe has by itself."""
+    rate = job.spec.get("learning_rate")
+    if rate is None:
+        return 1.0
+    chosen = {"optimizer": job.spec.get("optimizer")}
+    usual = recipes.find(job.spec["recipe"]).options(chosen).rate
+    return float(f"{rate / usual:.6g}")
 
 
 def _status(job: Job) -> str:
