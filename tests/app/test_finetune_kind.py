@@ -35,7 +35,7 @@ from meuse.store.files import SqlFiles
 from meuse.store.registry import SqlRegistry
 
 SCOPE = Scope("acme")
-GOOD, BAD, BATCH, LARGE, NONE = (f"file-{n:032x}" for n in range(5))
+GOOD, BAD, BATCH, LARGE, NONE, LATIN = (f"file-{n:032x}" for n in range(6))
 SPEC: dict[str, Any] = {
     "recipe": "llm-lora", "model_name": "polite", "base": "smollm2", "data": GOOD,
 }  # fmt: skip
@@ -108,6 +108,7 @@ def test_a_spec_is_completed_and_pinned(desk: Desk) -> None:
         ({"data": BATCH}, "data", "was uploaded for 'batch'"),
         ({"data": BAD}, "data", "line 17: it is not JSON"),
         ({"validation": BAD}, "validation", "line 17"),
+        ({"data": LATIN}, "data", "line 2: it is not UTF-8"),
         ({"base": "nothing:1"}, "base", "there is no version"),
         ({"base": "served"}, "base", "layout ir"),
         ({"base": "digits"}, "base", "no language model"),
@@ -124,6 +125,7 @@ def test_refusals(desk: Desk, changes: dict[str, Any], field: str, told: str) ->
     desk.base("served", "ir")
     desk.base("digits", task="classification")
     desk.file(BATCH, ROWS, "batch")
+    desk.file(LATIN, jsonl([chat("a", "b")]) + b'{"prompt": "caf\xe9", "completion": "b"}\n')
     desk.file(BAD, jsonl([chat("a", "b")] * 16) + b"{]\n" + ROWS)
     with pytest.raises(MeuseError, match=told) as caught:
         desk.check(**changes)
@@ -189,8 +191,12 @@ def test_versions_are_registered_once(desk: Desk) -> None:
         "report": {"generation": {"layout": "adapter"}}, "card": {},
     }  # fmt: skip
     whole = {**version, "report": {"generation": {"layout": "hf"}}}
-    result = {"check": {"tokens": 1}, "versions": [version, whole]}
+    result = {
+        "check": {"tokens": 1}, "versions": [version, whole], "trained_tokens": 77,
+        "best_update": 3,
+    }  # fmt: skip
     done = desk.kind.complete(job, result)
+    assert (done["trained_tokens"], done["best_update"]) == (77, 3)
     assert (done["model"], done["merged"]) == ("polite:1", "polite:2")
     assert desk.kind.complete(job, result) == done
     made = desk.registry.versions(SCOPE, "polite")

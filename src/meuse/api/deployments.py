@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Response
@@ -12,9 +12,9 @@ from meuse.api.context import Body, Control, Parts, requires
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import Deployment, EngineOptions, Principal
-from meuse.deploy import adapters, generation
+from meuse.deploy import generation
 from meuse.deploy import spec as specs
-from meuse.registry import references
+from meuse.deploy.completion import completed
 
 router = APIRouter(prefix="/api/deployments", tags=["deployments"])
 Caller = Annotated[Principal, requires("deploy")]
@@ -88,20 +88,7 @@ def put(
     shadow?, canary?, cache?, engine?, adapters?}. A new spec supersedes one that is still on its
     way. `If-Match: <generation>` answers 412 when somebody was faster."""
     wanted = specs.parse(caller.scope, name, body)
-    pinned, versions = [], []
-    for i, target in enumerate(wanted.targets):
-        field = "model" if "model" in body else f"targets[{i}].model"
-        version = references.resolve(parts.registry, caller.scope, target.model, field)
-        specs.artifact_for(version, wanted.engine)
-        versions.append(version)
-        # An alias is followed; a bare name means the latest version now, not every later one.
-        pinned.append(target if "@" in target.model else replace(target, model=version.ref))
-    wanted = replace(wanted, targets=tuple(pinned))
-    draft = None
-    if (guess := wanted.engine.draft_model) is not None:
-        draft = references.resolve(parts.registry, caller.scope, guess.model, "engine.draft_model")
-    wanted, found = adapters.pinned(parts.registry, wanted, versions)
-    wanted = generation.complete(wanted, body, versions, parts.reconciler.budget, found, draft)
+    wanted = completed(parts.registry, wanted, body, parts.reconciler.budget)
     _check_room(parts, wanted)
     for i, tenant in enumerate(wanted.access):
         if tenant != "*":

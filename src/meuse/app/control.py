@@ -23,12 +23,12 @@ from meuse.app import commands
 from meuse.app.inspector import Inspector
 from meuse.app.kinds import kinds as job_kinds
 from meuse.app.kinds.batch import Batches
+from meuse.app.kinds.fine_tuning_api import FineTunings
 from meuse.app.kinds.finetune import Finetune
 from meuse.app.kinds.import_ import Foreign
 from meuse.app.kinds.ingest import Intake
 from meuse.app.kinds.pull import Sources
 from meuse.app.kinds.shared import Stores
-from meuse.app.kinds.tuning import Tunings
 from meuse.app.sweeper import Sweeper
 from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
@@ -173,7 +173,7 @@ def main(argv: Sequence[str]) -> int:
         Batches(
             batches, files, lambda key, until_ms: keys.mint_pass(pepper, key, until_ms), http_url
         ),
-        Tunings(stores, jobs, files, file_blobs),
+        FineTunings(stores, jobs, files, file_blobs, lambda: reconciler.budget),
         Finetune(stores, files, file_blobs, tenancy.plan_of),
         settings.replica_threads,
     )

@@ -21,6 +21,7 @@ from meuse.core.nouns import (
 from meuse.deploy.adapters import held, is_adapter
 from meuse.deploy.footprint import Load
 from meuse.deploy.spec import artifact_for
+from meuse.registry.external import is_external
 from meuse.serve.generation.tuning import SHARES
 
 ENGINE = "genai"
@@ -95,11 +96,6 @@ def complete(
     return replace(wanted, engine=replace(wanted.engine, name=ENGINE), timeout_ms=timeout)
 
 
-def is_external(version: ModelVersion) -> bool:
-    """Whether another server answers for it, without a replica."""
-    return version.artifacts[0].format == EXTERNAL
-
-
 def _external(
     wanted: Deployment, said: Collection[str], versions: Sequence[ModelVersion]
 ) -> Deployment:
@@ -153,13 +149,8 @@ def _check_options(wanted: Deployment) -> None:
             "callers of several tenants would learn from it what others have asked",
             "Leave it out, or give access to no other tenant.",
         )
-    for name in ("prefix_cache", "prompt_lookup", "draft_model"):
-        if wanted.adapters and getattr(options, name) is not None:
-            raise invalid(
-                f"engine.{name}",
-                NOT_WITH_ADAPTERS[name],
-                "Leave it out, or serve the adapters in a deployment of their own.",
-            )
+    if wanted.adapters:
+        check_takes_adapters(options)
     if options.prompt_lookup is not None and options.draft_model is not None:
         raise invalid("engine.draft_model", "prompt_lookup guesses already", "Choose one of them.")
     if options.kv_precision == "bf16":
@@ -168,6 +159,17 @@ def _check_options(wanted: Deployment) -> None:
             "the engine keeps bf16 only where it also computes in it, which it does not here",
             f"Use one of: {', '.join(SHARES)}.",
         )
+
+
+def check_takes_adapters(options: EngineOptions) -> None:
+    """Raises `invalid_field` for an option that a deployment with adapters cannot have."""
+    for name, why in NOT_WITH_ADAPTERS.items():
+        if getattr(options, name) is not None:
+            raise invalid(
+                f"engine.{name}",
+                why,
+                "Leave it out, or serve the adapters in a deployment of their own.",
+            )
 
 
 def need(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> int:

@@ -15,7 +15,7 @@ import msgspec
 
 from meuse.core.errors import invalid
 from meuse.core.fields import integer, known
-from meuse.core.nouns import Signature, TensorSpec
+from meuse.core.nouns import ModelVersion, Signature, TensorSpec
 
 FORMAT = "external"
 SEALED = "sealed"
@@ -51,6 +51,21 @@ class External:
         }  # fmt: skip
         upstream = {"url": self.url, "model": self.upstream_model, "has_key": has_key}
         return {"generation": generation, "upstream": upstream}
+
+
+def is_external(version: ModelVersion) -> bool:
+    """Whether another server answers for it, without a replica."""
+    return version.artifacts[0].format == FORMAT
+
+
+def check_ours(version: ModelVersion, field: str) -> None:
+    """Raises `invalid_field` for a version without weights: there is nothing to compute with."""
+    if is_external(version):
+        raise invalid(
+            field,
+            f"{version.ref} runs on another server, and its weights are not here",
+            "Name a version that was pulled, imported or trained.",
+        )
 
 
 def parse(body: Mapping[str, Any]) -> tuple[External, str]:
