@@ -11,7 +11,7 @@ import peft
 import pytest
 
 import helpers_llama as llama
-from meuse.app.work.subjects import Subject, opened
+from meuse.app.work.subjects import AHEAD, Subject, _written, opened
 from meuse.app.work.tokens import prompt_of, tokens_of
 from meuse.evaluate.language import lines
 from meuse.evaluate.language.lines import Line
@@ -20,7 +20,9 @@ from meuse.language.checkpoint import open_checkpoint
 from meuse.language.graph import graph_of
 from meuse.language.ir import write_ir
 from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.engine import Progress, Work
 from meuse.serve.generation.manifest import File, Manifest
+from meuse.serve.generation.prompt import Prompt
 from meuse.store.blobs import FolderBlobs
 
 TENANT = "t"
@@ -87,6 +89,55 @@ def told(subject: Subject, found: list[Line]) -> list[np.ndarray[Any, Any]]:
     return [
         np.concatenate([ids, [first], subject.model.log_probabilities(ids)]) for ids, first in pairs
     ]
+
+
+class Scripted:
+    """An engine that writes so many letters for each prompt: its first token."""
+
+    def __init__(self) -> None:
+        self.tokenizer = self
+        self.left: dict[int, int] = {}
+        self.most = self.decoded = self.cancelled = self._number = 0
+
+    def add(self, work: Work) -> int:
+        self._number += 1
+        self.left[self._number] = int(work.ids[0])
+        self.most = max(self.most, len(self.left))
+        return self._number
+
+    def cancel(self, handle: int) -> None:
+        self.cancelled += 1
+        del self.left[handle]
+
+    def step(self) -> list[Progress]:
+        told = [Progress(n, [left], ended="" if left > 1 else "stop")
+                for n, left in self.left.items()]  # fmt: skip
+        self.left = {n: left - 1 for n, left in self.left.items() if left > 1}
+        return told
+
+    def decode(self, ids: list[int]) -> str:
+        self.decoded += 1
+        return "".join(chr(96 + number) for number in ids)
+
+
+def test_many_prompts_are_given_to_the_engine_a_few_at_a_time() -> None:
+    """In whatever order they end, each answer is its prompt's; without stops no text is decoded
+    before it is whole."""
+    counts = [1 + (n * 7) % 5 for n in range(10 * AHEAD)]
+    prompts = [Prompt(np.array([count]), 8) for count in counts]
+    engine, seen = Scripted(), list[int]()
+    texts = _written(engine, prompts, None, seen.append)
+    assert texts == ["edcba"[-count:] for count in counts]
+    assert engine.most == AHEAD
+    assert engine.decoded == len(prompts)
+    assert seen[-1] == len(prompts)
+
+
+def test_a_stop_ends_an_answer_and_lets_the_next_begin() -> None:
+    engine, count = Scripted(), 2 * AHEAD
+    prompts = [Prompt(np.array([4]), 8)] * count
+    assert _written(engine, prompts, lambda text: "c" in text, lambda _: None) == ["dc"] * count
+    assert (engine.most, engine.cancelled, engine.left) == (AHEAD, count, {})
 
 
 # Between peft 0.21 and transformers 5.24.

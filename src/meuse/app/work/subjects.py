@@ -6,6 +6,7 @@ checkpoints, and adapters on them, by transformers.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -27,15 +28,17 @@ from meuse.serve.generation.template import Template
 
 SEQUENCES = 16
 """Answers that the engine writes at once."""
+AHEAD = 4 * SEQUENCES
+"""Prompts that the engine is given at once: each of its steps looks at all that it has."""
 CACHE_MB = 1024
 """At most, for the cache of keys and values."""
 _MIB = 1 << 20
 
 Ended = Callable[[str], bool]
 """Whether a text has come to a stop."""
-Write = Callable[[Sequence[Prompt], Ended, Callable[[int], None]], list[str]]
+Write = Callable[[Sequence[Prompt], Ended | None, Callable[[int], None]], list[str]]
 """(prompts, ended, progress) → what the model writes behind each, the likeliest token each time.
-`progress` is told how many are written."""
+`ended` None: nothing stops it but its own end. `progress` is told how many are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,7 @@ def served(described: Manifest, folder: Path) -> Subject:
     )
 
     def write(
-        prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+        prompts: Sequence[Prompt], ended: Ended | None, progress: Callable[[int], None]
     ) -> list[str]:
         return _written(generator, prompts, ended, progress)
 
@@ -112,29 +115,31 @@ def served(described: Manifest, folder: Path) -> Subject:
 
 
 def _written(
-    generator: Any, prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+    generator: Any, prompts: Sequence[Prompt], ended: Ended | None, progress: Callable[[int], None]
 ) -> list[str]:
-    """All at once; the engine takes up as many as it can."""
     greedy = Sampling(temperature=0)
-    numbers = {
-        generator.add(Work(ids=p.ids, max_tokens=p.max_tokens, sampling=greedy, seed=0)): i
-        for i, p in enumerate(prompts)
-    }
     ids: list[list[int]] = [[] for _ in prompts]
-    open_ = set(numbers)
-    while open_:
+    waiting = iter(enumerate(prompts))
+    open_: dict[int, int] = {}  # by the engine's handle
+    written = 0
+    while True:
+        for index, prompt in itertools.islice(waiting, AHEAD - len(open_)):
+            work = Work(ids=prompt.ids, max_tokens=prompt.max_tokens, sampling=greedy, seed=0)
+            open_[generator.add(work)] = index
+        if not open_:
+            return [generator.tokenizer.decode(each) for each in ids]
         for each in generator.step():
             if each.handle not in open_:
                 continue
-            written = ids[numbers[each.handle]]
-            written += each.ids
-            if each.ended:
-                open_.discard(each.handle)
-            elif ended(generator.tokenizer.decode(written)):
+            text = ids[open_[each.handle]]
+            text += each.ids
+            stopped = ended is not None and ended(generator.tokenizer.decode(text))
+            if stopped and not each.ended:
                 generator.cancel(each.handle)
-                open_.discard(each.handle)
-        progress(len(prompts) - len(open_))
-    return [generator.tokenizer.decode(each) for each in ids]
+            if stopped or each.ended:
+                del open_[each.handle]
+                written += 1
+        progress(written)
 
 
 def _trained(described: Manifest, base: Path, adapter: Path, is_adapter: bool) -> Subject:
@@ -154,7 +159,7 @@ def _trained(described: Manifest, base: Path, adapter: Path, is_adapter: bool) -
     names = {name: getattr(read, name) or "" for name in ("bos_token", "eos_token", "pad_token")}
 
     def write(
-        prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+        prompts: Sequence[Prompt], ended: Ended | None, progress: Callable[[int], None]
     ) -> list[str]:
         texts = []
         for prompt in prompts:
