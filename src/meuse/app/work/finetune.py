@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from meuse.app.work.spending import Tokens
-from meuse.core.nouns import GENERATION, Artifact
+from meuse.core.nouns import ADAPTER, GENERATION, Artifact
 from meuse.core.ports import Blobs, JobContext
 from meuse.gateway.openai.conversation import normal
 from meuse.jobs.effort import Effort
@@ -20,9 +20,6 @@ from meuse.serve.generation.manifest import Manifest
 from meuse.train.llm import lines
 from meuse.train.llm.lines import Line
 from meuse.train.llm.spec import TuneSpec
-
-ADAPTER = "adapter"
-"""The layout of a version that has an adapter's files alone."""
 
 
 def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from typing import Any
 import msgspec
 
 from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import ADAPTER
 from meuse.serve.generation import lora, manifest
 from meuse.serve.generation.lora import Layer
 
-ADAPTER = "adapter"
-"""The layout of its document."""
 _MOST_JUDGED = 4096
 """Of the last so many it is known whether they are adapters of this base."""
 
