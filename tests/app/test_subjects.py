@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 import helpers_llama as llama
 from meuse.app.work.subjects import AHEAD, Subject, _written, opened
 from meuse.app.work.tokens import prompt_of, tokens_of
+from meuse.core.errors import Code, MeuseError
 from meuse.evaluate.language import lines
 from meuse.evaluate.language.lines import Line
 from meuse.gateway.openai.conversation import normal
@@ -26,6 +28,7 @@ from meuse.serve.generation.prompt import Prompt
 from meuse.store.blobs import FolderBlobs
 
 TENANT = "t"
+WEIGHTS = "adapter_model.safetensors"
 TEXTS = [
     b'{"text": "The Meuse springs on the plateau of Langres."}',
     b'{"prompt": "It flows through ", "completion": "Li\xc3\xa8ge"}',
@@ -47,10 +50,16 @@ class Store:
         peft.get_peft_model(read.model, config).save_pretrained(str(folder / "lora"))
         self.hf = self._version("hf", hf)
         self.ir = self._version("ir", folder / "ir")
-        adapter = [
-            folder / "lora" / f"adapter_{name}" for name in ("config.json", "model.safetensors")
-        ]
-        self.adapter = {**self._version("adapter", folder / "lora", adapter), "base": self.hf}
+        self.adapter = self.config()
+
+    def config(self, **changes: Any) -> dict[str, Any]:
+        """The adapter, whose configuration says something else."""
+        path = self.folder / "lora" / "adapter_config.json"
+        told = path.read_text()
+        path.write_text(json.dumps(json.loads(told) | changes))
+        made = self._version("adapter", path.parent, [path, path.parent / WEIGHTS])
+        path.write_text(told)
+        return {**made, "base": self.hf}
 
     def _version(
         self, layout: str, folder: Path, paths: list[Path] | None = None
@@ -140,14 +149,16 @@ def test_a_stop_ends_an_answer_and_lets_the_next_begin() -> None:
     assert (engine.most, engine.cancelled, engine.left) == (AHEAD, count, {})
 
 
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("subjects"))
+
+
 # Between peft 0.21 and transformers 5.24.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-def test_every_layout_is_judged(
-    tmp_path_factory: pytest.TempPathFactory, found: list[Line]
-) -> None:
+def test_every_layout_is_judged(store: Store, found: list[Line]) -> None:
     """The engine's tokens, prompts, likelihoods and words are those of transformers; an adapter
     changes likelihoods and no token."""
-    store = Store(tmp_path_factory.mktemp("subjects"))
     checkpoint, graph, adapted = map(store.open, (store.hf, store.ir, store.adapter))
     assert (checkpoint.engine, graph.engine) == ("transformers", "openvino")
     expected = told(checkpoint, found)
@@ -162,3 +173,19 @@ def test_every_layout_is_judged(
     assert written[0] == written[1]
     assert all(written[0])
     assert adapted.write(prompts, lambda _: False, lambda _: None) != written[0]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_of_an_adapters_configuration_peft_gets_what_was_judged(
+    store: Store, found: list[Line]
+) -> None:
+    """Not what else a stranger's file says: a pattern to match, a way to change the base."""
+    for changes in ({"target_modules": "(.*)+_proj"}, {"init_lora_weights": "pissa"},
+                    {"use_bdlora": {"nblocks": 2}}, {"target_modules": None}):  # fmt: skip
+        with pytest.raises(MeuseError) as caught:
+            store.open(store.config(**changes))
+        assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "adapter")
+    other = store.open(store.config(exclude_modules="(.*)+_proj", lora_dropout=0.5))
+    expected = told(store.open(store.adapter), found)
+    for mine, theirs in zip(told(other, found), expected, strict=True):
+        assert mine.tolist() == theirs.tolist()

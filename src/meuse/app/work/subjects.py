@@ -12,13 +12,14 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ports import Blobs
 from meuse.evaluate.language.likelihood import LanguageModel
+from meuse.serve.generation import lora
 from meuse.serve.generation.engine import Tokenizer, Work
 from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.manifest import Manifest
@@ -152,9 +153,7 @@ def _trained(described: Manifest, base: Path, adapter: Path, is_adapter: bool) -
     model: Any
     model, read = open_checkpoint(base / described.files[0].name if is_gguf else base)
     if is_adapter:
-        import peft
-
-        model = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval()
+        model = _with_adapter(model, adapter)
     tokenizer = CheckpointTokenizer(read)
     names = {name: getattr(read, name) or "" for name in ("bos_token", "eos_token", "pad_token")}
 
@@ -179,3 +178,24 @@ def _trained(described: Manifest, base: Path, adapter: Path, is_adapter: bool) -
         write,
         "transformers",
     )
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """By a configuration of what was judged alone: others wrote the file, and peft would follow
+    whatever else it says. Raises `invalid_data`."""
+    import peft
+
+    told = lora.read_config((folder / lora.CONFIG).read_bytes())
+    if not told.modules:
+        raise lora.refused(f"{lora.CONFIG} has no target_modules", "Save it anew with peft.")
+    config = peft.LoraConfig(
+        r=told.rank,
+        lora_alpha=cast(int, told.alpha),  # peft only divides it
+        use_dora=told.dora,
+        use_rslora=told.stabilised,
+        target_modules=list(told.modules),
+        task_type="CAUSAL_LM",
+    )
+    return peft.PeftModel.from_pretrained(
+        model, str(folder), is_trainable=False, config=config
+    ).eval()
