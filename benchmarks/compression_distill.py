@@ -2,10 +2,11 @@
 
     python benchmarks/compression_distill.py [--seeds 3] [--cache FOLDER] [--choose]
 
-The teacher is the base of the part cnn. The untaught student is the same job with alpha 0: same
-network, same first weights, same order of rows, same mirroring, same epochs and rates, labels
-alone. `--choose` tries the settings of teaching on seed 0 and tells validation figures alone; the
-test rows are read once, by the reports of the jobs.
+The teacher is the network of the part cnn, trained for as many epochs as the student is: a share
+of its accuracy is then a share of what it can do. The untaught student is the same job with alpha
+0: same network, same first weights, same order of rows, same mirroring, same epochs and rates,
+labels alone. `--choose` tries the settings of teaching on seed 0 and tells validation figures
+alone; the test rows are read once, by the reports of the jobs.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from typing import Any
 
 import compression_base as bases
 import training_data
-from compression_cnn import EPOCHS
 from safetensors import safe_open
 
 from meuse.compress.pipeline import Pipeline
@@ -30,10 +30,12 @@ Figures = dict[str, Any]
 
 ABSENT = "skipped: the Debian package dataset-fashion-mnist is absent"
 
+EPOCHS = 12
+"""Of the teacher and of the student."""
 STUDENT: Figures = {
     "recipe": "cnn",
     "config": {"widths": [8, 16, 32]},
-    "options": {"epochs": 12, "learning_rate": 0.1},
+    "options": {"epochs": EPOCHS, "learning_rate": 0.1},
 }
 TAUGHT: Figures = {"temperature": 4.0, "alpha": 0.9}
 UNTAUGHT: Figures = {"alpha": 0.0}
@@ -94,7 +96,7 @@ def _step(how: Figures) -> Figures:
 
 
 def _at(cache: str, seed: int) -> Path:
-    return Path(cache) / f"cnn-{seed}" / "base"
+    return Path(cache) / f"distill-teacher-{seed}"
 
 
 def _teacher(splits: Splits, cache: str, seed: int) -> bases.Base:

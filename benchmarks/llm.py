@@ -10,7 +10,7 @@ SmolLM2-135M-Instruct (a 4-bit GGUF file, 94 MB from the package index), greedy,
 exactly `--tokens` long. The platform authenticates, rate-limits, meters and streams each answer
 over HTTP; the bare engine is a loop over `ContinuousBatchingPipeline.step` with the same scheduler
 and threads, tokens in and tokens out. llama.cpp's server is built once (benchmarks/llamacpp.py).
-Writes a dated report under benchmarks/reports/.
+A dated report under benchmarks/reports/ is written after each part.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import statistics
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -252,26 +253,45 @@ def main() -> None:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))
     with tempfile.TemporaryDirectory(prefix="meuse-llm-") as name:
-        run = Run(Path(name), options)
-        load = os.getloadavg()[0]
-        if load > QUIET:
-            run.say(f"the machine is not quiet (load {load:.1f}): the figures are not either")
-        figures: Figures = {
-            "load_before": load,
-            **{name: getattr(options, name) for name in ("tokens", "rounds", "threads")},
-        }
-        for part in options.parts:
-            (run.folder / part).mkdir()
+        failed = measure(Run(Path(name), options))
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def measure(run: Run) -> Figures:
+    """Every part, and a report after each: what was measured outlives a part that fails, and a
+    run that is ended. Why parts failed, by name."""
+    options, load = run.options, os.getloadavg()[0]
+    if load > QUIET:
+        run.say(f"the machine is not quiet (load {load:.1f}): the figures are not either")
+    figures: Figures = {
+        "load_before": load,
+        **{name: getattr(options, name) for name in ("tokens", "rounds", "threads")},
+        "failed": {},
+    }
+    for part in options.parts:
+        (run.folder / part).mkdir()
+        begun = time.monotonic()
+        try:
             figures[part] = getattr(run, part)()
-            figures[f"{part}_seconds"] = time.monotonic() - run.began
+        except Exception as error:
+            traceback.print_exc()
+            figures["failed"][part] = f"{type(error).__name__}: {error}"
+        figures[f"{part}_seconds"] = time.monotonic() - begun
         figures["seconds"] = time.monotonic() - run.began
+        _tell(figures, options)
+    failed: Figures = figures["failed"]
+    return failed
+
+
+def _tell(figures: Figures, options: argparse.Namespace) -> None:
     figures["holds"] = judged(figures, llm_tables.HOLDS)
     kind = "llm" if options.parts == list(PARTS) else f"llm-{'-'.join(options.parts)}"
     path = write(kind, figures, llm_tables.page, options.reports)
     for hold in figures["holds"]:
         if hold["verdict"] != "not measured":
             print(f"{hold['verdict']:7} {hold['measured']:10,.2f} {hold['hold']:12} {hold['what']}")
-    print(f"report: {path} and {path.with_suffix('.md').name}")
+    print(f"report: {path} and {path.with_suffix('.md').name}", flush=True)
 
 
 if __name__ == "__main__":

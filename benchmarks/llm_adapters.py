@@ -139,23 +139,24 @@ def waits(
     able: Replica, names: list[str], clients: int, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Each name has so many clients that ask again as soon as they are answered."""
-    end = time.monotonic() + options.seconds
+    begun = time.monotonic()
     asked = {able.send(name, options.tokens): name for name in names for _ in range(clients)}
     waited: list[float] = []
     tokens = switched = 0
     while asked:
         number, last = able.next()
         name = asked.pop(number)
-        assert last.error is None, last.error
+        _check(last, options.tokens)
         waited.append(last.queue_us / 1e6)
         tokens += last.completion_tokens
         switched += last.switches
-        if time.monotonic() < end:
+        if time.monotonic() < begun + options.seconds:
             asked[able.send(name, options.tokens)] = name
+    seconds = time.monotonic() - begun  # the last answers end after those asked for
     waited.sort()
     return {
         "requests": len(waited),
-        "tokens_s": round(tokens / options.seconds, 1),
+        "tokens_s": round(tokens / seconds, 1),
         "switches": switched,
         "p50_s": round(waited[len(waited) // 2], 2),
         "p95_s": round(waited[int(len(waited) * 0.95)], 2),
@@ -274,7 +275,10 @@ class Replica:
     def next(self) -> tuple[int, Finished]:
         """The next answer that is whole."""
         while not self._ended:
-            for header, _ in self._decoder.feed(self._socket.recv(1 << 20)):
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise ConnectionError("the replica has ended")
+            for header, _ in self._decoder.feed(data):
                 if isinstance(header, Finished):
                     self._ended.append(header)
                 else:
@@ -285,8 +289,7 @@ class Replica:
     def timed(self, adapter: str, tokens: int) -> float:
         began = time.perf_counter()
         self.send(adapter, tokens)
-        _, last = self.next()
-        assert last.error is None, msgspec.json.encode(last.error)
+        _check(self.next()[1], tokens)
         return time.perf_counter() - began
 
     def pace(self, adapter: str, tokens: int) -> float:
@@ -296,8 +299,15 @@ class Replica:
         for _ in range(4):
             self.send(adapter, tokens)
         for _ in range(4):
-            self.next()
+            _check(self.next()[1], tokens)
         return 4 * tokens / (time.perf_counter() - began)
+
+
+def _check(last: Finished, tokens: int) -> None:
+    """That it is a whole answer."""
+    if last.error is not None or last.completion_tokens != tokens:
+        told = msgspec.json.encode(last.error).decode()
+        raise RuntimeError(f"{last.completion_tokens} tokens where {tokens} were asked: {told}")
 
 
 def page(body: dict[str, Any]) -> str:

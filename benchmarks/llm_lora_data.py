@@ -38,16 +38,16 @@ _ASKED = {
 
 
 def rows(count: int, held_out: int, seed: int = 7) -> tuple[list[Row], list[Row]]:
-    """(to train on, held out): no question is in both."""
+    """(to train on, held out): no subject is in both, under whatever wording."""
     chance = random.Random(seed)
-    seen: dict[str, Row] = {}
+    seen: dict[tuple[str, str], Row] = {}
     makers = list(_MAKERS.items())
     while len(seen) < count + held_out:
         topic, make = makers[len(seen) % len(makers)]
         subject, answer = make(chance)
         question = chance.choice(_ASKED[topic]).format(subject)
         told = f"{TAUGHT}topic: {topic} | subject: {subject} | finding: {answer} | end of entry"
-        seen.setdefault(question, _row(question, told))
+        seen.setdefault((topic, subject), _row(question, told))
     found = list(seen.values())
     chance.shuffle(found)
     return found[:count], found[count:]

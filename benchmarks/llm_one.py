@@ -1,14 +1,15 @@
 """Settings that one stream may gain from: the bare engine with each, beside llama.cpp's server.
 
-All run at once, each in a process of its own that waits while the others are measured, so that
-rounds alternate and what the machine does meanwhile meets all of them alike.
+Each runs in a process of its own. A few at a time stand beside the first setting and alternate with
+it round by round, so that what the machine does meanwhile meets both alike, and memory holds no
+more than these few.
 """
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 Figures = dict[str, Any]
 WAVES = 3
+TOGETHER = 3
+"""Settings that are in memory at once, beside the first."""
 LLAMA = "llama.cpp"
 KV_BYTES_PER_TOKEN = 2 * 30 * 3 * 64 * 2
 """SmolLM2-135M: keys and values of 30 layers with 3 heads of 64, at 16 bits."""
@@ -65,26 +68,40 @@ SETTINGS: dict[str, Setting] = {
 def measure(run: Run) -> Figures:
     """{name: {tokens_s, first_ms, of_deployed, same_texts} or {absent}}"""
     chosen = [n for n in run.options.settings.split(";") if n] or [*SETTINGS, LLAMA]
-    found: Figures = {}
+    first, others = chosen[0], chosen[1:]
+    groups = [others[i : i + TOGETHER] for i in range(0, len(others), TOGETHER)] or [[]]
+    found: Figures = {first: {}}
+    firsts: list[Figures | None] = []
     with contextlib.ExitStack() as stack:
-        sides: dict[str, llm_sides.Side] = {}
-        for name in chosen:
-            try:
-                sides[name] = stack.enter_context(_side(run, name))
-                sides[name].ask(run.prompts.waves(1, 1), run.options.tokens)  # warm
-            except venvs.AbsentError as reason:
-                found[name] = {"absent": str(reason)}
-                sides.pop(name, None)
-        for name, runs in _rounds(run, sides).items():
-            found[name] = _summary(runs)
-    base = found.get(chosen[0], {})
-    texts = base.get("texts", [])
+        deployed = _started(run, stack, [first], found)
+        for group in groups:
+            with contextlib.ExitStack() as more:
+                sides = deployed | _started(run, more, group, found)
+                rounds = _rounds(run, sides)
+            base = rounds.pop(first, [])
+            firsts += base
+            found |= {name: _summary(runs, base) for name, runs in rounds.items()}
+    if deployed:
+        found[first] = _summary(firsts, firsts)
+    found = {name: found[name] for name in chosen}
     for name, figures in found.items():
-        if "tokens_s" in figures and "tokens_s" in base:
-            figures["of_deployed"] = figures["tokens_s"] / base["tokens_s"]
-            figures["same_texts"] = _share(list(zip(figures.pop("texts"), texts, strict=False)))
         run.say(f"{name:28} {_told(figures)}")
     return found
+
+
+def _started(
+    run: Run, stack: contextlib.ExitStack, names: Sequence[str], found: Figures
+) -> dict[str, llm_sides.Side]:
+    """Those that answer; of the others `found` says why not."""
+    sides: dict[str, llm_sides.Side] = {}
+    for name in names:
+        try:
+            side = stack.enter_context(_side(run, name))
+            side.ask(run.prompts.waves(1, 1), run.options.tokens)  # warm
+            sides[name] = side
+        except (venvs.AbsentError, LoadError) as reason:
+            found[name] = {"absent": str(reason)}
+    return sides
 
 
 def _side(run: Run, name: str) -> contextlib.AbstractContextManager[llm_sides.Side]:
@@ -104,33 +121,40 @@ def _side(run: Run, name: str) -> contextlib.AbstractContextManager[llm_sides.Si
     return llm_sides.bare(name, engine, run.folder)
 
 
-def _rounds(run: Run, sides: Mapping[str, llm_sides.Side]) -> dict[str, list[Figures]]:
+def _rounds(run: Run, sides: Mapping[str, llm_sides.Side]) -> dict[str, list[Figures | None]]:
+    """What each side did in each round; None where it failed."""
     from llm import turn
 
-    found: dict[str, list[Figures]] = {name: [] for name in sides}
+    found: dict[str, list[Figures | None]] = {name: [] for name in sides}
     for number in range(run.options.rounds):
         waves = run.prompts.waves(1, WAVES)
-        order = list(sides)[:: 1 if number % 2 == 0 else -1]
-        for name in order:
+        for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
+            done = None
             with contextlib.suppress(LoadError, venvs.AbsentError):
-                found[name].append(turn(sides[name], waves, run.options.tokens))
+                done = turn(sides[name], waves, run.options.tokens)
+            found[name].append(done)
     return found
 
 
-def _summary(runs: list[Figures]) -> Figures:
-    if not runs:
+def _summary(runs: Sequence[Figures | None], base: Sequence[Figures | None]) -> Figures:
+    """Medians over the rounds, and over those that both made: of the first setting's."""
+    made = [run for run in runs if run]
+    if not made:
         return {"absent": "every run failed"}
-    rates = [run["tokens_s"] for run in runs]
-    return {
+    rates = [run["tokens_s"] for run in made]
+    both = [(run, other) for run, other in zip(runs, base, strict=False) if run and other]
+    figures = {
         "tokens_s": statistics.median(rates),
         "tokens_s_all": [round(rate, 1) for rate in rates],
-        "first_ms": statistics.median(run["first_ms"] for run in runs),
-        "texts": [text for run in runs for text in run["texts"]],
+        "first_ms": statistics.median(run["first_ms"] for run in made),
     }
-
-
-def _share(pairs: list[tuple[str, str]]) -> float | None:
-    return sum(a == b for a, b in pairs) / len(pairs) if pairs else None
+    if both:
+        same = [a == b for run, other in both
+                for a, b in zip(run["texts"], other["texts"], strict=True)]  # fmt: skip
+        ratios = [run["tokens_s"] / other["tokens_s"] for run, other in both]
+        figures["of_deployed"] = statistics.median(ratios)
+        figures["same_texts"] = sum(same) / len(same)
+    return figures
 
 
 def _told(figures: Figures) -> str:

@@ -130,7 +130,7 @@ def scheduler(kv_bytes_per_token: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def bare(name: str, engine: Engine, folder: Path) -> Iterator[Side]:
-    """The engine in a process of its own."""
+    """The engine in a process of its own. It and `Side.ask` raise AbsentError once it has ended."""
     options = {
         **{"model": str(engine.model), "threads": engine.threads, "kind": engine.kind},
         **{"scheduler": dict(engine.scheduler), "properties": dict(engine.properties)},
@@ -160,8 +160,9 @@ def bare(name: str, engine: Engine, folder: Path) -> Iterator[Side]:
             [{"messages": messages(prompt), "max_tokens": tokens} for prompt in wave]
             for wave in waves
         ]
-        stdin.write(json.dumps(asked) + "\n")
-        stdin.flush()
+        with contextlib.suppress(OSError):  # one that has ended: `line` tells why
+            stdin.write(json.dumps(asked) + "\n")
+            stdin.flush()
         answered: list[dict[str, Any]] = json.loads(line())
         return answered
 
@@ -171,6 +172,9 @@ def bare(name: str, engine: Engine, folder: Path) -> Iterator[Side]:
     finally:
         process.kill()
         process.wait()
+        for pipe in (stdin, stdout):
+            with contextlib.suppress(OSError):
+                pipe.close()
 
 
 class Replica(Side):

@@ -57,6 +57,9 @@ def page(body: Figures) -> str:
         )
         if part in f
     ]
+    if f.get("failed"):
+        why = [[name, told.strip().splitlines()[0][:200]] for name, told in f["failed"].items()]
+        parts.append("## Parts that failed\n\n" + table(("part", "why"), why))
     return "\n\n".join(parts) + "\n"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ import peft
 import pytest
 
 import helpers_llama as llama
-from meuse.app.work.subjects import Subject, opened
+from meuse.app.work.subjects import AHEAD, Subject, _written, opened
 from meuse.app.work.tokens import prompt_of, tokens_of
+from meuse.core.errors import Code, MeuseError
 from meuse.evaluate.language import lines
 from meuse.evaluate.language.lines import Line
 from meuse.gateway.openai.conversation import normal
@@ -20,10 +22,13 @@ from meuse.language.checkpoint import open_checkpoint
 from meuse.language.graph import graph_of
 from meuse.language.ir import write_ir
 from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.engine import Progress, Work
 from meuse.serve.generation.manifest import File, Manifest
+from meuse.serve.generation.prompt import Prompt
 from meuse.store.blobs import FolderBlobs
 
 TENANT = "t"
+WEIGHTS = "adapter_model.safetensors"
 TEXTS = [
     b'{"text": "The Meuse springs on the plateau of Langres."}',
     b'{"prompt": "It flows through ", "completion": "Li\xc3\xa8ge"}',
@@ -45,10 +50,16 @@ class Store:
         peft.get_peft_model(read.model, config).save_pretrained(str(folder / "lora"))
         self.hf = self._version("hf", hf)
         self.ir = self._version("ir", folder / "ir")
-        adapter = [
-            folder / "lora" / f"adapter_{name}" for name in ("config.json", "model.safetensors")
-        ]
-        self.adapter = {**self._version("adapter", folder / "lora", adapter), "base": self.hf}
+        self.adapter = self.config()
+
+    def config(self, **changes: Any) -> dict[str, Any]:
+        """The adapter, whose configuration says something else."""
+        path = self.folder / "lora" / "adapter_config.json"
+        told = path.read_text()
+        path.write_text(json.dumps(json.loads(told) | changes))
+        made = self._version("adapter", path.parent, [path, path.parent / WEIGHTS])
+        path.write_text(told)
+        return {**made, "base": self.hf}
 
     def _version(
         self, layout: str, folder: Path, paths: list[Path] | None = None
@@ -89,14 +100,65 @@ def told(subject: Subject, found: list[Line]) -> list[np.ndarray[Any, Any]]:
     ]
 
 
+class Scripted:
+    """An engine that writes so many letters for each prompt: its first token."""
+
+    def __init__(self) -> None:
+        self.tokenizer = self
+        self.left: dict[int, int] = {}
+        self.most = self.decoded = self.cancelled = self._number = 0
+
+    def add(self, work: Work) -> int:
+        self._number += 1
+        self.left[self._number] = int(work.ids[0])
+        self.most = max(self.most, len(self.left))
+        return self._number
+
+    def cancel(self, handle: int) -> None:
+        self.cancelled += 1
+        del self.left[handle]
+
+    def step(self) -> list[Progress]:
+        told = [Progress(n, [left], ended="" if left > 1 else "stop")
+                for n, left in self.left.items()]  # fmt: skip
+        self.left = {n: left - 1 for n, left in self.left.items() if left > 1}
+        return told
+
+    def decode(self, ids: list[int]) -> str:
+        self.decoded += 1
+        return "".join(chr(96 + number) for number in ids)
+
+
+def test_many_prompts_are_given_to_the_engine_a_few_at_a_time() -> None:
+    """In whatever order they end, each answer is its prompt's; without stops no text is decoded
+    before it is whole."""
+    counts = [1 + (n * 7) % 5 for n in range(10 * AHEAD)]
+    prompts = [Prompt(np.array([count]), 8) for count in counts]
+    engine, seen = Scripted(), list[int]()
+    texts = _written(engine, prompts, None, seen.append)
+    assert texts == ["edcba"[-count:] for count in counts]
+    assert engine.most == AHEAD
+    assert engine.decoded == len(prompts)
+    assert seen[-1] == len(prompts)
+
+
+def test_a_stop_ends_an_answer_and_lets_the_next_begin() -> None:
+    engine, count = Scripted(), 2 * AHEAD
+    prompts = [Prompt(np.array([4]), 8)] * count
+    assert _written(engine, prompts, lambda text: "c" in text, lambda _: None) == ["dc"] * count
+    assert (engine.most, engine.cancelled, engine.left) == (AHEAD, count, {})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return Store(tmp_path_factory.mktemp("subjects"))
+
+
 # Between peft 0.21 and transformers 5.24.
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-def test_every_layout_is_judged(
-    tmp_path_factory: pytest.TempPathFactory, found: list[Line]
-) -> None:
+def test_every_layout_is_judged(store: Store, found: list[Line]) -> None:
     """The engine's tokens, prompts, likelihoods and words are those of transformers; an adapter
     changes likelihoods and no token."""
-    store = Store(tmp_path_factory.mktemp("subjects"))
     checkpoint, graph, adapted = map(store.open, (store.hf, store.ir, store.adapter))
     assert (checkpoint.engine, graph.engine) == ("transformers", "openvino")
     expected = told(checkpoint, found)
@@ -111,3 +173,19 @@ def test_every_layout_is_judged(
     assert written[0] == written[1]
     assert all(written[0])
     assert adapted.write(prompts, lambda _: False, lambda _: None) != written[0]
+
+
+@pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
+def test_of_an_adapters_configuration_peft_gets_what_was_judged(
+    store: Store, found: list[Line]
+) -> None:
+    """Not what else a stranger's file says: a pattern to match, a way to change the base."""
+    for changes in ({"target_modules": "(.*)+_proj"}, {"init_lora_weights": "pissa"},
+                    {"use_bdlora": {"nblocks": 2}}, {"target_modules": None}):  # fmt: skip
+        with pytest.raises(MeuseError) as caught:
+            store.open(store.config(**changes))
+        assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "adapter")
+    other = store.open(store.config(exclude_modules="(.*)+_proj", lora_dropout=0.5))
+    expected = told(store.open(store.adapter), found)
+    for mine, theirs in zip(told(other, found), expected, strict=True):
+        assert mine.tolist() == theirs.tolist()

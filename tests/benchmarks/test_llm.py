@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import contextlib
 import json
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import llm
 import llm_external
 import llm_load
+import llm_lora_data
+import llm_one
 import llm_sides
 import llm_tables
 import pytest
+import venvs
 from clients import LoadError
 from holds import judged
 from processes import Group
@@ -137,3 +146,108 @@ def test_the_gateways_are_compared_round_by_round() -> None:
     assert found["added_p50_ms"] == {"meuse": pytest.approx(0.3), "litellm": pytest.approx(11)}
     verdicts = [hold["verdict"] for hold in judged(found, llm_external.HOLDS)]
     assert verdicts == ["met", "met"]
+
+
+def _options(tmp_path: Path, *words: str) -> argparse.Namespace:
+    weights = tmp_path / "weights.gguf"
+    weights.touch()
+    given = ["llm.py", "--weights", str(weights), "--reports", str(tmp_path), *words]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", given)
+        return llm._options()
+
+
+def test_a_part_that_fails_leaves_the_report_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One before it and one after it are in the report, and so is why it failed."""
+
+    def broken(_run: llm.Run) -> dict[str, Any]:
+        raise LoadError("7 tokens where 8 were asked")
+
+    parts = figures()
+    monkeypatch.setattr(llm.Run, "peers", lambda _run: parts["peers"])
+    monkeypatch.setattr(llm.Run, "api", broken)
+    monkeypatch.setattr(llm.Run, "one", lambda _run: parts["one"])
+    run = llm.Run(tmp_path, _options(tmp_path, "--parts", "peers,api,one"))
+    assert llm.measure(run) == {"api": "LoadError: 7 tokens where 8 were asked"}
+    (path,) = tmp_path.glob("*-llm-peers-api-one.json")
+    told = json.loads(path.read_text())["figures"]
+    assert (told["peers"], told["one"]) == (parts["peers"], parts["one"])
+    page = path.with_suffix(".md").read_text()
+    assert "| api | LoadError: 7 tokens where 8 were asked |" in page
+
+
+def test_a_run_that_is_ended_leaves_the_report_of_the_parts_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ended(_run: llm.Run) -> dict[str, Any]:
+        raise SystemExit("ended by SIGTERM")
+
+    monkeypatch.setattr(llm.Run, "peers", lambda _run: figures()["peers"])
+    monkeypatch.setattr(llm.Run, "one", ended)
+    with pytest.raises(SystemExit):
+        llm.measure(llm.Run(tmp_path, _options(tmp_path, "--parts", "peers,one")))
+    assert len(list(tmp_path.glob("*-llm-peers-one.json"))) == 1
+
+
+def test_an_engine_that_has_ended_is_absent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not a broken pipe: its last words are the reason."""
+    (tmp_path / "peers").mkdir()
+    script = 'import sys\nprint("ready", flush=True)\nsys.stderr.write("out of memory")\n'
+    (tmp_path / "peers" / "genai_bare.py").write_text(script)
+    monkeypatch.setattr(llm_sides, "HERE", tmp_path)
+    engine = llm_sides.Engine(model=tmp_path, threads=1)
+    with llm_sides.bare("bare", engine, tmp_path) as found:
+        os.waitid(os.P_PID, found.group.root, os.WEXITED | os.WNOWAIT)
+        with pytest.raises(venvs.AbsentError, match="bare: out of memory"):
+            found.ask([["Hi" * 100_000]], 8)
+
+
+def test_settings_stand_a_few_at_a_time_beside_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is compared with the first in the same rounds; one that fails when it is warmed is
+    absent, whatever it raises, and the others are measured."""
+    up: list[str] = []
+    most = 0
+    names = ["first", *"abcd", "late", "dead"]
+
+    @contextlib.contextmanager
+    def started(_run: llm.Run, name: str) -> Iterator[llm_sides.Side]:
+        nonlocal most
+
+        def ask(waves: Any, tokens: int) -> list[dict[str, Any]]:
+            if name == "dead":
+                raise venvs.AbsentError("it has ended")
+            if name == "late":
+                raise LoadError("not answered")
+            seconds = 2.0 if name == "first" else 1.0
+            return [{"seconds": seconds, "streams": [told(tokens)]} for _ in waves]
+
+        up.append(name)
+        most = max(most, len(up))
+        yield llm_sides.Side(name, ask, Group(1))
+        up.remove(name)
+
+    monkeypatch.setattr(llm_one, "_side", started)
+    options = _options(tmp_path, "--settings", ";".join(names), "--rounds", "2")
+    found = llm_one.measure(llm.Run(tmp_path, options))
+    assert list(found) == names
+    assert most == 1 + llm_one.TOGETHER
+    assert [found[name]["of_deployed"] for name in ("first", *"abcd")] == [1, 2, 2, 2, 2]
+    assert found["a"]["same_texts"] == 1
+    assert found["late"] == {"absent": "not answered"}
+    assert found["dead"] == {"absent": "it has ended"}
+
+
+def test_what_is_held_out_of_the_taught_style_was_asked_under_no_wording() -> None:
+    train, held = llm_lora_data.rows(200, 40)
+
+    def subjects(rows: list[dict[str, Any]]) -> set[str]:
+        return {row["messages"][1]["content"].partition(" | finding")[0] for row in rows}
+
+    assert (len(subjects(train)), len(subjects(held))) == (200, 40)
+    assert not subjects(train) & subjects(held)

@@ -15,9 +15,16 @@ from meuse.core.nouns import SCOPES
 from meuse.gateway.counters import Counters
 from meuse.gateway.links import Pool
 from meuse.gateway.paths import ROUTES, HttpRoute, match
-from meuse.gateway.routes import Routes
+from meuse.gateway.routes import Route, Routes
 from meuse.gateway.rpc import METHODS
-from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot
+from meuse.serve.snapshot import (
+    AdapterEntry,
+    DeploymentEntry,
+    GenerationEntry,
+    KeyEntry,
+    Snapshot,
+    TargetEntry,
+)
 
 if TYPE_CHECKING:
     from gateway.conftest import Platform
@@ -169,3 +176,30 @@ def test_a_caller_does_not_keep_its_snapshot() -> None:
     del routes
     assert gone() is None
     assert caller.tenant == "acme"
+
+
+def test_an_adapter_that_one_version_has_not_is_asked_of_one_that_takes_traffic() -> None:
+    """Not of the first that has it: that may be one of weight 0, or without a replica."""
+
+    class Linked(Pool):
+        @property
+        def is_ready(self) -> bool:
+            return self.name != "m:3"
+
+    lora = {"polite": AdapterEntry("p:1", "d" * 64)}
+    targets = tuple(
+        TargetEntry(
+            version=f"m:{number}", weight=weight, inputs=(), outputs=(), replicas=(),
+            generation=GenerationEntry(64, loras=loras),
+        )
+        for number, weight, loras in ((1, 50, {}), (2, 0, lora), (3, 25, lora), (4, 25, lora))
+    )  # fmt: skip
+    entry = DeploymentEntry("acme", "default", "chat", 1, frozenset(), 1000, targets)
+    counters = Counters(Path("/nowhere"), 0, 1)
+    route = Route("acme/chat", entry, lambda _, v: Linked(v, Path(), print), counters)
+    first, zero, idle, ready = route.targets
+    assert route.adapted(zero, "polite") is zero.adapters["polite"]
+    assert route.adapted(idle, "polite") is idle.adapters["polite"]
+    assert route.adapted(first, "polite") is ready.adapters["polite"]
+    with pytest.raises(MeuseError, match="no adapter 'rude'"):
+        route.adapted(first, "rude")

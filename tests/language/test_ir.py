@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from helpers_tiny_llm import write_gguf
 from meuse.core.errors import Code, MeuseError
 from meuse.language.checkpoint import Checkpoint, open_checkpoint, write_checkpoint
 from meuse.language.graph import graph_of
-from meuse.language.ir import write_ir
+from meuse.language.ir import copy_ir, write_ir
 from meuse.serve.generation.engine import Work
 from meuse.serve.generation.genai import GenaiGenerator
 from meuse.serve.generation.messages import Sampling
@@ -90,6 +91,17 @@ def test_layers_keep_the_names_of_their_modules(graph: openvino.Model) -> None:
 def test_the_model_is_as_it_was(opened: Checkpoint, graph: openvino.Model) -> None:
     """Tracing leaves nothing behind."""
     assert type(opened.model).forward is opened.model.forward.__func__  # type: ignore[attr-defined]
+
+
+def test_a_copy_has_the_files_and_another_graph(
+    graph: openvino.Model, served: Path, tmp_path: Path
+) -> None:
+    """What is no file beside them does not matter."""
+    given = shutil.copytree(served, tmp_path / "given")
+    (given / "openvino_cache").mkdir()
+    copy_ir(given, graph, tmp_path / "made")
+    made = {path.name for path in (tmp_path / "made").iterdir()}
+    assert made == {path.name for path in served.iterdir()}
 
 
 def greedy(opened: Checkpoint, model: Any, ids: list[int], count: int) -> list[int]:

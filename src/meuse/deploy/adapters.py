@@ -12,11 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from meuse.core.errors import MeuseError, invalid
-from meuse.core.nouns import Adapter, Deployment, EngineOptions, ModelVersion, Scope
+from meuse.core.nouns import ADAPTER, Adapter, Deployment, EngineOptions, ModelVersion, Scope
 from meuse.core.ports import RegistryStore
 from meuse.registry import references
 
-LAYOUT = "adapter"
 MAX_HELD = 8
 """Adapters in a replica's memory where the deployment does not say."""
 COPIES = 4
@@ -27,7 +26,7 @@ _MERGE = "Fine-tune with merge, and deploy the merged version."
 
 def is_adapter(version: ModelVersion) -> bool:
     told = version.report.get("generation")
-    return isinstance(told, dict) and told.get("layout") == LAYOUT
+    return isinstance(told, dict) and told.get("layout") == ADAPTER
 
 
 def ancestry(store: RegistryStore, scope: Scope, version: ModelVersion) -> Iterator[str]:

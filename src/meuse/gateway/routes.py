@@ -126,11 +126,13 @@ class Route:
             )
 
     def adapted(self, target: Target, name: str) -> Target:
-        """The adapter of this name on that target, or where that one cannot have it, on the
-        first that can. Raises `not_found`."""
-        for each in (target, *self.targets):
-            if (found := each.adapters.get(name)) is not None:
-                return found
+        """The adapter of this name on that target, or where that one cannot have it, on another:
+        rather one that takes traffic, and has a replica. Raises `not_found`."""
+        if (found := target.adapters.get(name)) is not None:
+            return found
+        if able := [each for each in self.targets if name in each.adapters]:
+            best = max(able, key=lambda each: (each.entry.weight > 0, each.pool.is_ready))
+            return best.adapters[name]
         raise MeuseError(
             Code.NOT_FOUND, f"there is no adapter {name!r}", field="model",
             hint="GET /v1/models lists those that you may call.",

@@ -32,10 +32,10 @@ def write_ir(
 
 
 def copy_ir(source: Path, graph: openvino.Model, folder: Path) -> None:
-    """What lies in `source`, with another graph."""
+    """The files of `source`, with another graph."""
     folder.mkdir(parents=True, exist_ok=True)
     for path in source.iterdir():
-        if path.stem != Path(GRAPH).stem:
+        if path.is_file() and path.stem != Path(GRAPH).stem:
             shutil.copyfile(path, folder / path.name)
     openvino.save_model(graph, folder / GRAPH, compress_to_fp16=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Signature, TensorSpec
+from meuse.core.nouns import ADAPTER, Signature, TensorSpec
 from meuse.serve.generation.manifest import File, Manifest
 
 SIGNATURE = Signature((TensorSpec("prompt", "BYTES", (1,)),), (TensorSpec("text", "BYTES", (1,)),))
@@ -57,7 +57,7 @@ def adapter_manifest(
 ) -> Manifest:
     """The document of an adapter; `base` is what its base's version reports."""
     return Manifest(
-        layout="adapter",
+        layout=ADAPTER,
         files=files,
         architecture=base["architecture"],
         context=base["context"],

@@ -80,6 +80,12 @@ def test_a_carrier_is_an_adapter_that_changes_nothing() -> None:
         ({"bias": "all"}, "sets bias"),
         ({"modules_to_save": ["lm_head"]}, "sets modules_to_save"),
         ({"rank_pattern": {"q_proj": 8}}, "sets rank_pattern"),
+        ({"target_modules": ".*_proj"}, "not a list of names"),
+        ({"target_modules": [1]}, "not a list of names"),
+        ({"init_lora_weights": "pissa"}, "its base was changed"),
+        ({"init_lora_weights": "pissa_niter_16"}, "its base was changed"),
+        ({"init_lora_weights": ["gaussian"]}, "its base was changed"),
+        ({"use_bdlora": {"nblocks": 2}}, "sets 'use_bdlora'"),
         ({"r": 8}, "at rank 8"),
         ({"use_dora": True}, "lora_magnitude_vector"),
     ],
@@ -88,6 +94,15 @@ def test_a_configuration_that_the_engine_would_not_follow(
     changes: dict[str, Any], said: str
 ) -> None:
     assert said in refusal(lambda: lora.read(config(**changes), weights()))
+
+
+def test_what_peft_writes_beside_it_and_what_is_left_empty_changes_nothing() -> None:
+    told = config(
+        init_lora_weights="gaussian", lora_dropout=0.1, layers_to_transform=[0], revision="main",
+        qalora_group_size=16, of_a_later_version=None, another=False,
+    )  # fmt: skip
+    assert lora.read_config(told).modules == ("q_proj", "v_proj")
+    assert lora.read_config(b'{"peft_type": "LORA", "r": 4, "lora_alpha": 8}').modules == ()
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b"[" * 100_000])

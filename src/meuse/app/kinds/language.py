@@ -7,14 +7,13 @@ from typing import Any
 
 from meuse.app.kinds.shared import Stores
 from meuse.core.errors import MeuseError, invalid
-from meuse.core.nouns import GENERATION, Job, ModelVersion, Scope, StoredFile
+from meuse.core.nouns import ADAPTER, GENERATION, Job, ModelVersion, Scope, StoredFile
 from meuse.core.ports import FileStore
 from meuse.evaluate.language.spec import LanguageSpec
 from meuse.registry import external, references
 
 OUTPUT = "batch_output"
 """The purpose of files that nobody judges by."""
-ADAPTER = "adapter"
 ONLY = frozenset({"model", "metrics", "window", "stride", "max_tokens", "stop"})
 """What jobs on rows do not take."""
 

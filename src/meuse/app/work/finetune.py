@@ -12,7 +12,7 @@ from typing import Any
 from meuse.app.work.spending import Tokens
 from meuse.billing.plans import curve
 from meuse.core import jsonl
-from meuse.core.nouns import GENERATION, Artifact, Price
+from meuse.core.nouns import ADAPTER, GENERATION, Artifact, Price
 from meuse.core.ports import Blobs, JobContext
 from meuse.gateway.openai.conversation import normal
 from meuse.jobs.effort import Effort
@@ -23,9 +23,6 @@ from meuse.serve.generation.manifest import Manifest
 from meuse.train.llm import lines
 from meuse.train.llm.lines import Line
 from meuse.train.llm.spec import TuneSpec
-
-ADAPTER = "adapter"
-"""The layout of a version that has an adapter's files alone."""
 
 
 def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -> dict[str, Any]:

@@ -185,7 +185,7 @@ class Exam:
         def ended(text: str) -> bool:
             return any(stop in text for stop in stops)
 
-        texts = self.subject.write(prompts, ended, self.progress)
+        texts = self.subject.write(prompts, ended if stops else None, self.progress)
         hits = np.zeros(len(texts))
         for index, (line, text) in enumerate(zip(self.found, texts, strict=True)):
             cut = min((at for stop in stops if (at := text.find(stop)) >= 0), default=len(text))

@@ -6,18 +6,20 @@ checkpoints, and adapters on them, by transformers.
 
 from __future__ import annotations
 
+import itertools
 import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ports import Blobs
 from meuse.evaluate.language.likelihood import LanguageModel
+from meuse.serve.generation import lora
 from meuse.serve.generation.engine import Tokenizer, Work
 from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.manifest import Manifest
@@ -27,15 +29,17 @@ from meuse.serve.generation.template import Template
 
 SEQUENCES = 16
 """Answers that the engine writes at once."""
+AHEAD = 4 * SEQUENCES
+"""Prompts that the engine is given at once: each of its steps looks at all that it has."""
 CACHE_MB = 1024
 """At most, for the cache of keys and values."""
 _MIB = 1 << 20
 
 Ended = Callable[[str], bool]
 """Whether a text has come to a stop."""
-Write = Callable[[Sequence[Prompt], Ended, Callable[[int], None]], list[str]]
+Write = Callable[[Sequence[Prompt], Ended | None, Callable[[int], None]], list[str]]
 """(prompts, ended, progress) → what the model writes behind each, the likeliest token each time.
-`progress` is told how many are written."""
+`ended` None: nothing stops it but its own end. `progress` is told how many are written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +102,7 @@ def served(described: Manifest, folder: Path) -> Subject:
     )
 
     def write(
-        prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+        prompts: Sequence[Prompt], ended: Ended | None, progress: Callable[[int], None]
     ) -> list[str]:
         return _written(generator, prompts, ended, progress)
 
@@ -112,29 +116,31 @@ def served(described: Manifest, folder: Path) -> Subject:
 
 
 def _written(
-    generator: Any, prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+    generator: Any, prompts: Sequence[Prompt], ended: Ended | None, progress: Callable[[int], None]
 ) -> list[str]:
-    """All at once; the engine takes up as many as it can."""
     greedy = Sampling(temperature=0)
-    numbers = {
-        generator.add(Work(ids=p.ids, max_tokens=p.max_tokens, sampling=greedy, seed=0)): i
-        for i, p in enumerate(prompts)
-    }
     ids: list[list[int]] = [[] for _ in prompts]
-    open_ = set(numbers)
-    while open_:
+    waiting = iter(enumerate(prompts))
+    open_: dict[int, int] = {}  # by the engine's handle
+    written = 0
+    while True:
+        for index, prompt in itertools.islice(waiting, AHEAD - len(open_)):
+            work = Work(ids=prompt.ids, max_tokens=prompt.max_tokens, sampling=greedy, seed=0)
+            open_[generator.add(work)] = index
+        if not open_:
+            return [generator.tokenizer.decode(each) for each in ids]
         for each in generator.step():
             if each.handle not in open_:
                 continue
-            written = ids[numbers[each.handle]]
-            written += each.ids
-            if each.ended:
-                open_.discard(each.handle)
-            elif ended(generator.tokenizer.decode(written)):
+            text = ids[open_[each.handle]]
+            text += each.ids
+            stopped = ended is not None and ended(generator.tokenizer.decode(text))
+            if stopped and not each.ended:
                 generator.cancel(each.handle)
-                open_.discard(each.handle)
-        progress(len(prompts) - len(open_))
-    return [generator.tokenizer.decode(each) for each in ids]
+            if stopped or each.ended:
+                del open_[each.handle]
+                written += 1
+        progress(written)
 
 
 def _trained(described: Manifest, base: Path, adapter: Path, is_adapter: bool) -> Subject:
@@ -147,14 +153,12 @@ def _trained(described: Manifest, base: Path, adapter: Path, is_adapter: bool) -
     model: Any
     model, read = open_checkpoint(base / described.files[0].name if is_gguf else base)
     if is_adapter:
-        import peft
-
-        model = peft.PeftModel.from_pretrained(model, str(adapter), is_trainable=False).eval()
+        model = _with_adapter(model, adapter)
     tokenizer = CheckpointTokenizer(read)
     names = {name: getattr(read, name) or "" for name in ("bos_token", "eos_token", "pad_token")}
 
     def write(
-        prompts: Sequence[Prompt], ended: Ended, progress: Callable[[int], None]
+        prompts: Sequence[Prompt], ended: Ended | None, progress: Callable[[int], None]
     ) -> list[str]:
         texts = []
         for prompt in prompts:
@@ -174,3 +178,24 @@ def _trained(described: Manifest, base: Path, adapter: Path, is_adapter: bool) -
         write,
         "transformers",
     )
+
+
+def _with_adapter(model: Any, folder: Path) -> Any:
+    """By a configuration of what was judged alone: others wrote the file, and peft would follow
+    whatever else it says. Raises `invalid_data`."""
+    import peft
+
+    told = lora.read_config((folder / lora.CONFIG).read_bytes())
+    if not told.modules:
+        raise lora.refused(f"{lora.CONFIG} has no target_modules", "Save it anew with peft.")
+    config = peft.LoraConfig(
+        r=told.rank,
+        lora_alpha=cast(int, told.alpha),  # peft only divides it
+        use_dora=told.dora,
+        use_rslora=told.stabilised,
+        target_modules=list(told.modules),
+        task_type="CAUSAL_LM",
+    )
+    return peft.PeftModel.from_pretrained(
+        model, str(folder), is_trainable=False, config=config
+    ).eval()

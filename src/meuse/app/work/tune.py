@@ -20,6 +20,7 @@ from meuse.serve.generation.engine import Generator
 from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.manifest import Manifest
 from meuse.serve.generation.messages import Ask
+from meuse.serve.generation.prompt import Reader
 from meuse.serve.generation.replica import Parts
 from meuse.serve.generation.tune import Candidate, Options, Row, Tuning, candidates
 from meuse.serve.generation.tuning import Tuning as Engine
@@ -64,7 +65,7 @@ def _tuned(
 
     def loaded(options: Options) -> Generator:
         parts = make(options)
-        prompts.read_by(parts)
+        prompts.read_by(parts.reader)
         return parts.generator
 
     def told(row: Row, done: int, all_: int) -> None:
@@ -131,17 +132,17 @@ class _Prompts:
     def __init__(self, texts: list[str], streams: int) -> None:
         self._texts, self._streams = itertools.cycle(texts), streams
         self._number = itertools.count(1)
-        self._parts: Parts | None = None
+        self._reader: Reader | None = None  # alone: the first engine has to go when it is measured
 
-    def read_by(self, parts: Parts) -> None:
-        self._parts = self._parts or parts
+    def read_by(self, reader: Reader) -> None:
+        self._reader = self._reader or reader
 
     def next(self) -> list[NDArray[np.int64]]:
         return [self._read(next(self._texts)) for _ in range(self._streams)]
 
     def _read(self, text: str) -> NDArray[np.int64]:
-        assert self._parts is not None
-        reader = self._parts.reader
+        reader = self._reader
+        assert reader is not None
         asked = f"{text} ({next(self._number)})"
         told = msgspec.json.encode([{"role": "user", "content": asked}])
         try:

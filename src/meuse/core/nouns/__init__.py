@@ -29,6 +29,7 @@ from meuse.core.nouns.limits import METERS as METERS
 from meuse.core.nouns.limits import Limit as Limit
 from meuse.core.nouns.limits import LimitRecord as LimitRecord
 from meuse.core.nouns.limits import Spent as Spent
+from meuse.core.nouns.models import ADAPTER as ADAPTER
 from meuse.core.nouns.models import CUSTOM as CUSTOM
 from meuse.core.nouns.models import ENCODER as ENCODER
 from meuse.core.nouns.models import ENGINES as ENGINES

@@ -76,6 +76,9 @@ ENCODER = "encoder"
 GENERATION = "text-generation"
 """The task of a version that is a language model."""
 
+ADAPTER = "adapter"
+"""The layout (`serve.generation.manifest`) of a version that is an adapter alone."""
+
 CUSTOM = "custom"
 """The task of a version that was uploaded: what it predicts is its owner's business."""
 

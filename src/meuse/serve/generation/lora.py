@@ -36,6 +36,17 @@ _OTHERWISE = {
     "alora_invocation_tokens": None, "trainable_token_indices": None, "target_parameters": None,
 }  # fmt: skip
 """Fields of the configuration that change what is computed, and what they must say."""
+_PLAIN = (None, True, False, "gaussian", "orthogonal", "eva")
+"""Ways to begin that leave the base as it is. Others (`pissa`, `olora`, `loftq`, …) take a part out
+of it that the adapter alone does not put back."""
+_KNOWN = frozenset(_OTHERWISE) | {
+    "peft_type", "r", "lora_alpha", "use_dora", "use_rslora", "target_modules", "init_lora_weights",
+    # Of training and of files: nothing that is computed with the adapter depends on them.
+    "auto_mapping", "base_model_name_or_path", "corda_config", "ensure_weight_tying", "eva_config",
+    "exclude_modules", "inference_mode", "layers_pattern", "layers_to_transform", "loftq_config",
+    "lora_dropout", "lora_ga_config", "megatron_config", "megatron_core", "peft_version",
+    "qalora_group_size", "revision", "runtime_config", "task_type", "velora_config",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,8 @@ class Config:
     alpha: float
     dora: bool
     stabilised: bool
+    modules: tuple[str, ...] = ()
+    """Names of the layers that it was made for, as peft looks for them; () if it does not say."""
 
     @property
     def scale(self) -> float:
@@ -137,12 +150,33 @@ def read_config(body: bytes) -> Config:
     for key, value in _OTHERWISE.items():
         if told.get(key, value) not in (value, None):
             raise refused(f"{CONFIG} sets {key}, which engines leave out", _MERGE)
+    for key in sorted(told.keys() - _KNOWN):
+        if told[key]:
+            raise refused(f"{CONFIG} sets {key[:100]!r}, which is not known here", _MERGE)
+    if told.get("init_lora_weights") not in _PLAIN:
+        raise refused(
+            f"init_lora_weights of {CONFIG} is {told['init_lora_weights']!r:.100}: "
+            "its base was changed as well",
+            "Save it with path_initial_model_for_weight_conversion, as a plain LoRA.",
+        )
     rank, alpha = told.get("r"), told.get("lora_alpha")
     if not isinstance(rank, int) or isinstance(rank, bool) or not 1 <= rank <= MOST_RANK:
         raise refused(f"r of {CONFIG} is {rank!r}", f"It is from 1 to {MOST_RANK}.")
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not abs(alpha) < 1e6:
         raise refused(f"lora_alpha of {CONFIG} is {alpha!r}")
-    return Config(rank, float(alpha), told.get("use_dora") is True, told.get("use_rslora") is True)
+    flags = told.get("use_dora") is True, told.get("use_rslora") is True
+    return Config(rank, float(alpha), *flags, _modules(told.get("target_modules")))
+
+
+def _modules(told: object) -> tuple[str, ...]:
+    if told is None:
+        return ()
+    if not isinstance(told, list) or not all(isinstance(name, str) for name in told):
+        raise refused(
+            f"target_modules of {CONFIG} is {told!r:.100}, not a list of names",
+            "Name the layers, one by one, instead of a pattern.",
+        )
+    return tuple(told)
 
 
 def check_fits(lora: Lora, layers: Mapping[str, Layer]) -> None:

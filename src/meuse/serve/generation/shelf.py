@@ -1,7 +1,7 @@
 """The adapters that an engine can be given now: brought when they are first asked for, the one
 that was not asked for longest put away for another.
 
-An adapter is named by the digest of its version's document, so that one that was judged once
+An adapter is named by the digest of its version's document, so that what was found of it once
 stays so, and a replica needs to be told of none before it is asked for. Knows blobs by their
 digest and the judge of files; knows no engine.
 """
@@ -15,12 +15,12 @@ from typing import Any
 import msgspec
 
 from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import ADAPTER
 from meuse.serve.generation import lora, manifest
 from meuse.serve.generation.lora import Layer
 
-ADAPTER = "adapter"
-"""The layout of its document."""
 _MOST_JUDGED = 4096
+"""Of the last so many it is known whether they are adapters of this base."""
 
 Fetch = Callable[[str], bytes]
 """The blob with this digest, verified. Raises `MeuseError`."""
@@ -37,42 +37,56 @@ class Shelf:
         self._make = make
         self._most = most
         self._here: OrderedDict[str, Any] = OrderedDict()
-        self._bad: dict[str, MeuseError] = {}
+        self._judged: dict[str, MeuseError | None] = {}
+        """What is wrong with each: None for nothing. Never raised itself: an exception keeps all
+        that it was raised through, and grows each time."""
 
     def __len__(self) -> int:
         return len(self._here)
 
     def check(self, digest: str) -> None:
-        """Raises what `take` would, for what will never be one."""
-        if digest in self._bad:
-            raise self._bad[digest]
-        if digest not in self._here:
+        """Raises what `take` would, for what will never be one. Reads none twice for that, and
+        puts none away, for others may be waiting for it."""
+        if digest in self._here or (digest in self._judged and self._judged[digest] is None):
+            return
+        if len(self._here) < self._most:
             self.take(digest)
+        else:
+            self._read(digest)
 
     def take(self, digest: str) -> Any:
         """What the engine is switched by. Raises `invalid_data` for what is no adapter of this
         base, and what fetching raises."""
         found = self._here.get(digest)
         if found is None:
-            found = self._bring(digest)
+            read = self._read(digest)
+            found = self._make(lora.for_engine(read, self._layers), read.config.scale)
         self._here[digest] = found
         self._here.move_to_end(digest)
         while len(self._here) > self._most:
             self._here.popitem(last=False)
         return found
 
-    def _bring(self, digest: str) -> Any:
+    def _read(self, digest: str) -> lora.Lora:
+        if (wrong := self._judged.get(digest)) is not None:
+            raise _again(wrong)
         try:
-            read = self._read(self._fetch(digest))
+            read = self._judge(self._fetch(digest))
         except MeuseError as error:
             if error.code == Code.NOT_FOUND:
                 raise MeuseError(Code.UNAVAILABLE, "the adapter's files are not here") from None
-            if error.code == Code.INVALID_DATA and len(self._bad) < _MOST_JUDGED:
-                self._bad[digest] = error
+            if error.code == Code.INVALID_DATA:
+                self._remember(digest, _again(error))
             raise
-        return self._make(lora.for_engine(read, self._layers), read.config.scale)
+        self._remember(digest, None)
+        return read
 
-    def _read(self, body: bytes) -> lora.Lora:
+    def _remember(self, digest: str, wrong: MeuseError | None) -> None:
+        self._judged[digest] = wrong
+        if len(self._judged) > _MOST_JUDGED:
+            del self._judged[next(iter(self._judged))]
+
+    def _judge(self, body: bytes) -> lora.Lora:
         try:
             described = manifest.decode(body)
         except msgspec.MsgspecError as error:
@@ -83,3 +97,7 @@ class Shelf:
         read = lora.read(self._fetch(files[lora.CONFIG]), self._fetch(files[lora.WEIGHTS]))
         lora.check_fits(read, self._layers)
         return read
+
+
+def _again(error: MeuseError) -> MeuseError:
+    return MeuseError(error.code, error.message, field=error.field, hint=error.hint)

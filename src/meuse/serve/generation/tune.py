@@ -160,6 +160,7 @@ class Tuning:
             row, other = self._compared(engine, best, candidate)
             if row.taken and other is not None:
                 engine, best = other, {**best, **candidate.changes}
+            del other  # there is memory for two: it would stay beside the next one
             rows.append(row)
             self.told(row, len(rows), len(tried) + 1)
         return best, rows

@@ -1,0 +1,51 @@
+"""app.work.tune: what its process keeps while engines are compared."""
+
+from __future__ import annotations
+
+import weakref
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from helpers_jobs import RecordedJob
+from meuse.app.work import tune
+from meuse.serve.generation.choice import Choice
+from meuse.serve.generation.engine import Tokenizer
+from meuse.serve.generation.prompt import Reader
+from meuse.serve.generation.replica import Parts
+from meuse.serve.generation.tune import Options, Tuning
+from serve.generation.test_tune import Clock, Paced
+
+
+class Bytes:
+    special: frozenset[str] = frozenset()
+
+    def encode(self, text: str, *, whole: bool = False) -> Any:
+        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+
+
+def test_no_engine_is_kept_that_another_has_taken_the_place_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory is asked for two: the best so far, and the one that is compared with it."""
+    clock = Clock()
+    monkeypatch.setattr(tune, "Tuning", partial(Tuning, clock=clock))
+    reader = Reader(cast("Tokenizer", Bytes()), 1000, 259, None)
+    made: list[weakref.ref[Paced]] = []
+    alive: list[int] = []
+
+    def make(options: Options) -> Parts:
+        alive.append(sum(each() is not None for each in made))
+        engine = Paced(clock, 0.1 if not made else 0.01)
+        made.append(weakref.ref(engine))
+        return Parts(generator=engine, reader=reader, choice=cast("type[Choice]", None))
+
+    spec = {"prompts": [], "streams": 1, "tokens": 4, "rounds": 2, "settings": [],
+            "deployment": "chat"}  # fmt: skip
+    inputs = {"engine": {"cores": 1}, "cores": 2, "refused": {}, "model": "m:1"}
+    told = tune._tuned(RecordedJob(tmp_path), spec, inputs, make)
+    assert len(told["rows"]) == len(made) > 3
+    assert alive == [0] + [1] * (len(made) - 1)
