@@ -65,7 +65,7 @@ def _engine(options: EngineOptions) -> dict[str, Any]:
 
 def _endpoints(parts: Control, deployment: Deployment) -> list[str]:
     name = deployment.name
-    if deployment.engine.name in (generation.ENGINE, generation.EXTERNAL):
+    if deployment.engine.name in (generation.ENGINE, generation.VLLM, generation.EXTERNAL):
         paths = ("chat/completions", "completions")
         names = [name, *(f"{name}:{each.name}" for each in deployment.adapters)]
         return [f"{parts.http_url}/v1/{path} (model {n})" for n in names for path in paths]
@@ -101,7 +101,15 @@ def put(
     if (guess := wanted.engine.draft_model) is not None:
         draft = references.resolve(parts.registry, caller.scope, guess.model, "engine.draft_model")
     wanted, found = adapters.pinned(parts.registry, wanted, versions)
-    wanted = generation.complete(wanted, body, versions, parts.reconciler.budget, found, draft)
+    wanted = generation.complete(
+        wanted,
+        body,
+        versions,
+        parts.reconciler.budget,
+        found,
+        draft,
+        has_vllm=bool(parts.vllm_python),
+    )
     _check_room(parts, wanted)
     for i, tenant in enumerate(wanted.access):
         if tenant != "*":
