@@ -205,14 +205,16 @@ def test_the_command_line_and_the_client(admin: httpx.Client, platform: Platform
         return done.stdout
 
     with Client(platform.url, platform.admin_key) as client:
-        # Long enough to be there still when a busy machine has started the command line.
-        job = client.start("train", {"model_name": "jobs4-cli", **SPEC, "epochs": 150}, "high")
-        running(admin, job["id"])
-        assert "pause asked for" in meuse("jobs", job["id"], "--pause")
-        paused(admin, job["id"])
+        # One that cannot end before a busy machine has started the command line.
+        endless = client.start("train", {"model_name": "jobs4-cli-long", **ENDLESS}, "high")["id"]
+        running(admin, endless)
+        assert "pause asked for" in meuse("jobs", endless, "--pause")
+        paused(admin, endless)
         assert "paused" in meuse("jobs")
-        said = json.loads(meuse("jobs", job["id"], "--resume", "--json"))
+        said = json.loads(meuse("jobs", endless, "--resume", "--json"))
         assert (said["attempt"], said["priority"]) == (2, "high")
+        client.cancel(endless)
+        job = client.start("train", {"model_name": "jobs4-cli", **SPEC, "epochs": 5})
         out = meuse("jobs", job["id"], "--follow")
         assert out.startswith(f"{job['id']} succeeded")
         assert "test_accuracy" in out

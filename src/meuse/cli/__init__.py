@@ -1,4 +1,4 @@
-"""The command line: `main` has the verbs, `compress` those of compression."""
+"""The command line: `main` puts the verbs together, each module has those of one subject."""
 
 from meuse.cli.main import app as app
 from meuse.cli.main import main as main

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from meuse.cli.shared import Json, connect, follow_job, json_of
+from meuse.cli.shared import Json, connect, follow_job, object_of
 from meuse.core.errors import invalid
 
 if TYPE_CHECKING:
@@ -47,12 +47,12 @@ def finetune(
     chosen = {"rank": rank, "dora": dora or None, "merge": merge or None, "max_tokens": max_tokens}
     given = {
         "learning_rate": learning_rate, "epochs": epochs, "batch_size": batch_size, "seed": seed,
-        "check_only": check or None, **_object("options", options),
+        "check_only": check or None, **(object_of("options", options) or {}),
     }  # fmt: skip
     spec = {name: value for name, value in given.items() if value is not None}
     spec["config"] = {
         **{name: value for name, value in chosen.items() if value is not None},
-        **_object("config", config),
+        **(object_of("config", config) or {}),
     }
     with connect() as client:
         if validation is not None:
@@ -71,10 +71,3 @@ def _sent(client: Client, field: str, what: str) -> str:
     if not what.startswith("file-"):
         raise invalid(field, f"there is no file {what}")
     return what
-
-
-def _object(field: str, text: str | None) -> dict[str, Any]:
-    value = {} if text is None else json_of(field, text)
-    if not isinstance(value, dict):
-        raise invalid(field, "this is not a JSON object")
-    return value

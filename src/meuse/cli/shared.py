@@ -53,6 +53,14 @@ def json_of(field: str, text: str) -> Any:
         raise MeuseError(Code.INVALID_JSON, f"{field} is not JSON: {error}", field=field) from None
 
 
+def object_of(field: str, text: str | None) -> dict[str, Any] | None:
+    """An option that is a JSON object, or names a file of one."""
+    value = None if text is None else json_of(field, text)
+    if value is not None and not isinstance(value, dict):
+        raise invalid(field, "this is not a JSON object")
+    return value
+
+
 def follow_job(client: Client, job: dict[str, Any], wait: bool, json_: bool) -> None:
     if not wait:
         say(f"{job['id']} is {job['status']}", job, json_)
