@@ -65,7 +65,7 @@ def _engine(options: EngineOptions) -> dict[str, Any]:
 
 def _endpoints(parts: Control, deployment: Deployment) -> list[str]:
     name = deployment.name
-    if deployment.engine.name in (generation.ENGINE, generation.EXTERNAL):
+    if deployment.engine.name in (generation.ENGINE, generation.VLLM, generation.EXTERNAL):
         paths = ("chat/completions", "completions")
         names = [name, *(f"{name}:{each.name}" for each in deployment.adapters)]
         return [f"{parts.http_url}/v1/{path} (model {n})" for n in names for path in paths]
@@ -88,7 +88,13 @@ def put(
     shadow?, canary?, cache?, engine?, adapters?}. A new spec supersedes one that is still on its
     way. `If-Match: <generation>` answers 412 when somebody was faster."""
     wanted = specs.parse(caller.scope, name, body)
-    wanted = completed(parts.registry, wanted, body, parts.reconciler.budget)
+    wanted = completed(
+        parts.registry,
+        wanted,
+        body,
+        parts.reconciler.budget,
+        has_vllm=bool(parts.vllm_python),
+    )
     _check_room(parts, wanted)
     for i, tenant in enumerate(wanted.access):
         if tenant != "*":

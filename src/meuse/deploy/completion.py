@@ -17,10 +17,16 @@ from meuse.registry import references
 
 
 def completed(
-    registry: RegistryStore, wanted: Deployment, said: Collection[str], budget: int
+    registry: RegistryStore,
+    wanted: Deployment,
+    said: Collection[str],
+    budget: int,
+    *,
+    has_vllm: bool = False,
 ) -> Deployment:
     """`said` are the fields that the caller sent, `budget` the bytes of memory that all replicas
-    may have. Raises `not_found` and `invalid_field` that name the part at fault."""
+    may have, `has_vllm` whether the operator has set one up. Raises `not_found` and
+    `invalid_field` that name the part at fault."""
     scope, pinned, versions = wanted.scope, [], []
     for i, target in enumerate(wanted.targets):
         field = "model" if "model" in said else f"targets[{i}].model"
@@ -34,4 +40,4 @@ def completed(
     if (guess := wanted.engine.draft_model) is not None:
         draft = references.resolve(registry, scope, guess.model, "engine.draft_model")
     wanted, found = adapters.pinned(registry, wanted, versions)
-    return generation.complete(wanted, said, versions, budget, found, draft)
+    return generation.complete(wanted, said, versions, budget, found, draft, has_vllm=has_vllm)

@@ -66,6 +66,7 @@ ENGINES = {
     "litert": ("litert",),
     "torch": ("safetensors",),
     "genai": ("llm",),
+    "vllm": ("llm",),
     "external": ("external",),
 }
 """The formats of artifacts that each engine runs. Nothing of another format is loaded."""
