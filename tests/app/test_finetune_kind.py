@@ -60,8 +60,11 @@ class Desk:
         spec: dict[str, Any] = self.kind.check(SCOPE, {**SPEC, **changes})
         return spec
 
-    def base(self, name: str, layout: str = "gguf", task: str = GENERATION) -> None:
-        told = {"layout": layout, "parameters": 134_515_008, "context": 8192}
+    def base(
+        self, name: str, layout: str = "gguf", task: str = GENERATION, vocabulary: int = 49_152
+    ) -> None:
+        told = {"layout": layout, "parameters": 134_515_008, "context": 8192,
+                "vocabulary": vocabulary}  # fmt: skip
         self.registry.add_version(SCOPE, NewVersion(
             model=name, task=task, artifacts=(Artifact("manifest.json", "llm", "m" * 64, 1),),
             signature=Signature((), ()), metrics={}, report={"generation": told},
@@ -180,6 +183,9 @@ def test_memory_is_estimated(desk: Desk) -> None:
     lora, full = desk.kind.estimate(desk.job()), desk.kind.estimate(desk.job(recipe="llm-full"))
     less = desk.kind.estimate(desk.job(config={"gradient_checkpointing": True}))
     assert less < lora < full < 16 << 30
+    desk.base("wide", vocabulary=128_256)
+    wide = desk.kind.estimate(desk.job(base="wide"))
+    assert wide - lora == 1024 * 16 * (128_256 - 49_152), "logits are as wide as the vocabulary"
 
 
 def test_versions_are_registered_once(desk: Desk) -> None:

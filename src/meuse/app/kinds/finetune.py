@@ -174,6 +174,7 @@ class Finetune:
         most = min(asked.config.max_tokens or MAX_TOKENS, told["context"])
         return estimates.of_tuning(
             told["parameters"],
+            told["vocabulary"],
             most,
             whole=asked.lora is None,
             recomputed=asked.config.gradient_checkpointing,
