@@ -8,15 +8,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import openvino
 import pytest
+import torch
+from openvino import opset13
 
 from helpers_jobs import RecordedJob
-from helpers_llama import checkpoint, jsonl
+from helpers_llama import checkpoint, jsonl, model
 from helpers_tiny_llm import write_gguf
-from meuse.app.work import compress
+from meuse.app.work import compress, compress_language
 from meuse.compress import page, summary
 from meuse.compress.language.spec import LanguageCompressSpec
-from meuse.core.errors import MeuseError, RefusedError
+from meuse.core.errors import Code, MeuseError, RefusedError
+from meuse.language.graph import graph_of
 from meuse.pull import facts
 from meuse.pull.recognise import recognise
 from meuse.serve.generation import manifest as manifests
@@ -107,6 +112,35 @@ def test_a_gguf_file_is_judged_by_its_dequantised_weights(desk: Desk, tmp_path: 
     assert "the goal allows 1,000" in caught.value.message
     assert told["before"]["format"] == "gguf"
     assert any("dequantised checkpoint" in line for line in told["claims"])
+
+
+def test_a_graph_that_computes_something_else_is_refused(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where tracing takes for constant what it has seen: here the places of tokens."""
+    folder = checkpoint(tmp_path / "tiny", width=64)
+    larger = model(width=64)
+    with torch.no_grad():
+        for weight in larger.parameters():
+            weight.mul_(8.0 if weight.dim() == 2 else 1.0)  # so that answers depend on the places
+    larger.save_pretrained(folder)
+    parent = desk.add(folder)
+    desk.run(parent, goal={"max_drop": 1}, steps=[{"method": "weights", "precision": "f16"}])
+
+    def broken(given: Any) -> openvino.Model:
+        graph = graph_of(given)
+        places = graph.input("position_ids")
+        readers = places.get_target_inputs()
+        fixed = opset13.multiply(places, opset13.constant(np.int64(0)))
+        for reader in readers:
+            reader.replace_source_output(fixed.output(0))
+        graph.validate_nodes_and_infer_types()
+        return graph
+
+    monkeypatch.setattr(compress_language, "graph_of", broken)
+    with pytest.raises(MeuseError, match="does not compute") as caught:
+        desk.run(parent, goal={"max_drop": 0.5})
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
 
 
 def test_a_line_alone_judges_nothing(desk: Desk, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import openvino
 from meuse.app.work.pull import keep
 from meuse.app.work.subjects import served
 from meuse.app.work.tokens import tokens_of
+from meuse.app.work.traced import check_traced
 from meuse.compress.language import gate, report, speed
 from meuse.compress.language.report import Side
 from meuse.compress.language.spec import LanguageCompressSpec
@@ -112,6 +113,7 @@ class _Bench:
         opened = open_checkpoint(given / self._parent.files[0].name if is_gguf else given)
         graph = graph_of(opened.model)
         write_ir(opened, graph, whole, half=False)
+        check_traced(opened, whole, [line.answers[0] for line in self._found], self._threads)
         begun = time.monotonic()
         write_ir(opened, compressed(graph, self._config), made)
         return time.monotonic() - begun
