@@ -11,6 +11,7 @@ from typing import Any
 
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.nouns import (
+    EXTERNAL,
     GENERATION,
     Deployment,
     Draft,
@@ -21,12 +22,9 @@ from meuse.core.nouns import (
 from meuse.deploy.adapters import held, is_adapter
 from meuse.deploy.footprint import Load
 from meuse.deploy.spec import artifact_for
-from meuse.registry.external import is_external
 from meuse.serve.generation.tuning import SHARES
 
 ENGINE = "genai"
-EXTERNAL = "external"
-"""The engine of what other servers run, and the format of such versions."""
 VLLM = "vllm"
 """The engine that is a server of its own, started and watched by a replica process."""
 CHECKPOINT = "hf"
@@ -88,7 +86,7 @@ def complete(
     that `budget` bytes of memory cannot hold; `unavailable` for vLLM where there is none.
     """
     generating = [version for version in versions if version.task == GENERATION]
-    if any(is_external(version) for version in versions):
+    if any(version.is_external for version in versions):
         return _external(wanted, said, versions)
     if not generating:
         for name in (*ONLY, *VLLM_ONLY):
@@ -119,7 +117,7 @@ def complete(
 def _external(
     wanted: Deployment, said: Collection[str], versions: Sequence[ModelVersion]
 ) -> Deployment:
-    if not all(is_external(version) for version in versions):
+    if not all(version.is_external for version in versions):
         raise invalid("targets", "models of other servers and our own cannot share a deployment")
     for name in ("cache", "shadow", "canary"):
         if getattr(wanted, name) is not None:
@@ -179,7 +177,7 @@ def _draft(options: EngineOptions, draft: ModelVersion, versions: Sequence[Model
     """The option with all that a replica needs to know of the draft. Raises `invalid_field`."""
     field = "engine.draft_model"
     assert options.draft_model is not None
-    if draft.task != GENERATION or is_external(draft):
+    if draft.task != GENERATION or draft.is_external:
         raise invalid(field, f"{draft.ref} is no language model that runs here")
     told = draft.report["generation"]
     if told["layout"] != "ir":

@@ -15,9 +15,9 @@ import msgspec
 
 from meuse.core.errors import invalid
 from meuse.core.fields import integer, known
-from meuse.core.nouns import ModelVersion, Signature, TensorSpec
+from meuse.core.nouns import EXTERNAL, ModelVersion, Signature, TensorSpec
 
-FORMAT = "external"
+FORMAT = EXTERNAL
 SEALED = "sealed"
 """The formats of its artifacts."""
 TASK = "text-generation"
@@ -53,14 +53,9 @@ class External:
         return {"generation": generation, "upstream": upstream}
 
 
-def is_external(version: ModelVersion) -> bool:
-    """Whether another server answers for it, without a replica."""
-    return version.artifacts[0].format == FORMAT
-
-
 def check_ours(version: ModelVersion, field: str) -> None:
     """Raises `invalid_field` for a version without weights: there is nothing to compute with."""
-    if is_external(version):
+    if version.is_external:
         raise invalid(
             field,
             f"{version.ref} runs on another server, and its weights are not here",
