@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from meuse.api.context import Body, Control, Parts, requires
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import MeuseError, invalid
-from meuse.core.nouns import Deployment, EngineOptions, Principal
+from meuse.core.nouns import EXTERNAL, Deployment, EngineOptions, Principal
 from meuse.deploy import generation
 from meuse.deploy import spec as specs
 from meuse.deploy.completion import completed
@@ -65,7 +65,7 @@ def _engine(options: EngineOptions) -> dict[str, Any]:
 
 def _endpoints(parts: Control, deployment: Deployment) -> list[str]:
     name = deployment.name
-    if deployment.engine.name in (generation.ENGINE, generation.VLLM, generation.EXTERNAL):
+    if deployment.engine.name in (generation.ENGINE, generation.VLLM, EXTERNAL):
         paths = ("chat/completions", "completions")
         names = [name, *(f"{name}:{each.name}" for each in deployment.adapters)]
         return [f"{parts.http_url}/v1/{path} (model {n})" for n in names for path in paths]
@@ -127,7 +127,7 @@ def _check_room(parts: Control, wanted: Deployment) -> None:
 
 def _replicas(deployment: Deployment) -> int:
     """As many as are kept at least; while a version takes over there are more."""
-    if deployment.engine.name == generation.EXTERNAL:
+    if deployment.engine.name == EXTERNAL:
         return 0
     return deployment.scale.min * len(deployment.targets) + (deployment.shadow is not None)
 

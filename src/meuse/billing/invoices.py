@@ -6,7 +6,7 @@ immutability the store's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from meuse.billing.issued import Issued, issued_in
@@ -213,7 +213,9 @@ def _remedied(
     """(rows, the plans that they name). Usage without a price is as under the plan version that
     its issued invoice names, else under `remedy`; of parts without an invoice it stays as it is.
     """
-    named = [(one.has, _known_plan(one.unrated_as, plans)) for one in issued if one.unrated_as]
+    named: list[tuple[Callable[[int], bool], PlanVersion]] = [
+        (one.has, _known_plan(one.unrated_as, plans)) for one in issued if one.unrated_as
+    ]
     if remedy is not None:
         named.append((lambda moment: not _is_open(moment, start, issued), remedy))
     known, found = _plans_of(rows, plans), list(rows)
