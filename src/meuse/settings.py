@@ -90,6 +90,8 @@ class Settings:
     external_hosts: str = ""
     """Hosts of servers that deployments may stand in front of, as `data_allowed_hosts`; empty:
     none."""
+    vllm_python: str = ""
+    """The interpreter of the environment that vLLM is installed in; empty: there is none."""
     replica_threads: int = 1
     """Engine threads of one replica."""
     max_replicas: int = 32

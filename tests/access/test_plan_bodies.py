@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import pytest
 from meuse.access import plan_body
 from meuse.access.plan_checks import check_plan
 from meuse.access.tenancy import Tenancy
+from meuse.core.clock import BUCKET_MS, to_rfc3339
 from meuse.core.errors import Code, MeuseError
 from meuse.core.plans import PlanVersion, price_body, terms_body
+from meuse.store import access
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.database import Database
 
@@ -49,7 +52,7 @@ FULL: dict[str, Any] = {
     "stacking": "best_of",
     "maximum": "400",
     "minimum": "10.50",
-    "credits": {"amount": "40", "settle": "credit_only"},
+    "credits": {"amount": "40", "settle": "credit_then_invoice"},
     "tax": {"name": "VAT", "percent": "21"},
 }  # fmt: skip
 
@@ -92,6 +95,53 @@ def test_changes_of_a_tenants_plan_are_noted(tenancy: Tenancy) -> None:
     assert [plan for _, plan in changes] == [None, "one", "two", None]
     assert [at for at, _ in changes] == sorted({at for at, _ in changes})
     assert tenancy.store.plan_changes("nobody") == []
+
+
+def test_versions_rise_with_time_though_the_clock_goes_back(
+    tenancy: Tenancy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The calendar orders them by when they were made: a later one is never in force before."""
+    for now in (5_000, 4_000, 5_001, 9_000):
+        monkeypatch.setattr(access, "now_ms", lambda now=now: now)
+        tenancy.put_plan("one", {"currency": "EUR", "prices": [], "minimum": str(now)})
+    made = [plan.created_ms for plan in tenancy.plans.versions("one")]
+    assert made == [5_000, 5_001, 5_002, 9_000]
+
+
+def test_a_plan_that_was_had_keeps_its_currency(tenancy: Tenancy) -> None:
+    """A quarter of an hour with usage in two currencies could never be invoiced."""
+    euros, dollars = ({"currency": code, "prices": []} for code in ("EUR", "USD"))
+    tenancy.put_plan("basic", euros)
+    assert tenancy.put_plan("basic", dollars).version == 2  # nobody had it
+    tenancy.put_tenant("acme", {"plan": "basic"})
+    tenancy.put_tenant("acme", {"plan": None})
+    with pytest.raises(MeuseError, match="in USD: its currency stays") as caught:
+        tenancy.put_plan("basic", euros)
+    assert (caught.value.code, caught.value.field) == (Code.CONFLICT, "currency")
+    assert tenancy.put_plan("basic", {**dollars, "minimum": "1"}).version == 3
+
+
+def test_a_tenant_changes_currency_over_a_quarter_without_a_plan(tenancy: Tenancy) -> None:
+    """Not from plan to plan, nor before that quarter of an hour is over; else at once."""
+    for name, currency in (("eu", "EUR"), ("eu2", "EUR"), ("us", "USD")):
+        tenancy.put_plan(name, {"currency": currency, "prices": []})
+    for plan in (None, "eu", "eu2"):
+        tenancy.put_tenant("acme", {"plan": plan})
+    with pytest.raises(MeuseError, match="has paid in EUR by plan 'eu2'") as caught:
+        tenancy.put_tenant("acme", {"plan": "us"})
+    assert (caught.value.code, caught.value.field) == (Code.CONFLICT, "plan")
+    assert tenancy.store.tenant("acme").plan == "eu2"
+    tenancy.put_tenant("acme", {"plan": None})
+    since = tenancy.store.plan_changes("acme")[-1][0]
+    free = -(-since // BUCKET_MS) * BUCKET_MS + BUCKET_MS
+    early = replace(tenancy, clock=lambda: free - 1)
+    with pytest.raises(MeuseError) as caught:
+        early.put_tenant("acme", {"plan": "us"})
+    assert to_rfc3339(free) in str(caught.value.hint)
+    assert early.put_tenant("acme", {"plan": "eu"}).plan == "eu"
+    early.put_tenant("acme", {"plan": None})
+    later = replace(tenancy, clock=lambda: free + BUCKET_MS)
+    assert later.put_tenant("acme", {"plan": "us"}).plan == "us"
 
 
 def test_the_schema_has_every_field() -> None:
@@ -181,11 +231,24 @@ def upto(end: Any, **fields: Any) -> dict[str, Any]:
          "discounts[0]", "a part of what prices[0] counts together"),
         ({**tiers(LAST), "discounts": [{"name": "a", "percent": "5", "model": "x"}]},
          "discounts[0]", "a part of what prices[0] counts together"),
+        ({"prices": [{**ROWS, "amount": "1", "free": 5},
+                     {**ROWS, "amount": "1", "model": "acme/x"}],
+          "discounts": [{"name": "a", "percent": "5", "model": "x"}]},
+         "discounts[0]", "a part of what prices[0] counts together"),
+        ({"prices": [{**ROWS, "amount": "1", "free": 5},
+                     {**ROWS, "amount": "1", "model": "x", "tier": "batch"}],
+          "discounts": [{"name": "a", "percent": "5", "model": "x"}]},
+         "discounts[0]", "a part of what prices[0] counts together"),
+        ({"prices": [{**ROWS, "amount": "1", "free": 5}, {**ROWS, "amount": "1", "tier": "batch"},
+                     {**ROWS, "amount": "1", "tier": "internal"}],
+          "discounts": [{"name": "a", "percent": "5", "tier": "standard"}]},
+         "discounts[0]", "a part of what prices[0] counts together"),
         ({"stacking": "sum"}, "stacking", "'sum'"),
         ({"maximum": "-5"}, "maximum", "'-5'"),
         ({"minimum": 5}, "minimum", "5"),
         ({"minimum": "5", "maximum": "4.99"}, "minimum", "more than the maximum"),
         ({"credits": {"amount": "5", "settle": "never"}}, "credits.settle", "'never'"),
+        ({"credits": {"amount": "5", "settle": "credit_only"}}, "credits.settle", "'credit_only'"),
         ({"credits": {}}, "credits.amount", "missing"),
         ({"tax": {"name": "VAT", "percent": "200"}}, "tax.percent", "200"),
         ({"tax": "21"}, "tax", ""),
@@ -224,6 +287,12 @@ def test_mistakes_are_named(body: dict[str, Any], field: str, told: str) -> None
         {"prices": [{"meter": m, "amount": "1", "model": model, "tier": tier}
                     for m in ("prompt_tokens", "cached_tokens", "completion_tokens")
                     for model, tier in (("*", "*"), ("acme/x", "batch"))]},
+        {"prices": [{**ROWS, "amount": "1", "free": 5}, {**ROWS, "amount": "1", "model": "x"}],
+         "discounts": [{"name": "a", "percent": "5", "model": "x"}]},
+        {"prices": [{**ROWS, "amount": "1", "free": 5}, {**ROWS, "amount": "1", "model": "x"}],
+         "discounts": [{"name": "a", "percent": "5", "model": "acme/x"}]},
+        {"prices": [{**ROWS, "amount": "1", "free": 5}, {**ROWS, "amount": "1", "tier": "batch"}],
+         "discounts": [{"name": "a", "percent": "5", "tier": "batch"}]},
         {"minimum": "5", "maximum": "5"},
         tiers(upto(10), upto(11), LAST),
         tiers({"up_to": None, "amount": "0"}),

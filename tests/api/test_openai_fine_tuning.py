@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from openai.types.fine_tuning import FineTuningJob, FineTuningJobEvent
 from openai.types.fine_tuning.jobs import FineTuningJobCheckpoint
+from starlette.requests import Request
 
+from meuse.api import openai_fine_tuning
 from meuse.api import tuning_objects as objects
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Job, JobEvent, Scope
 from meuse.core.states import JobStatus
 from meuse.core.tuning import FineTuning
 from meuse.gateway.openai import parameters
+from meuse.store.database import Database
+from meuse.store.jobs import SqlJobs
+from meuse.train import recipes
 
 FINE_TUNING = FineTuning(
     "chat", "polite", {"team": "a"}, {"learning_rate_multiplier": 0.5}, "chat", "polite"
@@ -121,6 +129,20 @@ def test_a_native_job_is_shown_as_well() -> None:
     assert (told["model"], told["metadata"], told["user_provided_suffix"]) == (
         "smollm2:1", None, None,
     )  # fmt: skip
+    assert told["hyperparameters"]["learning_rate_multiplier"] == 1.0
+
+
+@pytest.mark.parametrize("recipe", ["llm-lora", "llm-full"])
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_native_jobs_rate_is_told_as_a_multiple_of_the_recipes(
+    recipe: str, optimizer: str
+) -> None:
+    """The very number that, sent back, gives the same rate."""
+    usual = recipes.find(recipe).options({"optimizer": optimizer}).rate
+    spec = {**JOB.spec, "recipe": recipe, "optimizer": optimizer, "learning_rate": 1.5 * usual}
+    del spec["fine_tuning"]
+    told = objects.describe(replace(JOB, spec=spec))
+    assert told["hyperparameters"]["learning_rate_multiplier"] == 1.5
 
 
 @pytest.mark.parametrize(
@@ -166,21 +188,28 @@ def test_events_are_told_in_openais_words() -> None:
     assert objects.seq_of("ftevent-x") is None
 
 
-def test_results_are_a_table_and_the_checkpoint_has_the_last_of_them() -> None:
+def test_results_are_a_table_and_the_checkpoint_has_those_of_the_weights_kept() -> None:
     said: list[dict[str, Any]] = [
         {"figures": {"train_loss": 2.0}, "step": 1},
         {"figures": {"train_loss": 1.0, "train_accuracy": 0.5}, "step": 2},
         {"figures": {"validation_loss": 1.5}, "step": 2},
+        {"figures": {"train_loss": 1.5, "validation_loss": 1.5}, "epoch": 1, "step": 2},
         {"figures": {"perplexity": 3.0}},
+        {"figures": {"validation_loss": 1.75}, "step": 4},
     ]
     assert objects.table(iter(said)).splitlines() == [
         "step,train_loss,train_accuracy,valid_loss,valid_mean_token_accuracy",
         "1,2.0,,,",
         "2,1.0,0.5,1.5,",
-    ]
-    figures = {"step": 2, "train_loss": 1.0, "valid_loss": 1.5, "perplexity": 3.0}
-    told = FineTuningJobCheckpoint.model_validate(objects.checkpoint(DONE, figures))
-    assert (told.step_number, told.metrics.valid_loss) == (2, 1.5)
+        "4,,,1.75,",
+    ], "what is told of an epoch is not its last update's"
+    kept = replace(DONE, result={**(DONE.result or {}), "best_update": 2, "trained_tokens": 5000})
+    told = FineTuningJobCheckpoint.model_validate(objects.checkpoint(kept, reversed(said)))
+    assert (told.step_number, told.metrics.step, told.metrics.valid_loss) == (2, 2, 1.5)
+    assert (told.metrics.train_loss, told.metrics.train_mean_token_accuracy) == (1.0, 0.5)
+    assert objects.describe(kept)["trained_tokens"] == 5000, "what was metered, not last told"
+    last = FineTuningJobCheckpoint.model_validate(objects.checkpoint(DONE, reversed(said)))
+    assert (last.step_number, last.metrics.valid_loss) == (4, 1.75)
     assert told.fine_tuned_model_checkpoint == "smollm2-polite:1"
     assert told.fine_tuning_job_id == DONE.id
 
@@ -196,3 +225,74 @@ def test_what_a_native_job_may_not_say_is_refused(given: Any) -> None:
     with pytest.raises(MeuseError) as caught:
         FineTuning.from_dict(given)
     assert str(caught.value.field).startswith("fine_tuning")
+
+
+class Store(SqlJobs):
+    """Which jobs were read off it."""
+
+    def __init__(self, database: Database) -> None:
+        super().__init__(database)
+        self.read: list[str] = []
+
+    def page(self, *given: Any, **asked: Any) -> list[Job]:
+        found = super().page(*given, **asked)
+        self.read += [job.id for job in found]
+        return found
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """One fine-tuning in five, and one in fifty with `team`, the oldest of them of `b`."""
+    database = Database(f"sqlite:///{tmp_path}/meuse.db")
+    database.migrate("meuse")
+    store = Store(database)
+    for n in range(100):
+        team = {0: {"team": "b", "run": "1"}, 50: {"team": "a"}}.get(n)
+        told = FineTuning("chat", metadata=team).to_dict()
+        tuning = {**JOB.spec, "fine_tuning": told}
+        spec = {"recipe": "mlp"} if n % 5 else tuning
+        store.add(replace(JOB, id=f"job-{n:02}", spec=spec))
+    return store
+
+
+def listed(store: Store, query: str, after: str | None = None, limit: int = 20) -> dict[str, Any]:
+    parts: Any = SimpleNamespace(jobs=store)
+    caller: Any = SimpleNamespace(scope=JOB.scope)
+    request = Request({"type": "http", "query_string": quote(query, "=&").encode()})
+    store.read.clear()
+    return openai_fine_tuning.listing(request, parts, caller, after, limit)
+
+
+@pytest.mark.parametrize(
+    ("query", "ids"),
+    [
+        ("metadata[team]=b", ["job-00"]),
+        ("metadata[team]=b&metadata[run]=1", ["job-00"]),
+        ("metadata[team]=B", []),
+        ("metadata[team]=c", []),
+        ("metadata[tea]=m", []),
+        ("metadata[team]=%", []),
+    ],
+)
+def test_jobs_are_found_by_metadata_without_reading_others(
+    store: Store, query: str, ids: list[str]
+) -> None:
+    found = listed(store, query)
+    assert [job["id"] for job in found["data"]] == ids
+    assert len(store.read) <= 1, "the store sent jobs that say nothing of the kind"
+
+
+def test_jobs_are_listed_page_by_page(store: Store) -> None:
+    first = listed(store, "", limit=12)
+    second = listed(store, "", first["last_id"], limit=12)
+    assert (first["has_more"], second["has_more"]) == (True, False)
+    ids = [job["id"] for page in (first, second) for job in page["data"]]
+    assert ids == [f"job-{n:02}" for n in range(95, -1, -5)]
+    assert len(listed(store, "metadata=null")["data"]) == 18
+    assert len(store.read) == 18
+    for after in ("job-99", "job-01", "nothing", "file-1"):
+        with pytest.raises(MeuseError) as caught:
+            listed(store, "", after)
+        assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, "after")
+    with pytest.raises(MeuseError, match="up to 512"):
+        listed(store, f"metadata[team]={'x' * 513}")

@@ -34,6 +34,7 @@ def test_lines_are_numbered_as_editors_do_and_found_again() -> None:
         (b"{broken\n", "invalid_json_line", None),
         (b"[1]\n", "invalid_json_line", None),
         (b"\xff\xfe\n", "invalid_json_line", None),
+        (b'{"custom_id": "\xe9"}\n', "invalid_json_line", None),
         (b"[" * 100_000 + b"\n", "invalid_json_line", None),
         (line(None), "missing_required_parameter", "custom_id"),
         (line(7), "invalid_custom_id", "custom_id"),

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
-from meuse.app import commands
+from meuse.app import commands, replica
 from meuse.core.nouns import (
     Artifact,
     Deployment,
@@ -47,8 +48,28 @@ def test_a_spare_has_the_cores_of_the_settings(engine: EngineOptions, kind: str 
         "d", Scope("acme"), 1, (DeploymentTarget("d:1"),), Scale(), (), 1000, 0, engine=engine
     )
     assert commands.spare_for(SETTINGS, spec, version) == kind
-    replica = commands.replica(SETTINGS, "r1", spec, version)
+    words = commands.replica(SETTINGS, "r1", spec, version)
     if kind is not None:
         spare = commands.spare(SETTINGS, "r1", kind)
         for option in ("--engine", "--cores", "--home", "--id"):
-            assert replica[replica.index(option) + 1] == spare[spare.index(option) + 1]
+            assert words[words.index(option) + 1] == spare[spare.index(option) + 1]
+
+
+def test_what_vllm_is_told() -> None:
+    """As its replica reads it; no word begins with a brace, which the supervisor would fill in."""
+    version = ModelVersion(
+        "m", 1, "text-generation", (Artifact("manifest.json", "llm", "a" * 64, 1),),
+        Signature((), ()), {}, Lineage("j", "", "", "", 0, ""), 0,
+    )  # fmt: skip
+    engine = EngineOptions("vllm", max_model_len=64, max_sequences=4)
+    spec = Deployment(
+        "m", Scope("acme"), 1, (DeploymentTarget("m:1"),), Scale(), (), 1000, 0, engine=engine
+    )
+    words = commands.replica(SETTINGS, "r1", spec, version, {"polite": "b" * 64})
+    assert [word for word in words if word.startswith("{")] == ["{sockets}", "{lifeline}"]
+    filled = ["0" if word.startswith("{") else word for word in words]
+    options = replica.parse(filled[words.index("replica") + 1 :])
+    told = json.loads(options.vllm)
+    assert (told["max_model_len"], told["max_sequences"]) == (64, 4)
+    assert (told["max_loras"], told["adapters"]) == (None, {"polite": "b" * 64})
+    assert commands.spare_for(SETTINGS, spec, version) is None

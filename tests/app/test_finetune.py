@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,11 @@ import torch
 from helpers_jobs import RecordedJob
 from helpers_llama import CHATML, chat, checkpoint, jsonl
 from meuse.app.work import finetune, spending
+from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import Limit
 from meuse.core.ports import Paused
+from meuse.meter import limits
 from meuse.pull import checkpoint as checkpoints
 from meuse.pull import facts
 from meuse.serve.generation import manifest as manifests
@@ -281,6 +285,9 @@ def test_it_stops_when_validation_gets_no_better(desk: Desk, tmp_path: Path) -> 
     metrics = done["versions"][0]["metrics"]
     judged = [f["validation_loss"] for f, labels in job.figures if "validation_accuracy" in f]
     assert metrics["validation_loss"] == min(judged[1:])
+    [best] = {labels["step"] for figures, labels in job.figures
+              if figures.get("validation_loss") == min(judged[1:])}  # fmt: skip
+    assert done["best_update"] == best
     assert epochs[-1]["validation_loss"] == judged[-1]
 
 
@@ -315,4 +322,80 @@ def test_a_budget_of_tokens_ends_it_at_a_checkpoint(
     done = finetune.work(desk.blobs, job, order, desk.files)
     assert "going on after update" in job.text
     counted = json.loads((tmp_path / "job" / spending.TOKENS_KEPT).read_text())["1"]
-    assert counted == done["check"]["training_tokens"]
+    assert counted == done["trained_tokens"] == done["check"]["training_tokens"]
+
+
+def budget_of(order: dict[str, Any], tmp_path: Path, amount: int) -> Limit:
+    budget = Limit("b1", "budget", amount, "total", "training_tokens", tenant=TENANT)
+    order["inputs"]["token_budgets"] = {
+        "meter": "training_tokens", "limits": [asdict(budget)], "cells": str(tmp_path / "cells"),
+    }  # fmt: skip
+    return budget
+
+
+def counted_of(tmp_path: Path, budget: Limit) -> tuple[int, int]:
+    spent = limits.spent(tmp_path / "cells", [budget], now_ms())[budget.id]
+    return spent.used, spent.reserved
+
+
+def test_a_spent_budget_stops_training_at_once_and_all_is_counted(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not when it is time to look again; what was recorded is what the budget has lost."""
+    monkeypatch.setattr("meuse.train.llm.loop.LOOK_S", 3600.0)
+    monkeypatch.setattr(spending, "TOKENS_AHEAD", 1)
+    order = desk.order(checkpoint_seconds=3600)
+    budget = budget_of(order, tmp_path, 1500)
+    job = RecordedJob(tmp_path / "job")
+    with pytest.raises(MeuseError) as caught:
+        finetune.work(desk.blobs, job, order, desk.files)
+    assert caught.value.code is Code.BUDGET_EXCEEDED
+    recorded = json.loads((tmp_path / "job" / spending.TOKENS_KEPT).read_text())["1"]
+    assert counted_of(tmp_path, budget) == (recorded, 0)
+    assert 0 < recorded <= 1500
+
+
+def test_a_budget_that_is_just_enough_is_enough(
+    desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the end nothing is left to be reserved for."""
+    monkeypatch.setattr(spending, "TOKENS_AHEAD", 1)
+    whole = desk.run(check_only=True)["check"]["training_tokens"]
+    order = desk.order()
+    budget = budget_of(order, tmp_path, whole)
+    done = finetune.work(desk.blobs, RecordedJob(tmp_path / "job"), order, desk.files)
+    assert done["versions"]
+    assert counted_of(tmp_path, budget) == (whole, 0)
+
+
+def test_a_check_asks_no_budget_of_tokens(desk: Desk, tmp_path: Path) -> None:
+    order = desk.order(check_only=True)
+    budget_of(order, tmp_path, 1)
+    assert finetune.work(desk.blobs, RecordedJob(tmp_path / "job"), order, desk.files)["check"]
+
+
+@pytest.mark.parametrize("check_only", [True, False])
+def test_memory_that_the_first_measurement_does_not_get_is_told(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, check_only: bool
+) -> None:
+    """Before any training, and in a check: as in training itself."""
+
+    def refused(*given: Any) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9")
+
+    monkeypatch.setattr("meuse.train.llm.loop.losses", refused)
+    with pytest.raises(MeuseError, match="out of memory with a batch_size of 4") as caught:
+        desk.run(check_only=check_only)
+    assert (caught.value.code, caught.value.field) == (Code.TOO_LARGE, "batch_size")
+
+
+def test_a_file_whose_name_leads_out_of_the_folder_is_refused(desk: Desk, tmp_path: Path) -> None:
+    """The base's files are laid out as a replica's are."""
+    described = manifests.decode(desk.blobs.read(TENANT, desk.manifest))
+    first, *rest = described.files
+    hostile = msgspec.structs.replace(first, name="../../out.json")
+    document = msgspec.structs.replace(described, files=(hostile, *rest))
+    desk.manifest, _ = desk.blobs.put(TENANT, io.BytesIO(manifests.encode(document)))
+    with pytest.raises(MeuseError, match="no name of a model's file"):
+        desk.run(job=RecordedJob(tmp_path / "jobs" / "job"))
+    assert not (tmp_path / "jobs" / "out.json").exists()

@@ -6,6 +6,7 @@ import io
 import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import pytest
 from helpers_llama import chat, jsonl
 from meuse.app.kinds.finetune import READ_NOW, Finetune, by_recipe
 from meuse.app.kinds.shared import Stores
+from meuse.app.work.finetune import cost
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
     GENERATION,
@@ -33,7 +35,7 @@ from meuse.store.files import SqlFiles
 from meuse.store.registry import SqlRegistry
 
 SCOPE = Scope("acme")
-GOOD, BAD, BATCH, LARGE, NONE = (f"file-{n:032x}" for n in range(5))
+GOOD, BAD, BATCH, LARGE, NONE, LATIN = (f"file-{n:032x}" for n in range(6))
 SPEC: dict[str, Any] = {
     "recipe": "llm-lora", "model_name": "polite", "base": "smollm2", "data": GOOD,
 }  # fmt: skip
@@ -58,8 +60,11 @@ class Desk:
         spec: dict[str, Any] = self.kind.check(SCOPE, {**SPEC, **changes})
         return spec
 
-    def base(self, name: str, layout: str = "gguf", task: str = GENERATION) -> None:
-        told = {"layout": layout, "parameters": 134_515_008, "context": 8192}
+    def base(
+        self, name: str, layout: str = "gguf", task: str = GENERATION, vocabulary: int = 49_152
+    ) -> None:
+        told = {"layout": layout, "parameters": 134_515_008, "context": 8192,
+                "vocabulary": vocabulary}  # fmt: skip
         self.registry.add_version(SCOPE, NewVersion(
             model=name, task=task, artifacts=(Artifact("manifest.json", "llm", "m" * 64, 1),),
             signature=Signature((), ()), metrics={}, report={"generation": told},
@@ -106,6 +111,7 @@ def test_a_spec_is_completed_and_pinned(desk: Desk) -> None:
         ({"data": BATCH}, "data", "was uploaded for 'batch'"),
         ({"data": BAD}, "data", "line 17: it is not JSON"),
         ({"validation": BAD}, "validation", "line 17"),
+        ({"data": LATIN}, "data", "line 2: it is not UTF-8"),
         ({"base": "nothing:1"}, "base", "there is no version"),
         ({"base": "served"}, "base", "layout ir"),
         ({"base": "digits"}, "base", "no language model"),
@@ -122,6 +128,7 @@ def test_refusals(desk: Desk, changes: dict[str, Any], field: str, told: str) ->
     desk.base("served", "ir")
     desk.base("digits", task="classification")
     desk.file(BATCH, ROWS, "batch")
+    desk.file(LATIN, jsonl([chat("a", "b")]) + b'{"prompt": "caf\xe9", "completion": "b"}\n')
     desk.file(BAD, jsonl([chat("a", "b")] * 16) + b"{]\n" + ROWS)
     with pytest.raises(MeuseError, match=told) as caught:
         desk.check(**changes)
@@ -154,11 +161,31 @@ def test_what_the_process_gets(desk: Desk) -> None:
     ]
 
 
+def test_an_estimate_counts_started_packages_whole(desk: Desk) -> None:
+    """And granules, as the invoice will."""
+    prices = (
+        Price("training_tokens", "5", 1000, scheme="package", free=100),
+        Price("training_ms", "1", 1000, round_up_to=60_000),
+    )
+    desk.plan = PlanVersion("basic", 3, "EUR", prices, 1)
+    told = desk.kind.prepare(desk.job())["prices"]
+    assert told[0] == {
+        "meter": "training_tokens", "amount": "5", "per": 1000, "currency": "EUR",
+        "scheme": "package",
+    }  # fmt: skip
+    counts = SimpleNamespace(training_tokens=2001, seconds=60.0005)
+    assert cost(counts, told) == {"amount": "135.000000", "currency": "EUR"}
+    assert cost(counts, []) is None
+
+
 def test_memory_is_estimated(desk: Desk) -> None:
     """All weights need more than an adapter; recomputing needs less."""
     lora, full = desk.kind.estimate(desk.job()), desk.kind.estimate(desk.job(recipe="llm-full"))
     less = desk.kind.estimate(desk.job(config={"gradient_checkpointing": True}))
     assert less < lora < full < 16 << 30
+    desk.base("wide", vocabulary=128_256)
+    wide = desk.kind.estimate(desk.job(base="wide"))
+    assert wide - lora == 1024 * 16 * (128_256 - 49_152), "logits are as wide as the vocabulary"
 
 
 def test_versions_are_registered_once(desk: Desk) -> None:
@@ -170,8 +197,12 @@ def test_versions_are_registered_once(desk: Desk) -> None:
         "report": {"generation": {"layout": "adapter"}}, "card": {},
     }  # fmt: skip
     whole = {**version, "report": {"generation": {"layout": "hf"}}}
-    result = {"check": {"tokens": 1}, "versions": [version, whole]}
+    result = {
+        "check": {"tokens": 1}, "versions": [version, whole], "trained_tokens": 77,
+        "best_update": 3,
+    }  # fmt: skip
     done = desk.kind.complete(job, result)
+    assert (done["trained_tokens"], done["best_update"]) == (77, 3)
     assert (done["model"], done["merged"]) == ("polite:1", "polite:2")
     assert desk.kind.complete(job, result) == done
     made = desk.registry.versions(SCOPE, "polite")

@@ -49,6 +49,21 @@ def test_rows_are_reserved_whole_and_counted_part_by_part(tmp_path: Path) -> Non
     assert used(tmp_path, budget) == (30, 0)
 
 
+def test_what_is_used_after_a_refusal_counts(tmp_path: Path) -> None:
+    """Work ends at its next checkpoint, and what it did until then was done."""
+    budget = Limit("b", "budget", 100, "total", "rows", tenant="t")
+    with Budgets(told(tmp_path, budget)) as budgets:
+        budgets.settle(0, 60)
+        with pytest.raises(MeuseError, match="40 left"):
+            budgets.settle(60, 60)
+        assert used(tmp_path, budget) == (60, 0)
+        budgets.settle(7)
+        budgets.settle(8)
+        budgets.settle(0, 25)
+        assert used(tmp_path, budget) == (75, 25)
+    assert used(tmp_path, budget) == (75, 0)
+
+
 def test_a_soft_budget_counts_and_stops_nothing(tmp_path: Path) -> None:
     budget = Limit("b", "budget", 10, "total", "rows", hard=False, tenant="t")
     with Budgets(told(tmp_path, budget)) as budgets:
@@ -90,7 +105,7 @@ def test_a_training_stops_at_a_checkpoint_and_goes_on(tmp_path: Path) -> None:
     assert first is not None
     spent, reserved = used(tmp_path, small)
     assert reserved == 0
-    assert SLICE_MS < spent <= first[TRAINING]  # the last checkpoint's own time is not counted
+    assert SLICE_MS < spent == first[TRAINING]
     done = int(job.checkpoint.read_text())
     assert 3 <= done < 12
     with pytest.raises(MeuseError, match="budget"):

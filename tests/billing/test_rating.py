@@ -175,3 +175,12 @@ def test_the_price_of_a_unit_for_estimates():
     assert price_of(listed, "rows", "acme/digits", "standard") == Price("rows", "1")
     assert price_of(listed, "images", "acme/x", "batch") == Price("images", "10", 7)
     assert price_of(listed, "requests", "acme/x", "batch") is None
+
+
+def test_estimates_keep_packages_and_granules():
+    """A unit of a package costs the package: an estimate by the unit would be too low."""
+    listed = plan(
+        Price("rows", "5", 1000, scheme="package", free=100), Price("images", "2", round_up_to=10)
+    )
+    assert price_of(listed, "rows", "acme/x", "batch") == Price("rows", "5", 1000, scheme="package")
+    assert price_of(listed, "images", "acme/x", "batch") == Price("images", "2", round_up_to=10)

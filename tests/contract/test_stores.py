@@ -1,8 +1,10 @@
 """One suite over every adapter of the store ports: SQLite and Postgres must not differ."""
 
+import json
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import sqlalchemy as sa
@@ -372,6 +374,27 @@ def test_pages_are_newest_first_and_meet(database: Database) -> None:
     first = store.page(MINE, 4, None)
     second = store.page(MINE, 4, first[-1].id)
     assert ids[::-1] == [j.id for j in (*first, *second)]
+
+
+def test_pages_hold_what_their_jobs_say_and_nothing_else(database: Database) -> None:
+    """By kind and by texts of the spec; signs that SQL has a meaning for are signs."""
+    store = SqlJobs(database)
+    specs: list[dict[str, Any]] = [
+        {"tags": {"a%b": "é"}}, {"tags": {"a_b": 'say "yes"'}}, {"tags": {"axb": "\\"}},
+        {"tags": {}},
+    ]  # fmt: skip
+    for i, spec in enumerate(specs):
+        store.add(replace(job(f"job-{i}"), kind="train" if i else "compress", spec=spec))
+
+    def found(**asked: Any) -> list[str]:
+        return [each.id for each in store.page(MINE, 9, None, **asked)]
+
+    assert found(kind="train") == ["job-3", "job-2", "job-1"]
+    for i, spec in enumerate(specs[:3]):
+        assert found(saying=[json.dumps(spec["tags"])[1:-1]]) == [f"job-{i}"]
+    assert found(lacking=['"tags": {"']) == ["job-3"]
+    assert found(saying=['"tags": {"', "_b"], lacking=["%"]) == ["job-1"]
+    assert [each.id for each in store.page(MINE, 1, "job-2", saying=["b"])] == ["job-1"]
 
 
 def test_deployment_generations_rise_and_can_be_guarded(database: Database) -> None:

@@ -164,3 +164,17 @@ def test_a_replica_needs_memory_for_the_largest_that_it_may_hold() -> None:
     options = EngineOptions(cache_mb=640)
     more = generation.need(base, options, 19 * MIB) - generation.need(base, options)
     assert more in (0, 19 * MIB)
+
+
+def test_vllm_takes_them_on_a_checkpoint() -> None:
+    registry = Registry()
+    base = made("plain:1", layout="hf")
+    registry._versions |= {"plain:1": base, "fine:1": adapter("fine:1", "plain:1")}
+    body = {"model": "plain:1", "engine": {"name": "vllm"}, "adapters": {"fine": "fine:1"}}
+    spec = parse(SCOPE, "chat", body)
+    found, _ = adapters.pinned(cast("RegistryStore", registry), spec, [base])
+    told = adapters.digests(cast("RegistryStore", registry), found, base)
+    assert told == {"fine": "fine:1"}  # here a digest is the reference
+    with pytest.raises(MeuseError) as caught:
+        adapters.pinned(cast("RegistryStore", registry), spec, [made("smollm2:2")])
+    assert "a safetensors checkpoint" in str(caught.value)

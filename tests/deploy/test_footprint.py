@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 
 from meuse.core.nouns import Artifact
 from meuse.deploy.footprint import (
@@ -90,3 +93,20 @@ def test_what_will_grow_counts_in_full() -> None:
     assert [h.bytes for h in found] == [0, 80 * MIB]
     assert prints.expected(loads["r1"]) == 80 * MIB
     assert prints.expected(Load("digest2", 90 * MIB, least=80 * MIB)) == 90 * MIB
+
+
+def test_a_process_counts_with_those_it_has_started() -> None:
+    ready = "print(flush=True); import time; time.sleep(60)"
+    inner = f"data = bytearray(40 << 20); data[::4096] = data[1::4096]; {ready}"
+    code = f"import subprocess, sys; subprocess.Popen([sys.executable, '-c', {inner!r}]).wait()"
+    outer = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, start_new_session=True
+    )
+    try:
+        assert outer.stdout is not None
+        outer.stdout.readline()
+        assert (resident(outer.pid) or 0) > 40 * MIB
+    finally:
+        os.killpg(outer.pid, signal.SIGKILL)
+        outer.communicate()
+    assert resident(outer.pid) is None

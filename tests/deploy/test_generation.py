@@ -179,3 +179,64 @@ def test_one_that_cannot_fit_is_refused_with_the_numbers() -> None:
     assert caught.value.field == "engine.cache_mb"
     for number in (size, 100 * MIB, 640 * MIB, size - 1):
         assert f"{number // MIB:,} MiB" in caught.value.message
+
+
+VLLM: dict[str, Any] = {"engine": {"name": "vllm"}}
+
+
+def on_vllm(body: dict[str, Any], *versions: ModelVersion, has_vllm: bool = True) -> Deployment:
+    body = {"model": "m:1", **VLLM, **body}
+    return generation.complete(
+        parse(SCOPE, "chat", body), body, versions or (version(layout="hf"),), 0, has_vllm=has_vllm
+    )
+
+
+def test_vllm_runs_checkpoints() -> None:
+    """Whatever their size: they are on accelerators."""
+    engine = {"name": "vllm", "tensor_parallel_size": 4, "max_sequences": 9}
+    found = on_vllm({"engine": engine})
+    assert found.engine == EngineOptions("vllm", tensor_parallel_size=4, max_sequences=9)
+    assert found.timeout_ms == generation.TIMEOUT_MS
+    load = generation.load(version(layout="hf"), found.engine)
+    assert load == Load("d" * 64, generation.VLLM_BYTES)
+
+
+def test_without_vllm_the_fix_is_told() -> None:
+    with pytest.raises(MeuseError) as caught:
+        on_vllm({}, has_vllm=False)
+    assert (caught.value.code, caught.value.field) == ("unavailable", "engine.name")
+    assert "vllm_python" in str(caught.value.hint)
+
+
+@pytest.mark.parametrize(
+    ("body", "versions", "field"),
+    [
+        ({}, [version()], "model"),
+        ({}, [version(layout="ir")], "model"),
+        ({"scale": {"min": 0}}, [], "scale"),
+        ({"scale": {"max": 2}}, [], "scale"),
+        ({"canary": {"steps": [100]}}, [], "canary"),
+        ({"engine": {"name": "vllm", "cache_mb": 64}}, [], "engine.cache_mb"),
+        ({"engine": {"name": "vllm", "draft_model": "s:1"}}, [], "engine.draft_model"),
+        ({"engine": {"name": "vllm", "max_loras": 2}}, [], "engine.max_loras"),
+        ({"engine": {"max_model_len": 9}}, [version()], "engine.max_model_len"),
+        ({"engine": {"max_model_len": 9}}, [version("regression")], "engine.max_model_len"),
+    ],
+)
+def test_what_vllm_cannot_have(
+    body: dict[str, Any], versions: list[ModelVersion], field: str
+) -> None:
+    with pytest.raises(MeuseError) as caught:
+        on_vllm(body, *versions)
+    assert caught.value.field == field
+
+
+def test_another_option_or_adapter_starts_vllm_anew() -> None:
+    """It is told of all of them when it starts."""
+    engines = ({}, {"tensor_parallel_size": 2}, {"pipeline_parallel_size": 2}, {"max_model_len": 2},
+               {"gpu_memory_utilization": 0.5}, {"max_loras": 2})  # fmt: skip
+    bodies: list[dict[str, Any]] = [{"engine": {"name": "vllm", **engine}} for engine in engines]
+    bodies += [{**VLLM, "adapters": {"a": f"x:{n}"}} for n in (1, 2)]
+    bodies += [{**VLLM, "adapters": {"b": "x:1"}}]
+    found = {parse(SCOPE, "chat", {"model": "m:1", **body}).revision for body in bodies}
+    assert len(found) == len(bodies)

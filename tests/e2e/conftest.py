@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import pytest
 
+import fake_vllm
 from e2e.helpers import JSON, csv_bytes, ready, start, succeeded, upload
 from e2e.llm import chat, smollm2  # noqa: F401  fixtures
 from e2e.web import Certificate, certified
@@ -112,6 +113,7 @@ def platform(
         "MEUSE_EXTERNAL_HOSTS": f"http://127.0.0.1:{EXTERNAL_PORT}@ipv4",
         "MEUSE_PULL_ALLOWED_HOSTS": f"https://127.0.0.1:{WEB_PORT}@ipv4",
         "MEUSE_LOG_REQUESTS": "1",
+        "MEUSE_VLLM_PYTHON": str(fake_vllm.interpreter(folder)),
         "SSL_CERT_FILE": str(certificate.trusted),
     }
     options = ["--home", str(home), "--http-port", "0", "--grpc-port", "0"]

@@ -122,8 +122,10 @@ def test_a_model_is_fine_tuned_from_the_file_to_the_results(
     assert (saved.fine_tuned_model_checkpoint, saved.fine_tuning_job_id) == (
         done.fine_tuned_model, made.id,
     )  # fmt: skip
-    assert saved.step_number == saved.metrics.step == 6
-    assert saved.metrics.valid_loss is not None
+    best = native["result"]["best_update"]
+    assert saved.step_number == saved.metrics.step == best
+    assert saved.metrics.valid_loss == native["result"]["metrics"]["validation_loss"]
+    assert done.trained_tokens == native["result"]["trained_tokens"]
 
     [results] = done.result_files
     assert client.files.retrieve(results).purpose == "fine-tune-results"
@@ -132,7 +134,8 @@ def test_a_model_is_fine_tuned_from_the_file_to_the_results(
     assert [int(row["step"]) for row in rows] == sorted({int(row["step"]) for row in rows})
     assert int(rows[-1]["step"]) == 6
     assert float(rows[-1]["train_loss"]) > 0
-    assert float(rows[-1]["valid_loss"]) == pytest.approx(saved.metrics.valid_loss)
+    [kept] = [row for row in rows if int(row["step"]) == best]
+    assert float(kept["valid_loss"]) == pytest.approx(saved.metrics.valid_loss)
 
 
 def test_jobs_are_paused_resumed_cancelled_and_listed(

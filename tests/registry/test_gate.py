@@ -87,6 +87,23 @@ def test_without_a_common_evaluation_the_job_is_named() -> None:
     assert '"models": ["m:2", "m:1"], "data": "digits:1"' in str(caught.value.hint)
 
 
+def test_language_models_are_judged_on_a_file() -> None:
+    """So the hint does not ask for a dataset."""
+    for language, data in ((True, "file-…"), (False, "<dataset>")):
+        with pytest.raises(MeuseError) as caught:
+            decide("m:2", "m:1", [], [], Gate(), language=language)
+        assert f'"models": ["m:2", "m:1"], "data": "{data}"' in str(caught.value.hint)
+
+
+def test_figures_of_two_engines_are_told_as_such() -> None:
+    """An adapter is judged by transformers, what the engine serves by the engine."""
+    mine, theirs = (evaluation(0.9, engine=name) for name in ("transformers", "openvino"))
+    told = "judged by transformers and by openvino"
+    assert told in decide("m:2", "m:1", [mine], [theirs], Gate()).reason
+    for same in (theirs, evaluation(0.9), evaluation(0.9, engine="")):
+        assert "judged by" not in decide("m:2", "m:1", [theirs], [same], Gate()).reason
+
+
 def test_pairs_of_one_job_give_the_interval_of_the_drop() -> None:
     """Whichever of the two records keeps the difference."""
     kept = {"figure": "accuracy", "than": "m:1", "difference": 0.01, "interval": (-0.01, 0.03)}

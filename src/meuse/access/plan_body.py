@@ -78,7 +78,7 @@ class CreditsBody(_Body):
     """What each period is credited with."""
 
     amount: _Amount
-    settle: Literal["credit_then_invoice", "credit_only"] = "credit_then_invoice"
+    settle: Literal["credit_then_invoice"] = "credit_then_invoice"
 
 
 class TaxBody(_Body):
@@ -139,7 +139,7 @@ _HINTS = {
     "tier": 'Use "standard", "batch", "internal", or "*" for all.',
     "scheme": "Use unit, graduated, volume or package.",
     "stacking": "Use stack, best_of or precedence.",
-    "settle": "Use credit_then_invoice or credit_only.",
+    "settle": "Use credit_then_invoice: there are no wallets yet to pay from beforehand.",
     "currency": "Use an ISO 4217 code such as EUR.",
 }  # fmt: skip
 _NAMES = {

@@ -11,7 +11,7 @@ from meuse.access import plan_body
 from meuse.core.errors import invalid
 from meuse.core.ids import check_name
 from meuse.core.money import check_currency, parse_amount
-from meuse.core.plans import ANY, PlanVersion, Price, plan_of
+from meuse.core.plans import ANY, TIERS, PlanVersion, Price, plan_of
 
 TOKENS = ("prompt_tokens", "cached_tokens", "completion_tokens")
 _STEPPED = ("graduated", "volume")
@@ -162,16 +162,22 @@ def _check_percent(text: str, field: str) -> None:
 
 
 def _check_discounts(plan: PlanVersion) -> None:
-    """A discount for a part of what is counted together would have no quantity to hold for."""
+    """A discount for a part of what is counted together would have no quantity to hold for.
+
+    What a price counts is what no more specific one takes from it: tried on one usage of each
+    sort that prices and discounts tell apart.
+    """
+    counted = _counted(plan)
     for i, discount in enumerate(plan.discounts):
         for at, price in enumerate(plan.prices):
             if price.is_linear or discount.meter not in (ANY, price.meter):
                 continue
             covers = discount.model in _wider(price.model) and discount.tier in (ANY, price.tier)
-            apart = _apart(discount.model, price.model) or (
-                ANY not in (discount.tier, price.tier) and discount.tier != price.tier
+            touches = any(
+                discount.model in _wider(model) and discount.tier in (ANY, tier)
+                for model, tier in counted.get(price.counter, ())
             )
-            if not covers and not apart:
+            if touches and not covers:
                 raise invalid(
                     f"discounts[{i}]",
                     f"{discount.name!r} is for a part of what prices[{at}] counts together",
@@ -180,9 +186,23 @@ def _check_discounts(plan: PlanVersion) -> None:
                 )
 
 
-def _apart(one: str, other: str) -> bool:
-    """Whether two names of models can never mean the same deployment."""
-    return not set(_wider(one)) & {other} and not set(_wider(other)) & {one}
+def _counted(plan: PlanVersion) -> dict[tuple[str, str, str], list[tuple[str, str]]]:
+    """Of each price the usage (model, tier) for which it is the most specific."""
+    discounted = {discount.model for discount in plan.discounts}
+    found: dict[tuple[str, str, str], list[tuple[str, str]]] = {}
+    for meter in {price.meter for price in plan.prices if not price.is_linear}:
+        rules = {price.counter for price in plan.prices if price.meter == meter}
+        named = discounted | {model for _, model, _ in rules}
+        # "~" is no name: an owner or a deployment that the plan does not name.
+        bare = {f"~/{model.rpartition('/')[2]}" for model in named - {ANY}}
+        for model in {"~/~", *bare, *(model for model in named if "/" in model)}:
+            for tier in TIERS:
+                names = (model, model.partition("/")[2], ANY)
+                wanted = [(meter, name, one) for name in names for one in (tier, ANY)]
+                rule = next((one for one in wanted if one in rules), None)
+                if rule is not None:
+                    found.setdefault(rule, []).append((model, tier))
+    return found
 
 
 def _check_model(model: str, field: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 from meuse.access import keys
 from meuse.access.plan_checks import check_plan
-from meuse.core.clock import Clock, from_rfc3339
+from meuse.core.clock import BUCKET_MS, Clock, bucket_start, from_rfc3339, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.fields import known
 from meuse.core.ids import check_name
@@ -136,11 +136,34 @@ class Tenancy:
         return self._mint("administrator", Scope("default"), SCOPES, None, keep)[1]
 
     def put_tenant(self, name: str, body: Mapping[str, Any]) -> Tenant:
+        """Raises `conflict` for a plan in another currency, unless the tenant has had none for
+        a whole quarter of an hour: usage is invoiced by such quarters, each in one currency."""
         known(body, {"plan"})
         plan = body.get("plan")
         if plan is not None:
-            self.plans.plan(check_name(plan, "plan"))
+            wanted = self.plans.plan(check_name(plan, "plan"))
+            self._check_currency(check_name(name, "tenant"), wanted)
         return self.store.put_tenant(check_name(name, "tenant"), plan)
+
+    def _check_currency(self, tenant: str, wanted: PlanVersion) -> None:
+        changes = self.store.plan_changes(tenant)
+        had = next((plan for _, plan in reversed(changes) if plan is not None), None)
+        if had is None:
+            return
+        currency = self.plans.plan(had).currency
+        since, now_has = changes[-1]
+        free = bucket_start(since + BUCKET_MS - 1) + BUCKET_MS
+        if currency == wanted.currency or (now_has is None and self.clock() >= free):
+            return
+        when = "a whole quarter of an hour later" if now_has else f"from {to_rfc3339(free)} on"
+        raise MeuseError(
+            Code.CONFLICT,
+            f"tenant {tenant!r} has paid in {currency} by plan {had!r}; {wanted.name!r} is in "
+            f"{wanted.currency}, and usage of a quarter of an hour is invoiced in one currency",
+            field="plan",
+            hint=f'Take the plan off ({{"plan": null}}) and put the new one on {when}. Usage '
+            "between is unrated: rate it with unrated_as when you invoice.",
+        )
 
     def put_plan(self, name: str, body: Mapping[str, Any]) -> PlanVersion:
         """From a body as `plan_body.PlanBody` has it; a change is a new version."""

@@ -86,6 +86,7 @@ class Control:
     max_replicas: int
     sealer: Sealer
     external_hosts: tuple[Host, ...]
+    vllm_python: str
     http_url: str
     grpc_url: str
 

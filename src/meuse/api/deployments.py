@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Response
@@ -11,10 +11,10 @@ from fastapi.responses import JSONResponse
 from meuse.api.context import Body, Control, Parts, requires
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import MeuseError, invalid
-from meuse.core.nouns import Deployment, EngineOptions, Principal
-from meuse.deploy import adapters, generation
+from meuse.core.nouns import EXTERNAL, Deployment, EngineOptions, Principal
+from meuse.deploy import generation
 from meuse.deploy import spec as specs
-from meuse.registry import references
+from meuse.deploy.completion import completed
 
 router = APIRouter(prefix="/api/deployments", tags=["deployments"])
 Caller = Annotated[Principal, requires("deploy")]
@@ -65,7 +65,7 @@ def _engine(options: EngineOptions) -> dict[str, Any]:
 
 def _endpoints(parts: Control, deployment: Deployment) -> list[str]:
     name = deployment.name
-    if deployment.engine.name in (generation.ENGINE, generation.EXTERNAL):
+    if deployment.engine.name in (generation.ENGINE, generation.VLLM, EXTERNAL):
         paths = ("chat/completions", "completions")
         names = [name, *(f"{name}:{each.name}" for each in deployment.adapters)]
         return [f"{parts.http_url}/v1/{path} (model {n})" for n in names for path in paths]
@@ -88,20 +88,13 @@ def put(
     shadow?, canary?, cache?, engine?, adapters?}. A new spec supersedes one that is still on its
     way. `If-Match: <generation>` answers 412 when somebody was faster."""
     wanted = specs.parse(caller.scope, name, body)
-    pinned, versions = [], []
-    for i, target in enumerate(wanted.targets):
-        field = "model" if "model" in body else f"targets[{i}].model"
-        version = references.resolve(parts.registry, caller.scope, target.model, field)
-        specs.artifact_for(version, wanted.engine)
-        versions.append(version)
-        # An alias is followed; a bare name means the latest version now, not every later one.
-        pinned.append(target if "@" in target.model else replace(target, model=version.ref))
-    wanted = replace(wanted, targets=tuple(pinned))
-    draft = None
-    if (guess := wanted.engine.draft_model) is not None:
-        draft = references.resolve(parts.registry, caller.scope, guess.model, "engine.draft_model")
-    wanted, found = adapters.pinned(parts.registry, wanted, versions)
-    wanted = generation.complete(wanted, body, versions, parts.reconciler.budget, found, draft)
+    wanted = completed(
+        parts.registry,
+        wanted,
+        body,
+        parts.reconciler.budget,
+        has_vllm=bool(parts.vllm_python),
+    )
     _check_room(parts, wanted)
     for i, tenant in enumerate(wanted.access):
         if tenant != "*":
@@ -134,7 +127,7 @@ def _check_room(parts: Control, wanted: Deployment) -> None:
 
 def _replicas(deployment: Deployment) -> int:
     """As many as are kept at least; while a version takes over there are more."""
-    if deployment.engine.name == generation.EXTERNAL:
+    if deployment.engine.name == EXTERNAL:
         return 0
     return deployment.scale.min * len(deployment.targets) + (deployment.shadow is not None)
 

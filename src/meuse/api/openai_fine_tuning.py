@@ -6,8 +6,10 @@ what is made here is seen at `/api/jobs`, and what is made there is seen here, b
 
 from __future__ import annotations
 
+import json
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query, Request
@@ -21,7 +23,7 @@ from meuse.core.errors import MeuseError, invalid, not_found
 from meuse.core.ids import check_name, new_id
 from meuse.core.nouns import Job, Principal, Scope
 from meuse.core.tuning import FIELD, FineTuning
-from meuse.gateway.openai import parameters
+from meuse.gateway.openai import checks, parameters
 from meuse.train import recipes
 from meuse.train.llm.spec import is_tuning
 
@@ -32,6 +34,9 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 RECIPE = "llm-lora"
 PURPOSE = "fine-tune"
 _SCAN = 200
+_RECIPES = '"recipe": "llm-'
+_METADATA = '"metadata": {"'
+"""In the specs of fine-tuning jobs, and of those with metadata."""
 _MAX_SEED = 2**31 - 1
 
 
@@ -120,32 +125,49 @@ def listing(
 ) -> dict[str, Any]:
     """The project's jobs, newest first; `after` is the last id of the page before, and
     `metadata[key]=value` leaves those that have all of it, `metadata=null` those without."""
-    wanted = _filter(request)
-    found: list[dict[str, Any]] = []
-    for job in _jobs(parts, caller.scope, after):
-        told = objects.describe(job)
-        if wanted(told["metadata"]):
-            found.append(told)
-        if len(found) > limit:
-            break
-    return page(found, limit)
+    if after is not None:
+        _check_after(parts, caller.scope, after)
+    found = islice(_jobs(parts, caller.scope, after, _wanted(request)), limit + 1)
+    return page([objects.describe(job) for job in found], limit)
 
 
-def _filter(request: Request) -> Callable[[Mapping[str, str] | None], bool]:
+def _check_after(parts: Control, scope: Scope, after: str) -> None:
+    try:
+        job = parts.jobs.get(scope, after)
+    except MeuseError:
+        job = None
+    if job is None or not _is_tuning(job):
+        raise invalid("after", f"{after!r} is not the id of a fine-tuning job")
+
+
+def _wanted(request: Request) -> dict[str, str] | None:
+    """The metadata that jobs shall have; None: that they shall have none."""
     wanted = {}
     for name, value in request.query_params.items():
         if name.startswith("metadata[") and name.endswith("]"):
             wanted[name[len("metadata[") : -1]] = value
         elif name == "metadata" and value == "null":
-            return lambda metadata: not metadata
-    return lambda metadata: wanted.items() <= (metadata or {}).items()
+            return None
+    return checks.metadata(wanted, "metadata")
 
 
-def _jobs(parts: Control, scope: Scope, before: str | None) -> Iterator[Job]:
-    """Fine-tuning jobs, newest first."""
-    while found := parts.jobs.page(scope, _SCAN, before):
-        yield from (job for job in found if _is_tuning(job))
+def _jobs(
+    parts: Control, scope: Scope, before: str | None, wanted: Mapping[str, str] | None
+) -> Iterator[Job]:
+    """Fine-tuning jobs with this metadata, newest first. The store is asked for what their specs
+    say at least, so that no other job is read, however many there are."""
+    saying, lacking = [_RECIPES], [_METADATA]
+    if wanted is not None:
+        saying += [json.dumps({name: value})[1:-1] for name, value in wanted.items()]
+        lacking = []
+    while found := parts.jobs.page(scope, _SCAN, before, "train", saying=saying, lacking=lacking):
+        yield from (job for job in found if _is_tuning(job) and _has(job, wanted))
         before = found[-1].id
+
+
+def _has(job: Job, wanted: Mapping[str, str] | None) -> bool:
+    metadata = objects.tuning_of(job).metadata or {}
+    return not metadata if wanted is None else wanted.items() <= metadata.items()
 
 
 def _is_tuning(job: Job) -> bool:
@@ -211,7 +233,12 @@ def checkpoints(
     job = _one(parts, caller, job_id)
     if objects.fine_tuned(job) is None or after is not None:
         return page([], limit)
-    metrics: dict[str, Any] = {}
-    for said in parts.jobs.latest(job.id, None, _SCAN, ("metrics",)):
-        metrics = {**objects.metrics_of(said.data), **metrics}
-    return page([objects.checkpoint(job, metrics)], limit)
+    return page([objects.checkpoint(job, _metrics(parts, job))], limit)
+
+
+def _metrics(parts: Control, job: Job) -> Iterator[Mapping[str, Any]]:
+    """What its metrics events say, newest first."""
+    before = None
+    while found := parts.jobs.latest(job.id, before, _SCAN, ("metrics",)):
+        yield from (said.data for said in found)
+        before = found[-1].seq

@@ -5,6 +5,7 @@ from __future__ import annotations
 from meuse.api.context import Control
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import GENERATION, Deployment, ModelVersion, Scope
+from meuse.deploy import generation
 from meuse.registry import references
 
 TRAINABLE = ("hf", "gguf")
@@ -33,7 +34,22 @@ def base_of(parts: Control, scope: Scope, text: str) -> tuple[ModelVersion, str 
         )
     served = references.resolve(parts.registry, scope, deployment.targets[0].model)
     attaches = _layout(served) == SERVES_ADAPTERS
+    if attaches:
+        _check_takes_adapters(deployment, served)
     return _trainable(parts, scope, served), deployment.name if attaches else None
+
+
+def _check_takes_adapters(deployment: Deployment, served: ModelVersion) -> None:
+    """Before anything is trained that could not be served there."""
+    try:
+        generation.check_takes_adapters(deployment.engine)
+    except MeuseError as error:
+        raise invalid(
+            "model",
+            f"the deployment {deployment.name!r} has {error.field}, and no adapter beside it: "
+            f"{error.message}",
+            f"Take the option out of the deployment, or name the version: {served.ref}.",
+        ) from None
 
 
 def _deployment(parts: Control, scope: Scope, name: str) -> Deployment | None:

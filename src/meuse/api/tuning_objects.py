@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from meuse.core.nouns import Job, JobEvent
 from meuse.core.states import JobStatus
 from meuse.core.tuning import FIELD, FineTuning
+from meuse.train import recipes
 
 VALIDATING = "validating"
 """What the note of a job begins with while it reads its files."""
@@ -101,6 +102,7 @@ def fine_tuned(job: Job) -> str | None:
 
 
 def trained_tokens(job: Job) -> int | None:
+    """As they were metered; of jobs from before that was kept, those last told."""
     said = (job.result or {}).get("trained_tokens", job.metrics.get("trained_tokens"))
     return None if said is None else int(said)
 
@@ -111,8 +113,18 @@ def _hyperparameters(job: Job, tuning: FineTuning) -> dict[str, Any]:
     return {
         "n_epochs": job.spec.get("epochs", given.get("n_epochs", "auto")),
         "batch_size": job.spec.get("batch_size", given.get("batch_size", "auto")),
-        "learning_rate_multiplier": given.get("learning_rate_multiplier", 1.0),
+        "learning_rate_multiplier": given.get("learning_rate_multiplier", _multiplier(job)),
     }
+
+
+def _multiplier(job: Job) -> float:
+    """How many times the rate that the recipe has by itself."""
+    rate = job.spec.get("learning_rate")
+    if rate is None:
+        return 1.0
+    chosen = {"optimizer": job.spec.get("optimizer")}
+    usual = recipes.find(job.spec["recipe"]).options(chosen).rate
+    return float(f"{rate / usual:.6g}")
 
 
 def _status(job: Job) -> str:
@@ -206,10 +218,21 @@ def _step(data: Mapping[str, Any], figures: Mapping[str, Any]) -> str:
 # -- checkpoints and the file of results --------------------------------------------------
 
 
-def checkpoint(job: Job, metrics: Mapping[str, Any]) -> dict[str, Any]:
-    """The one that a job leaves for use: its result. `metrics`: its last figures."""
-    shown = {name: metrics[name] for name in (*_FIGURES.values(), "step") if name in metrics}
-    step = int(metrics.get("step", 0))
+def checkpoint(job: Job, events: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """The one that a job leaves for use: its result. `events`: its metrics events, newest first,
+    of which those of the update whose weights were kept count; the last, where it does not say."""
+    step = (job.result or {}).get("best_update")
+    metrics: dict[str, Any] = {}
+    for data in events:
+        if "step" not in data or is_of_epoch(data):
+            continue
+        step = int(data["step"]) if step is None else step
+        if data["step"] < step:
+            break
+        if data["step"] == step:
+            metrics = {**metrics_of(data), **metrics}
+    shown = {name: metrics[name] for name in _FIGURES.values() if name in metrics}
+    step = step or 0
     return {
         "object": "fine_tuning.job.checkpoint",
         "id": f"ftckpt-{job.id.rpartition('-')[2]}",
@@ -227,12 +250,18 @@ COLUMNS = (
 _IN_COLUMN = {"train_accuracy": "train_mean_token_accuracy"}
 
 
+def is_of_epoch(data: Mapping[str, Any]) -> bool:
+    """Whether a metrics event is about a whole epoch: beside those of its last update, it has
+    means over all of them by the same names."""
+    return "epoch" in data
+
+
 def table(events: Iterator[Mapping[str, Any]]) -> str:
     """Metrics events as CSV, a line for each step, empty where nothing was said."""
     rows: dict[int, dict[str, Any]] = {}
     for data in events:
         figures = metrics_of(data)
-        if "step" in figures:
+        if "step" in figures and not is_of_epoch(data):
             rows.setdefault(int(figures["step"]), {}).update(figures)
     lines = [",".join(COLUMNS)]
     for _, figures in sorted(rows.items()):

@@ -62,14 +62,22 @@ def check(argv: Sequence[str], state_format: int) -> list[str]:
 
 
 def replica(
-    settings: Settings, name: str, deployment: Deployment, version: ModelVersion
+    settings: Settings,
+    name: str,
+    deployment: Deployment,
+    version: ModelVersion,
+    named: Mapping[str, str] | None = None,
 ) -> list[str]:
+    """`named`: digests of its adapters by name."""
     batching = deployment.batching
     artifact = artifact_for(version, deployment.engine)
     engine = engine_of(deployment, version)
     options = deployment.engine
     cores = options.cores or settings.replica_threads
     words: list[str] = []
+    if engine == generation.VLLM:
+        # One word: those that begin with a brace are the supervisor's to fill in.
+        words.append(f"--vllm={json.dumps(_vllm(options, named or {}))}")
     if engine == generation.ENGINE:
         words += ["--cache-mb", str(options.cache_mb or generation.CACHE_MB)]
         words += ["--max-sequences", str(options.max_sequences or generation.SEQUENCES)]
@@ -105,6 +113,12 @@ def _tuning(options: EngineOptions) -> list[str]:
     return words
 
 
+def _vllm(options: EngineOptions, named: Mapping[str, str]) -> dict[str, Any]:
+    """As `meuse.app.vllm` reads it."""
+    names = (*generation.VLLM_ONLY, *generation.SHARED)
+    return {**{name: getattr(options, name) for name in names}, "adapters": dict(named)}
+
+
 def spare(settings: Settings, name: str, engine: str) -> list[str]:
     return [
         *_python("spare", settings.home),
@@ -119,7 +133,9 @@ def spare_for(settings: Settings, deployment: Deployment, version: ModelVersion)
     language model is loaded for so long that a spare process saves nothing."""
     cores = deployment.engine.cores or settings.replica_threads
     engine = engine_of(deployment, version)
-    return engine if cores == settings.replica_threads and engine != generation.ENGINE else None
+    if engine in (generation.ENGINE, generation.VLLM):
+        return None
+    return engine if cores == settings.replica_threads else None
 
 
 def engine_of(deployment: Deployment, version: ModelVersion) -> str:

@@ -23,16 +23,17 @@ from meuse.app import commands
 from meuse.app.inspector import Inspector
 from meuse.app.kinds import kinds as job_kinds
 from meuse.app.kinds.batch import Batches
+from meuse.app.kinds.fine_tuning_api import FineTunings
 from meuse.app.kinds.finetune import Finetune
 from meuse.app.kinds.import_ import Foreign
 from meuse.app.kinds.ingest import Intake
 from meuse.app.kinds.pull import Sources
 from meuse.app.kinds.shared import Stores
-from meuse.app.kinds.tuning import Tunings
 from meuse.app.sweeper import Sweeper
 from meuse.app.up import write_secret
 from meuse.core.clock import now_ms
 from meuse.data import hosts
+from meuse.deploy import adapters
 from meuse.deploy.canaries import Canaries
 from meuse.deploy.elastic import Elastic
 from meuse.deploy.footprint import Footprints, machine_budget, resident
@@ -40,6 +41,7 @@ from meuse.deploy.picture import tenants as tenant_entries
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.reconciler import Reconciler
 from meuse.deploy.replicas import Replicas
+from meuse.deploy.served import Served
 from meuse.deploy.spares import Spares
 from meuse.deploy.upstreams import Upstreams
 from meuse.jobs.admission import Limits
@@ -130,10 +132,13 @@ def main(argv: Sequence[str]) -> int:
         ),
         publisher=publisher,
         canaries=Canaries(SqlRollouts(database), sockets),
-        command=lambda name, spec, version: commands.replica(settings, name, spec, version),
+        command=lambda name, spec, version: commands.replica(
+            settings, name, spec, version, adapters.digests(registry, spec, version)
+        ),
         spare_for=lambda spec, version: commands.spare_for(settings, spec, version),
         wake=wake,
         upstreams=upstreams,
+        served=Served(sockets, sealer),
     )
     upload_store = SqlUploads(database)
     files, file_blobs, batches = (
@@ -173,7 +178,7 @@ def main(argv: Sequence[str]) -> int:
         Batches(
             batches, files, lambda key, until_ms: keys.mint_pass(pepper, key, until_ms), http_url
         ),
-        Tunings(stores, jobs, files, file_blobs),
+        FineTunings(stores, jobs, files, file_blobs, lambda: reconciler.budget),
         Finetune(stores, files, file_blobs, tenancy.plan_of),
         settings.replica_threads,
     )
@@ -234,6 +239,7 @@ def main(argv: Sequence[str]) -> int:
             max_replicas=settings.max_replicas,
             sealer=sealer,
             external_hosts=external_hosts,
+            vllm_python=settings.vllm_python,
             http_url=http_url,
             grpc_url=f"grpc://{_netloc(options.host)}:{options.grpc_port}",
         )

@@ -26,17 +26,20 @@ KEPT = 44
 """Floats that a pass keeps of each token are about so many times the root of the parameters:
 2.2 / width of them, and widths are about a twentieth of that root. Of SmolLM2-135M: 0.5 million.
 """
-LOGITS = 4 * 50_000 * 4
-"""Bytes of a token's logits, their gradient and copies, by a vocabulary of 50,000."""
+LOGITS = 4 * 4
+"""Bytes of a token's logit of one word, its gradient and copies."""
 
 
-def of_tuning(parameters: int, most_tokens: int, *, whole: bool, recomputed: bool) -> int:
+def of_tuning(
+    parameters: int, vocabulary: int, most_tokens: int, *, whole: bool, recomputed: bool
+) -> int:
     """Bytes for a language model that is fine-tuned: `whole` for all of its weights (weight,
     gradient, two moments and the best so far), else of an adapter; `recomputed` with gradient
     checkpointing, which keeps a fifteenth."""
     weights = 4 * parameters * (STATES + 1 if whole else 1)
     kept = 4 * KEPT * parameters**0.5 / (15 if recomputed else 1)
-    return int(TUNING_BYTES + weights + max(STEP_TOKENS, most_tokens) * (kept + LOGITS))
+    token = kept + LOGITS * vocabulary
+    return int(TUNING_BYTES + weights + max(STEP_TOKENS, most_tokens) * token)
 
 
 def of_conversion(parameters: int) -> int:

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from meuse.app import commands
+from meuse.app import commands, vllm
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Signature
 from meuse.core.ports import PrepareInputs
@@ -46,16 +46,19 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "lifeline cores max-rows max-queue objective-ms",
         "cache-mb max-sequences max-batched-tokens max-adapters adapter-turn-ms "
         "prefix-cache max-ngram-size assistant-tokens",
-        "kv-precision draft",
+        "kv-precision draft vllm",
     )
 
 
 def run(argv: Sequence[str]) -> int:
     """Load, serve, return when told to end; the process has its log and its lifeline."""
     options = parse(argv)
-    set_pools(options.cores)
     sockets = Path(options.sockets)
+    if not options.vllm:
+        set_pools(options.cores)
     try:
+        if options.vllm:
+            return vllm.run(options)
         if options.format == manifest.FORMAT:
             generate(options)
         else:

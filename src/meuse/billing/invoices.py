@@ -6,11 +6,12 @@ immutability the store's.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from meuse.billing.issued import Issued, issued_in
 from meuse.billing.lines import Unpriced, amount_text
-from meuse.billing.plans.calendar import Stint, months, stints, windows
+from meuse.billing.plans.calendar import Stint, months, stints, until, windows
 from meuse.billing.ports import (
     Alarm,
     Invoice,
@@ -21,7 +22,7 @@ from meuse.billing.ports import (
     RollupRow,
     Tenants,
 )
-from meuse.billing.rating import Rating
+from meuse.billing.rating import Rating, is_unrated
 from meuse.billing.statement import as_under, assess, what_if
 from meuse.core.clock import Clock, now_ms, parse_period, to_rfc3339
 from meuse.core.errors import Code, MeuseError, not_found
@@ -54,7 +55,8 @@ def make_invoice(
     draft without an id, of which nothing is stored, not even an alarm; a period that is issued
     gives its invoice all the same. A draft is rated anew each time; with `unrated_as`, a plan
     version such as `basic:2`, usage that has no price is rated by that, and the body says so.
-    Raises `not_found` for the tenant or that plan,
+    What the issued invoices of the month say stays: the amounts, and by what they rated usage
+    without a price. Raises `not_found` for the tenant or that plan,
     `conflict` without plan and usage, for two currencies, and for a part of the period that is
     invoiced already, `invalid_field` for bounds inside a quarter of an hour.
     """
@@ -63,24 +65,26 @@ def make_invoice(
     now = clock()
 
     calendar = _calendar(tenant, tenants, plans, start, end)
+    held = [stint.plan for stint in until(calendar, end) if stint.end_ms > start]
+    issued = _issued(store, tenant, start, end)
     remedy = None if unrated_as is None else _known_plan(unrated_as, plans)
 
     def build(rows: Sequence[RollupRow]) -> InvoiceDraft:
-        known = _plans_of(rows, plans)
-        if remedy is not None:
-            rows = as_under(rows, remedy, only=known)
-            known[remedy.ref] = remedy
-        rating = assess(rows, known, calendar, start, end)
-        current = _current_plan(payer, plans)
-        if current is None and not any(row.from_ms >= start for row in rows):
+        rows, known = _remedied(rows, plans, issued, start, remedy)
+        rating = assess(rows, known, calendar, start, end, issued)
+        fallback = held[-1] if held else _current_plan(payer, plans)
+        used = any(row.from_ms >= start for row in rows)
+        if fallback is None and not rating.lines and not used:
             raise MeuseError(
                 Code.CONFLICT,
                 f"tenant {tenant!r} has no plan and no usage in this period",
                 field="tenant",
                 hint=f'Put a plan on the tenant: PUT /api/tenants/{tenant} {{"plan": …}}.',
             )
-        currency = rating.currency or (current.currency if current else NO_CURRENCY)
+        currency = rating.currency or (fallback.currency if fallback else NO_CURRENCY)
         because = _draft_because(now, end, complete_to_ms, rating)
+        if any(_is_open(row.from_ms, start, issued) and is_unrated(row, known) for row in rows):
+            because.append("usage of an earlier part of the month is unrated: invoice that first")
         if not issue:
             because.append("it was not asked to be issued")
         body = _body(tenant, (start, end), rating, currency)
@@ -90,7 +94,8 @@ def make_invoice(
         alarms = tuple(_unrated(tenant, start, end, missing) for missing in rating.unrated)
         return InvoiceDraft(currency, body["total"], body, not because, alarms)
 
-    return store.put_invoice(tenant, start, end, build, windows=windows(start, end), keep=issue)
+    spans = windows(start, end, _cuts(issued))
+    return store.put_invoice(tenant, start, end, build, windows=spans, keep=issue)
 
 
 def preview_plan(
@@ -111,10 +116,12 @@ def preview_plan(
     start, end = parse_period(period)
     payer = tenants.tenant(tenant)
     wanted = _known_plan(plan, plans)
-    rows = store.rollup_rows(tenant, start, end, windows=windows(start, end))
+    issued = _issued(store, tenant, start, end)
+    rows = store.rollup_rows(tenant, start, end, windows=windows(start, end, _cuts(issued)))
     calendar = _calendar(tenant, tenants, plans, start, end)
     current = _current_plan(payer, plans)
-    actual = assess(rows, _plans_of(rows, plans), calendar, start, end)
+    was, known = _remedied(rows, plans, issued, start)
+    actual = assess(was, known, calendar, start, end, issued)
     other = what_if(rows, wanted, start, end)
     paid_in = actual.currency or (current.currency if current else wanted.currency)
     same = paid_in == wanted.currency
@@ -172,8 +179,52 @@ def _unrated(tenant: str, start: int, end: int, missing: Unpriced) -> Alarm:
 def _calendar(
     tenant: str, tenants: Tenants, plans: Plans, start: int, end: int
 ) -> tuple[Stint, ...]:
+    touched = months(start, end)
+    begin, after = touched[0].start_ms, touched[-1].end_ms
+    return stints(tenants.plan_changes(tenant), plans.versions, begin, after)
+
+
+def _issued(store: InvoiceStore, tenant: str, start: int, end: int) -> tuple[Issued, ...]:
+    """The issued invoices of the first month before this period.
+
+    Read before the transaction that makes the invoice: one that is issued in between says what
+    is computed for its part, or that part has unrated usage and this one stays a draft.
+    """
     begin = months(start, end)[0].start_ms
-    return stints(tenants.plan_changes(tenant), plans.versions, begin, end)
+    return issued_in(store.list_invoices(tenant), begin, start) if begin < start else ()
+
+
+def _cuts(issued: Iterable[Issued]) -> list[int]:
+    return [moment for one in issued for moment in (one.start_ms, one.end_ms)]
+
+
+def _is_open(moment: int, start: int, issued: Iterable[Issued]) -> bool:
+    """Whether it lies in an earlier part of the month that has no invoice yet."""
+    return moment < start and not any(one.has(moment) for one in issued)
+
+
+def _remedied(
+    rows: Sequence[RollupRow],
+    plans: Plans,
+    issued: Sequence[Issued],
+    start: int,
+    remedy: PlanVersion | None = None,
+) -> tuple[list[RollupRow], dict[str, PlanVersion]]:
+    """(rows, the plans that they name). Usage without a price is as under the plan version that
+    its issued invoice names, else under `remedy`; of parts without an invoice it stays as it is.
+    """
+    named: list[tuple[Callable[[int], bool], PlanVersion]] = [
+        (one.has, _known_plan(one.unrated_as, plans)) for one in issued if one.unrated_as
+    ]
+    if remedy is not None:
+        named.append((lambda moment: not _is_open(moment, start, issued), remedy))
+    known, found = _plans_of(rows, plans), list(rows)
+    for holds, plan in named:
+        mine = [row for row in found if holds(row.from_ms)]
+        others = [row for row in found if not holds(row.from_ms)]
+        found = others + as_under(mine, plan, only=known)
+        known[plan.ref] = plan
+    return found, known
 
 
 def _plans_of(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]:

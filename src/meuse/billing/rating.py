@@ -140,14 +140,18 @@ def _lines(used: Iterable[_Used]) -> list[Line]:
 
 
 def price_of(plan: PlanVersion, meter: str, deployment: str, tier: str) -> Price | None:
-    """What `plan` asks at most for each unit of a meter of "owner/name", for estimates: of a
-    price with tiers that of the dearest. None: it is included, or has no rule."""
+    """What `plan` asks at most for a meter of "owner/name", for estimates: no unit is free, of a
+    price with tiers that of the dearest holds for all (without its flat amounts), packages and
+    granules stay what they are. None: it is included, or has no rule."""
     rules = [price for price in plan.prices if price.meter == meter]
     found = price_for(rules, deployment, tier)
     if found is None:
         return None
     dearest = max([step.amount for step in found.tiers] or [found.amount], key=Decimal)
-    return Price(meter, dearest, found.per, found.model, found.tier)
+    return Price(
+        meter, dearest, found.per, found.model, found.tier,
+        scheme="package" if found.scheme == "package" else "unit", round_up_to=found.round_up_to,
+    )  # fmt: skip
 
 
 def _unit(mine: _Used, model: str, tier: str, quantity: int) -> Line:

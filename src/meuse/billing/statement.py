@@ -3,7 +3,7 @@
 A calendar month of UTC is the period in which tiers, free units, fees, maximum, minimum and
 credits count. What an invoice of a part of it says is the month up to its end less the month
 up to its begin, each rounded once per line: however a month is split, its invoices add up to
-the same.
+the same. What invoices are issued of it is taken as they say it (`issued`).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 
+from meuse.billing.issued import Issued, as_issued
 from meuse.billing.lines import Kind, Line, amount_text, difference, total_of
 from meuse.billing.plans.calendar import Month, Stint, months, projected, until
 from meuse.billing.plans.curve import PRECISION
@@ -43,28 +44,61 @@ def assess(
     calendar: Sequence[Stint],
     start_ms: int,
     end_ms: int,
+    issued: Sequence[Issued] = (),
 ) -> Rating:
     """The lines of [start, end), by month.
 
-    `rows` are those of `calendar.windows(start, end)`, `calendar` is what was in force from the
-    begin of the first month on. Raises `conflict` when two currencies are owed.
+    `rows` are those of `calendar.windows(start, end)`, cut where the invoices `issued` of its
+    first month begin and end; `calendar` is what is in force from the begin of the first month
+    to the end of the last. The currency is the one in which something is owed for this time,
+    else the one in which something earlier is still owed. Raises `conflict` when there are two.
     """
     here = rate([row for row in rows if row.from_ms >= start_ms], plans)
-    currency = _currency(here, plans, calendar, start_ms, end_ms)
-    lines: list[Line] = []
-    for month in months(start_ms, end_ms) if currency else ():
-        begin, at = max(start_ms, month.start_ms), min(end_ms, month.end_ms)
-        then, now = (
-            month_to_date(
-                [row for row in rows if month.start_ms <= row.from_ms < moment],
-                plans, calendar, month, moment, str(currency),
+    late = [row for row in rows if any(one.has(row.from_ms) for one in issued)]
+    missing = rate([row for row in late if is_unrated(row, plans)], plans).unrated
+
+    def owed(currency: str) -> tuple[Line, ...]:
+        return tuple(
+            line
+            for month in months(start_ms, end_ms)
+            for line in _of_month(
+                rows, plans, calendar, month,
+                (max(start_ms, month.start_ms), min(end_ms, month.end_ms)), issued, currency,
             )
-            for moment in (begin, at)
         )  # fmt: skip
-        lines += (
-            replace(line, period=(begin, at)) for line in difference(now, then, str(currency))
-        )
-    return Rating(tuple(lines), here.included, here.unrated, currency)
+
+    currency = _currency(here, plans, calendar, start_ms, end_ms)
+    if currency is None:
+        known = {**plans, **{stint.plan.ref: stint.plan for stint in calendar}}
+        found = {plan.currency: plan for plan in known.values()}
+        currency = one_currency(plan for code, plan in found.items() if owed(code))
+    lines = owed(currency) if currency else ()
+    return Rating(lines, here.included, (*here.unrated, *missing), currency)
+
+
+def _of_month(
+    rows: Sequence[RollupRow],
+    plans: Mapping[str, PlanVersion],
+    calendar: Sequence[Stint],
+    month: Month,
+    part: tuple[int, int],
+    issued: Sequence[Issued],
+    currency: str,
+) -> Iterable[Line]:
+    """The lines of a part of a month: the month up to its end less up to its begin."""
+
+    def to(moment: int) -> tuple[Line, ...]:
+        used = [row for row in rows if month.start_ms <= row.from_ms < moment]
+        return month_to_date(used, plans, calendar, month, moment, currency)
+
+    def between(start: int, end: int) -> tuple[Line, ...]:
+        return difference(to(end), to(start), currency)
+
+    begin, at = part
+    then = to(begin)
+    if begin > month.start_ms:
+        then = as_issued(then, issued, between, currency)
+    return (replace(line, period=part) for line in difference(to(at), then, currency))
 
 
 def month_to_date(
@@ -77,7 +111,8 @@ def month_to_date(
 ) -> tuple[Line, ...]:
     """All that is owed in a currency for a month up to a moment of it.
 
-    `rows` are its usage so far. The minimum is due when the month is over.
+    `rows` are its usage so far. The minimum is due when the month is over, or before that when
+    no plan in this currency is in force any more: nothing later might ask for it.
     """
     mine = [row for row in rows if _is_in(currency, plans.get(row.plan_version or ""))]
     held = [
@@ -89,9 +124,11 @@ def month_to_date(
     if at_ms <= month.start_ms:
         return tuple(lines)
     known = {**plans, **{stint.plan.ref: stint.plan for stint in held}}
-    whole = projected(held, at_ms, month.end_ms)
+    last = max((s.end_ms for s in calendar if s.plan.currency == currency), default=month.end_ms)
+    over = at_ms >= min(last, month.end_ms)
+    whole = held if over else projected(held, at_ms, month.end_ms)
     lines += _maximum(lines, known, whole, month)
-    if at_ms >= month.end_ms:
+    if over:
         lines += _minimum(lines, held, month)
     lines += _credit(lines, whole, month)
     lines += _tax(lines, known, held)
@@ -116,7 +153,8 @@ def as_under(
 def what_if(rows: Sequence[RollupRow], plan: PlanVersion, start_ms: int, end_ms: int) -> Rating:
     """What [start, end) would have come to, had `plan` been in force from the begin of its
     first month on. `rows` as for `assess`, under whatever plans they were recorded."""
-    calendar = (Stint(months(start_ms, end_ms)[0].start_ms, end_ms, plan),)
+    touched = months(start_ms, end_ms)
+    calendar = (Stint(touched[0].start_ms, touched[-1].end_ms, plan),)
     return assess(as_under(rows, plan), {plan.ref: plan}, calendar, start_ms, end_ms)
 
 

@@ -33,7 +33,7 @@ def deploy(
     model: Annotated[str | None, typer.Option(help="name:2 or name@alias.")] = None,
     allow: Annotated[list[str] | None, typer.Option(help="A tenant that may call it.")] = None,
     engine: Annotated[
-        str | None, typer.Option(help="onnx, openvino, litert, torch or genai.")
+        str | None, typer.Option(help="onnx, openvino, litert, torch, genai or vllm.")
     ] = None,
     cores: Annotated[int | None, typer.Option(help="Cores of each process.")] = None,
     cache_mb: Annotated[int | None, typer.Option(help="Of a language model: MiB.")] = None,

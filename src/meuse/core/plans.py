@@ -88,8 +88,7 @@ class Discount:
 class Credits:
     """`amount` that a period is credited with, to be used in it.
 
-    `settle` says what becomes of the rest: `credit_then_invoice` it is invoiced;
-    `credit_only` nothing may be used that is not paid for before.
+    `settle` says what becomes of the rest: `credit_then_invoice`, it is invoiced.
     """
 
     amount: str

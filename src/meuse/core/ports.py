@@ -239,8 +239,19 @@ class JobStore(Protocol):
         """Raises `not_found`, also for another tenant's job; scope None sees all."""
         ...
 
-    def page(self, scope: Scope, limit: int, before: str | None) -> list[Job]:
-        """Newest first; `before` is the id at the end of the page before."""
+    def page(
+        self,
+        scope: Scope,
+        limit: int,
+        before: str | None,
+        kind: str | None = None,
+        *,
+        saying: Sequence[str] = (),
+        lacking: Sequence[str] = (),
+    ) -> list[Job]:
+        """Newest first; `before` is the id at the end of the page before. Of those of a kind, and
+        whose spec, as `json.dumps` writes it, has all of the texts `saying` in it and none of
+        `lacking`; whether letters are large or small may not matter."""
         ...
 
     def unfinished(self) -> list[Job]: ...
@@ -367,7 +378,8 @@ class LimitStore(Protocol):
 class PlanStore(Protocol):
     def put_plan(self, plan: PlanVersion) -> PlanVersion:
         """Keep what a plan says as the next version of its name; said again, it is the one
-        that there is. Version and moment are the store's."""
+        that there is. Version and moment are the store's. Raises `conflict` for another
+        currency, once a tenant has had the plan."""
         ...
 
     def plan(self, name: str, version: int | None = None) -> PlanVersion: ...

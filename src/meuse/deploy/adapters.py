@@ -21,6 +21,7 @@ MAX_HELD = 8
 COPIES = 4
 """Of each, in memory: the file, its tensors as the engine lays them out, and what the heap keeps of
 reading it. Measured on a busy machine: 3 to 5 (benchmarks/llm_adapters.py)."""
+_NEEDS = ("adapters need OpenVINO's IR", "adapters in vllm need a safetensors checkpoint")
 _MERGE = "Fine-tune with merge, and deploy the merged version."
 
 
@@ -46,6 +47,16 @@ def fits(store: RegistryStore, scope: Scope, adapter: ModelVersion, base: ModelV
     return adapter.report["generation"]["base"] in ancestry(store, scope, base)
 
 
+def digests(store: RegistryStore, spec: Deployment, base: ModelVersion) -> dict[str, str]:
+    """Of the documents of its adapters that this version of it can have, by name."""
+    found = {}
+    for adapter in spec.adapters:
+        version = references.resolve(store, spec.scope, adapter.model)
+        if fits(store, spec.scope, version, base):
+            found[adapter.name] = version.artifacts[0].digest
+    return found
+
+
 def pinned(
     store: RegistryStore, wanted: Deployment, bases: Sequence[ModelVersion]
 ) -> tuple[Deployment, list[ModelVersion]]:
@@ -58,7 +69,7 @@ def pinned(
     for adapter in wanted.adapters:
         field = f"adapters.{adapter.name}"
         version = references.resolve(store, wanted.scope, adapter.model, field)
-        _check(store, wanted.scope, version, bases, field)
+        _check(store, wanted.scope, version, bases, field, wanted.engine.name)
         found.append(version)
         named.append(replace(adapter, model=version.ref))
     return replace(wanted, adapters=tuple(named)), found
@@ -77,6 +88,7 @@ def _check(
     version: ModelVersion,
     bases: Sequence[ModelVersion],
     field: str,
+    engine: str | None,
 ) -> None:
     if not is_adapter(version):
         raise invalid(field, f"{version.ref} is no adapter", "Name a version of that layout.")
@@ -85,11 +97,13 @@ def _check(
         raise invalid(field, f"{version.ref} is a DoRA, which the engine does not apply", _MERGE)
     for base in bases:
         layout = base.report.get("generation", {}).get("layout")
-        if layout != "ir":
+        if layout != ("hf" if engine == "vllm" else "ir"):
             raise invalid(
                 field,
-                f"adapters need OpenVINO's IR, and {base.ref} is {layout or 'no language model'}",
-                f"Compress it to IR (meuse compress {base.ref}), and deploy the result.",
+                f"{_NEEDS[engine == 'vllm']}, and {base.ref} is {layout or 'no language model'}",
+                "Pull or merge one."
+                if engine == "vllm"
+                else f"Compress it to IR (meuse compress {base.ref}), and deploy the result.",
             )
         if not fits(store, scope, version, base):
             raise invalid(

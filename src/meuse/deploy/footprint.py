@@ -110,7 +110,23 @@ def machine_budget() -> int:
 
 
 def resident(pid: int) -> int | None:
-    """Bytes of a process, its share of what it shares (PSS); None when it has ended."""
+    """Bytes of a process and of those that it has started, their shares of what they share (PSS);
+    None when it has ended."""
+    own = _resident(pid)
+    if own is None:
+        return None
+    return own + sum(resident(child) or 0 for child in _children(pid))
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        tasks = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(word) for task in tasks for word in (task / "children").read_text().split()]
+    except OSError:  # a thread has ended, or all of it
+        return []
+
+
+def _resident(pid: int) -> int | None:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("Pss:"))

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from meuse.core.errors import MeuseError, invalid
+from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.nouns import (
+    EXTERNAL,
     GENERATION,
     Deployment,
     Draft,
@@ -24,8 +25,13 @@ from meuse.deploy.spec import artifact_for
 from meuse.serve.generation.tuning import SHARES
 
 ENGINE = "genai"
-EXTERNAL = "external"
-"""The engine of what other servers run, and the format of such versions."""
+VLLM = "vllm"
+"""The engine that is a server of its own, started and watched by a replica process."""
+CHECKPOINT = "hf"
+"""The layout that it runs, and no other engine."""
+VLLM_BYTES = 2048 * 1024 * 1024
+"""A guess of what its processes hold of this machine's memory, until they are measured. Its weights
+and its cache are on the accelerators, whose memory `gpu_memory_utilization` bounds."""
 CACHE_MB = 1024
 SEQUENCES = 64
 TIMEOUT_MS = 300_000
@@ -48,7 +54,12 @@ ONLY = (
     "kv_precision", "prefix_cache", "prompt_lookup", "draft_model",
 )  # fmt: skip
 """Options of this engine alone."""
-
+SHARED = ("max_sequences", "max_batched_tokens", "max_adapters")
+"""Of those, what vLLM has as well."""
+VLLM_ONLY = (
+    "tensor_parallel_size", "pipeline_parallel_size", "max_model_len",
+    "gpu_memory_utilization", "max_loras",
+)  # fmt: skip
 
 NOT_WITH_ADAPTERS = {
     "prefix_cache": "the cache knows tokens alone: an answer would go on from another adapter's",
@@ -64,18 +75,21 @@ def complete(
     budget: int,
     adapters: Sequence[ModelVersion] = (),
     draft: ModelVersion | None = None,
+    *,
+    has_vllm: bool = False,
 ) -> Deployment:
     """The spec of a deployment of these versions; `said` are the fields that its caller sent,
     `adapters` the versions of those that it names, `draft` is what `engine.draft_model` means now.
+    `has_vllm`: the operator has set one up.
 
     Raises `invalid_field` for what language models cannot have, or others cannot, and for one
-    that `budget` bytes of memory cannot hold.
+    that `budget` bytes of memory cannot hold; `unavailable` for vLLM where there is none.
     """
     generating = [version for version in versions if version.task == GENERATION]
-    if any(is_external(version) for version in versions):
+    if any(version.is_external for version in versions):
         return _external(wanted, said, versions)
     if not generating:
-        for name in ONLY:
+        for name in (*ONLY, *VLLM_ONLY):
             if getattr(wanted.engine, name) is not None:
                 raise invalid(f"engine.{name}", "only language models have this option")
         return wanted
@@ -84,7 +98,12 @@ def complete(
     for name in ("cache", "shadow"):
         if getattr(wanted, name) is not None:
             raise invalid(name, "a deployment of a language model cannot have this")
+    if wanted.engine.name == VLLM:
+        return _vllm(wanted, said, versions, has_vllm=has_vllm)
     options = wanted.engine
+    for name in VLLM_ONLY:
+        if getattr(options, name) is not None:
+            raise invalid(f"engine.{name}", f"the engine {VLLM} alone has this option")
     if draft is not None:
         options = replace(options, draft_model=_draft(options, draft, generating))
         wanted = replace(wanted, engine=options)
@@ -95,15 +114,10 @@ def complete(
     return replace(wanted, engine=replace(wanted.engine, name=ENGINE), timeout_ms=timeout)
 
 
-def is_external(version: ModelVersion) -> bool:
-    """Whether another server answers for it, without a replica."""
-    return version.artifacts[0].format == EXTERNAL
-
-
 def _external(
     wanted: Deployment, said: Collection[str], versions: Sequence[ModelVersion]
 ) -> Deployment:
-    if not all(is_external(version) for version in versions):
+    if not all(version.is_external for version in versions):
         raise invalid("targets", "models of other servers and our own cannot share a deployment")
     for name in ("cache", "shadow", "canary"):
         if getattr(wanted, name) is not None:
@@ -116,11 +130,54 @@ def _external(
     return replace(wanted, engine=EngineOptions(name=EXTERNAL), timeout_ms=timeout)
 
 
+def _vllm(
+    wanted: Deployment, said: Collection[str], versions: Sequence[ModelVersion], *, has_vllm: bool
+) -> Deployment:
+    """Its spec; what it asks of the model's shape is checked when it starts."""
+    if not has_vllm:
+        raise MeuseError(
+            Code.UNAVAILABLE,
+            "vLLM is not set up here",
+            field="engine.name",
+            hint="The operator installs it in an environment of its own, and names that "
+            "environment's Python in the setting vllm_python (docs/llm.md).",
+        )
+    for name in ONLY:
+        if name not in SHARED and getattr(wanted.engine, name) is not None:
+            raise invalid(f"engine.{name}", f"the engine {VLLM} does not have this option")
+    if wanted.canary is not None:
+        raise invalid("canary", "a deployment of vLLM cannot have this")
+    if (wanted.scale.min, wanted.scale.max) != (1, 1):
+        raise invalid(
+            "scale",
+            "a deployment of vLLM has one replica",
+            "Leave it out; engine.tensor_parallel_size spreads it over several GPUs.",
+        )
+    if wanted.engine.max_loras is not None and not wanted.adapters:
+        raise invalid("engine.max_loras", "there are no adapters", "Leave it out.")
+    for version in versions:
+        layout = version.report["generation"]["layout"]
+        if layout != CHECKPOINT:
+            raise invalid(
+                "model",
+                f"{version.ref} is {layout}, and the engine {VLLM} runs safetensors checkpoints",
+                f"Name such a version, or leave engine.name to {ENGINE}.",
+            )
+    timeout = wanted.timeout_ms if "timeout_ms" in said else TIMEOUT_MS
+    return replace(wanted, timeout_ms=timeout)
+
+
+def is_served(version: ModelVersion) -> bool:
+    """Whether its replicas are servers that workers ask by HTTP."""
+    told = version.report.get("generation")
+    return isinstance(told, dict) and told.get("layout") == CHECKPOINT
+
+
 def _draft(options: EngineOptions, draft: ModelVersion, versions: Sequence[ModelVersion]) -> Draft:
     """The option with all that a replica needs to know of the draft. Raises `invalid_field`."""
     field = "engine.draft_model"
     assert options.draft_model is not None
-    if draft.task != GENERATION or is_external(draft):
+    if draft.task != GENERATION or draft.is_external:
         raise invalid(field, f"{draft.ref} is no language model that runs here")
     told = draft.report["generation"]
     if told["layout"] != "ir":
@@ -153,13 +210,8 @@ def _check_options(wanted: Deployment) -> None:
             "callers of several tenants would learn from it what others have asked",
             "Leave it out, or give access to no other tenant.",
         )
-    for name in ("prefix_cache", "prompt_lookup", "draft_model"):
-        if wanted.adapters and getattr(options, name) is not None:
-            raise invalid(
-                f"engine.{name}",
-                NOT_WITH_ADAPTERS[name],
-                "Leave it out, or serve the adapters in a deployment of their own.",
-            )
+    if wanted.adapters:
+        check_takes_adapters(options)
     if options.prompt_lookup is not None and options.draft_model is not None:
         raise invalid("engine.draft_model", "prompt_lookup guesses already", "Choose one of them.")
     if options.kv_precision == "bf16":
@@ -168,6 +220,17 @@ def _check_options(wanted: Deployment) -> None:
             "the engine keeps bf16 only where it also computes in it, which it does not here",
             f"Use one of: {', '.join(SHARES)}.",
         )
+
+
+def check_takes_adapters(options: EngineOptions) -> None:
+    """Raises `invalid_field` for an option that a deployment with adapters cannot have."""
+    for name, why in NOT_WITH_ADAPTERS.items():
+        if getattr(options, name) is not None:
+            raise invalid(
+                f"engine.{name}",
+                why,
+                "Leave it out, or serve the adapters in a deployment of their own.",
+            )
 
 
 def need(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> int:
@@ -183,6 +246,8 @@ def need(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> in
 def load(version: ModelVersion, options: EngineOptions, adapters: int = 0) -> Load:
     """What a replica of any version loads; of a language model all that it will need, for its
     cache fills while it serves."""
+    if is_served(version):
+        return Load(version.artifacts[0].digest, VLLM_BYTES)
     if version.task == GENERATION:
         size = need(version, options, adapters)
         return Load(version.artifacts[0].digest, size, least=size)
@@ -207,11 +272,12 @@ def _check(version: ModelVersion, options: EngineOptions, budget: int, adapters:
             f"{version.ref} is an adapter, which is nothing without its base",
             f'Deploy {told["base"]} or its IR with adapters {{"name": "{version.ref}"}}.',
         )
-    if told["layout"] == "hf":
+    if told["layout"] == CHECKPOINT:
         raise invalid(
             "model",
             f"{version.ref} is a safetensors checkpoint, which the engine {ENGINE} does not run",
-            "Pull it as GGUF or as OpenVINO's IR (optimum-cli export openvino).",
+            f"Compress it to OpenVINO's IR (meuse compress {version.ref}) or pull it as GGUF; on "
+            f"a machine with a GPU name the engine {VLLM}.",
         )
     size = need(version, options, adapters)
     if size <= budget:

@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 
 FindVersion = Callable[[Deployment, str], ModelVersion]
 """(deployment, "model:3") → the version. Raises `not_found`."""
-FindUpstream = Callable[[Deployment, ModelVersion], UpstreamEntry | None]
-"""The server elsewhere that answers for it, if any."""
+FindUpstream = Callable[[Deployment, ModelVersion, tuple[str, ...]], UpstreamEntry | None]
+"""(deployment, a version of it, its ready replicas) → the server that answers for it, if any."""
 FindAdapters = Callable[[Deployment, ModelVersion], dict[str, AdapterEntry]]
 """(deployment, a version of it) → the adapters that this version can have, by name."""
 
@@ -60,7 +60,7 @@ def deployments(
     routes: Mapping[str, tuple[Route, ...]],
     find: FindVersion,
     shadows: Mapping[str, Route] | None = None,
-    upstream: FindUpstream = lambda _, __: None,
+    upstream: FindUpstream = lambda _, __, ___: None,
     adapters: FindAdapters = lambda _, __: {},
 ) -> dict[str, DeploymentEntry]:
     """By "owner/name". One that cannot be described is published without targets: a broken
@@ -69,7 +69,12 @@ def deployments(
     for spec in specs:
         try:
             targets = tuple(
-                _target(version, route, upstream(spec, version), adapters(spec, version))
+                _target(
+                    version,
+                    route,
+                    upstream(spec, version, route.replicas),
+                    adapters(spec, version),
+                )
                 for route in routes.get(spec.key, ())
                 for version in (find(spec, route.version),)
             )

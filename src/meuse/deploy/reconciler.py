@@ -35,6 +35,7 @@ from meuse.deploy.plan import Replica, Route, Start, Wanted, WantedTarget
 from meuse.deploy.publisher import Publisher
 from meuse.deploy.replicas import START_S, Failures, Replicas
 from meuse.deploy.rollout import Rollout
+from meuse.deploy.served import Served
 from meuse.deploy.spec import artifact_for
 from meuse.deploy.upstreams import PREFIX, Upstreams
 from meuse.deploy.watch import batch_limit_s
@@ -85,8 +86,10 @@ class Reconciler:
         spare_for: Callable[[Deployment, ModelVersion], str | None],
         wake: threading.Event,
         upstreams: Upstreams | None = None,
+        served: Served | None = None,
     ) -> None:
         self._upstreams = upstreams
+        self._served = served
         self._deployments = deployments
         self._registry = registry
         self._access = access
@@ -373,6 +376,13 @@ class Reconciler:
             return None
         return self._upstreams.entry(spec.scope, self._version(spec, ref))
 
+    def _asked(
+        self, spec: Deployment, version: ModelVersion, ready: tuple[str, ...]
+    ) -> UpstreamEntry | None:
+        """The server that workers ask for it, elsewhere or one of our replicas, if any."""
+        own = None if self._served is None else self._served.entry(version, ready)
+        return own or self._upstream(spec, version.ref)
+
     def _state(
         self, spec: Deployment, want: Wanted, running: list[Replica], lacking: dict[str, int]
     ) -> State:
@@ -411,7 +421,7 @@ class Reconciler:
                 self._routes,
                 self._version,
                 self._shadows,
-                lambda spec, version: self._upstream(spec, version.ref),
+                self._asked,
                 self._loras,
             ),
             limits=picture.limits(self._limits),

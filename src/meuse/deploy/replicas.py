@@ -208,7 +208,7 @@ class Replicas:
     def _sweep(self, now: float) -> None:
         for replica in [r for r, since in self._gone.items() if now - since > KEEP_FILES_S]:
             del self._gone[replica]
-            for kind in ("sock", "fds", "page", "error"):
+            for kind in ("sock", "fds", "page", "error", "upstream"):
                 (self._sockets / f"{replica}.{kind}").unlink(missing_ok=True)
 
 

@@ -34,6 +34,7 @@ MAX_TIMEOUT_MS = 600_000
 MAX_REPLICAS = 64
 MAX_CORES = 256
 MAX_ADAPTERS = 1000
+MAX_GPUS = 1024
 _MIB = 1024 * 1024
 _HEADER = re.compile(r"header:[a-z0-9-]{1,64}")
 
@@ -178,6 +179,11 @@ _ENGINE: dict[str, Read] = {
     "prefix_cache": lambda field, value: _flag(field, value) or None,
     "prompt_lookup": lambda field, value: _optional(field, value, PromptLookup, _LOOKUP),
     "draft_model": lambda field, value: _draft(field, value),  # noqa: PLW0108 - stands below
+    "tensor_parallel_size": _or_none(_whole(1, MAX_GPUS)),
+    "pipeline_parallel_size": _or_none(_whole(1, MAX_GPUS)),
+    "max_model_len": _or_none(_whole(1, 1 << 30)),
+    "gpu_memory_utilization": _or_none(_number(0.01, 1)),
+    "max_loras": _or_none(_whole(1, MAX_ADAPTERS)),
 }
 
 

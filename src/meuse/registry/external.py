@@ -15,9 +15,9 @@ import msgspec
 
 from meuse.core.errors import invalid
 from meuse.core.fields import integer, known
-from meuse.core.nouns import Signature, TensorSpec
+from meuse.core.nouns import EXTERNAL, ModelVersion, Signature, TensorSpec
 
-FORMAT = "external"
+FORMAT = EXTERNAL
 SEALED = "sealed"
 """The formats of its artifacts."""
 TASK = "text-generation"
@@ -51,6 +51,16 @@ class External:
         }  # fmt: skip
         upstream = {"url": self.url, "model": self.upstream_model, "has_key": has_key}
         return {"generation": generation, "upstream": upstream}
+
+
+def check_ours(version: ModelVersion, field: str) -> None:
+    """Raises `invalid_field` for a version without weights: there is nothing to compute with."""
+    if version.is_external:
+        raise invalid(
+            field,
+            f"{version.ref} runs on another server, and its weights are not here",
+            "Name a version that was pulled, imported or trained.",
+        )
 
 
 def parse(body: Mapping[str, Any]) -> tuple[External, str]:

@@ -77,11 +77,14 @@ def decide(
     of_current: Evaluations,
     gate: Gate,
     data_digest: str | None = None,
+    *,
+    language: bool = False,
 ) -> Verdict:
     """Whether `candidate` ("digits:2") may replace `current`.
 
     Compares their newest evaluations on the same rows (of the data with `data_digest`, when
-    given). Raises `gate_refused` with the job to run when there is no such pair, and
+    given). Raises `gate_refused` with the job to run when there is no such pair (`language`
+    models are judged on a file, others on a dataset), and
     `invalid_field` (`gate.metric`) for a figure that they do not have.
     """
     if current is None:
@@ -90,7 +93,7 @@ def decide(
         return Verdict(True, f"the alias names {candidate} already")
     pair = newest_pair(of_candidate, of_current, data_digest)
     if pair is None:
-        raise _no_evaluation(candidate, current, gate)
+        raise _no_evaluation(candidate, current, gate, language)
     one, other = pair
     common = set(one["figures"]) & set(other["figures"])
     metric = gate.metric or primary(one["task"], common)
@@ -154,6 +157,9 @@ def _judge(
         if interval is not None
         else f"95% intervals {_told(one, metric)} against {_told(other, metric)}, not paired"
     )
+    engines = one.get("engine"), other.get("engine")
+    if all(engines) and engines[0] != engines[1]:
+        doubt += f"; judged by {engines[0]} and by {engines[1]}, which alone may make a difference"
     reason = (
         f"{metric} of {candidate} is {moved} that of {current} ({new:.4f} against {old:.4f} "
         f"on {rows['rows']} rows of {rows['dataset']}, split {rows['split']}; {doubt}); "
@@ -182,8 +188,8 @@ def _told(evaluation: Mapping[str, Any], metric: str) -> str:
     return "unknown" if interval is None else f"{interval[0]:.4f} to {interval[1]:.4f}"
 
 
-def _no_evaluation(candidate: str, current: str, gate: Gate) -> MeuseError:
-    data = f', "data": "{gate.data}"' if gate.data else ', "data": "<dataset>"'
+def _no_evaluation(candidate: str, current: str, gate: Gate, language: bool) -> MeuseError:
+    data = f', "data": "{gate.data or ("file-…" if language else "<dataset>")}"'
     where = f" on {gate.data}" if gate.data else ""
     return MeuseError(
         Code.GATE_REFUSED,

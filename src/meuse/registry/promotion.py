@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Scope
+from meuse.core.nouns import GENERATION, ModelVersion, Scope
 from meuse.core.ports import RegistryStore
 from meuse.registry.gate import Gate, Verdict, decide, refused
 
@@ -40,7 +40,7 @@ def move_alias(
         store.set_alias(scope, model, alias, version)
         return None
     current = store.aliases(scope, model).get(alias)
-    verdict = _verdict(store, scope, found.ref, current, gate, force, digest_of)
+    verdict = _verdict(store, scope, found, current, gate, force, digest_of)
     if not verdict.passed:
         if not force:
             raise refused(verdict)
@@ -52,25 +52,24 @@ def move_alias(
 def _verdict(
     store: RegistryStore,
     scope: Scope,
-    candidate: str,
+    candidate: ModelVersion,
     current: int | None,
     gate: Gate,
     force: bool,
     digest_of: Callable[[str], str],
 ) -> Verdict:
-    model, _, number = candidate.partition(":")
-
     def evaluations(version: int) -> list[dict[str, object]]:
-        return [kept.body for kept in store.evaluations(scope, model, version)]
+        return [kept.body for kept in store.evaluations(scope, candidate.model, version)]
 
     try:
         return decide(
-            candidate,
-            None if current is None else f"{model}:{current}",
-            evaluations(int(number)),
+            candidate.ref,
+            None if current is None else f"{candidate.model}:{current}",
+            evaluations(candidate.version),
             [] if current is None else evaluations(current),
             gate,
             None if gate.data is None else digest_of(gate.data),
+            language=candidate.task == GENERATION,
         )
     except MeuseError as error:
         if not force or error.code is not Code.GATE_REFUSED:

@@ -59,12 +59,15 @@ class GenerationEntry(msgspec.Struct, frozen=True):
 
 
 class UpstreamEntry(msgspec.Struct, frozen=True):
-    """A server elsewhere that answers for a version: what it calls the model, under which URL
-    (`https://host/v1`), and the sealed key that it is asked with, empty for none."""
+    """A server that answers for a version by HTTP: what it calls the model, under which URL
+    (`https://host/v1`), and the sealed key that it is asked with, empty for none.
+
+    Our own replica (`own`) is on loopback; without a URL, requests wait for the next one."""
 
     url: str
     model: str
     sealed: bytes = b""
+    own: bool = False
 
 
 class TargetEntry(msgspec.Struct, frozen=True):

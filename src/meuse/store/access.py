@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from meuse.core.clock import now_ms
-from meuse.core.errors import not_found
+from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.nouns import KeyRecord, PlanVersion, Scope, Tenant
 from meuse.core.plans import plan_of, price_body, terms_body
 from meuse.store.database import Database
@@ -124,7 +124,11 @@ class SqlPlans:
         self._database = database
 
     def put_plan(self, plan: PlanVersion) -> PlanVersion:
-        """The next version; what says the same again gives the version that there is."""
+        """The next version; what says the same again gives the version that there is.
+
+        Raises `conflict` for another currency, once a tenant has had the plan: its usage of one
+        quarter of an hour would be in two.
+        """
         name = plan.name
         with self._database.write_alone("plan", name) as connection:
             last = connection.execute(
@@ -137,7 +141,16 @@ class SqlPlans:
                 kept = _plan(last)
                 if replace(plan, version=kept.version, created_ms=kept.created_ms) == kept:
                     return kept
-            plan = replace(plan, version=(last.version if last else 0) + 1, created_ms=now_ms())
+                if plan.currency != kept.currency and _is_had(connection, name):
+                    raise MeuseError(
+                        Code.CONFLICT,
+                        f"tenants have had plan {name!r} in {kept.currency}: its currency stays",
+                        field="currency",
+                        hint="Make a plan of another name, and give tenants that one.",
+                    )
+            version, made = (last.version, last.created_ms) if last else (0, 0)
+            # A clock that went back does not put a version before the one that it follows.
+            plan = replace(plan, version=version + 1, created_ms=max(now_ms(), made + 1))
             connection.execute(
                 plan_version.insert().values(
                     name=name,
@@ -171,6 +184,12 @@ class SqlPlans:
         query = sa.select(plan_version).order_by(plan_version.c.name, plan_version.c.version)
         with self._database.read() as connection:
             return [_plan(row) for row in connection.execute(query)]
+
+
+def _is_had(connection: sa.Connection, plan: str) -> bool:
+    """Whether a tenant has a plan, or had it."""
+    query = sa.select(sa.literal(1)).where(tenant_plan.c.plan == plan).limit(1)
+    return connection.execute(query).first() is not None
 
 
 def _note_plan(connection: sa.Connection, tenant: str, plan: str | None, now: int) -> None:

@@ -84,9 +84,24 @@ class SqlJobs:
         with self._database.read() as connection:
             return _load(_find(connection, scope, job_id))
 
-    def page(self, scope: Scope, limit: int, before: str | None) -> list[Job]:
+    def page(
+        self,
+        scope: Scope,
+        limit: int,
+        before: str | None,
+        kind: str | None = None,
+        *,
+        saying: Sequence[str] = (),
+        lacking: Sequence[str] = (),
+    ) -> list[Job]:
         query = sa.select(table).where(
             table.c.tenant_id == scope.tenant, table.c.project_id == scope.project
+        )
+        if kind is not None:
+            query = query.where(table.c.kind == kind)
+        query = query.where(
+            *(table.c.spec.contains(text, autoescape=True) for text in saying),
+            *(~table.c.spec.contains(text, autoescape=True) for text in lacking),
         )
         if before is not None:
             query = query.where(table.c.id < before)  # ids are time-ordered

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from meuse.core.errors import Code, MeuseError
-from meuse.evaluate.language.lines import BOM, Line, metrics_of, read
+from meuse.core.jsonl import BOM
+from meuse.evaluate.language.lines import Line, metrics_of, read
 from meuse.gateway.openai.conversation import normal
 
 USER = {"role": "user", "content": "Capital of France?"}
@@ -91,6 +92,12 @@ def test_a_fault_is_told_by_its_line(body: Any, said: str) -> None:
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "data")
     assert caught.value.message.startswith("line 17: ")
     assert said in caught.value.message
+
+
+def test_a_line_that_is_not_utf8_is_told_by_its_line() -> None:
+    with pytest.raises(MeuseError, match="line 2: it is not UTF-8") as caught:
+        read([b'{"text": "good"}\n', b'{"text": "caf\xe9"}\n'], normal)
+    assert caught.value.code is Code.INVALID_DATA
 
 
 def test_a_file_without_lines_is_refused() -> None:

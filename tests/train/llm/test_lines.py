@@ -46,6 +46,7 @@ def test_a_broken_line_17_is_told() -> None:
         (b"[1]", "not a JSON object"),
         (b"[" * 100_000, "nested too deeply"),
         (b"\xff\xfe", "it is not JSON"),
+        (b'{"prompt": "caf\xe9", "completion": "b"}', "it is not UTF-8"),
         ({"text": "a"}, "neither messages nor prompt"),
         ({"prompt": "a"}, "completion is missing"),
         ({"prompt": "a", "completion": 1}, "completion is no text"),
@@ -80,6 +81,24 @@ def test_weights_leave_answers_out() -> None:
     assert "no assistant's message" in faults(row)[0]
     row["messages"][3]["weight"] = 0.5
     assert "messages[3].weight" in faults(row)[0]
+
+
+def test_what_openai_leaves_empty_is_no_fault() -> None:
+    """`null` in place of what is not said, and tools that have nothing to tell."""
+    call = {"id": "c1", "type": "function", "function": {"name": "mail", "arguments": "{}"}}
+    row = {
+        "messages": [
+            {"role": "user", "content": "Send it.", "weight": None, "name": None},
+            {"role": "assistant", "content": None, "tool_calls": [call], "weight": None},
+            {"role": "tool", "tool_call_id": "c1", "content": "", "tool_calls": None},
+            {"role": "assistant", "content": "Sent.", "tool_calls": None, "weight": 1},
+        ],
+        "tools": None,
+        "parallel_tool_calls": None,
+    }
+    (line,) = lines.check(lines.read([json.dumps(row).encode()], normal), "data")
+    assert (line.trained, line.tools) == ({1, 3}, ())
+    assert line.messages[2]["content"] == ""
 
 
 def test_many_faults_are_counted() -> None:

@@ -14,6 +14,7 @@ from meuse.app.kinds.budgets import Budgets, TrainingTime
 from meuse.app.kinds.compress import Compress
 from meuse.app.kinds.compress_language import LanguageCompress, by_task
 from meuse.app.kinds.evaluate import Evaluate
+from meuse.app.kinds.fine_tuning_api import FineTunings
 from meuse.app.kinds.finetune import Finetune, by_recipe
 from meuse.app.kinds.import_ import Foreign, Import
 from meuse.app.kinds.ingest import Ingest, Intake
@@ -23,7 +24,6 @@ from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
 from meuse.app.kinds.tune import Tune
-from meuse.app.kinds.tuning import Tunings
 from meuse.core.nouns import Limit
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import JobJournal
@@ -39,7 +39,7 @@ def kinds(
     limits: Callable[[], list[Limit]],
     cells: Path,
     batches: Batches,
-    tunings: Tunings,
+    fine_tunings: FineTunings,
     tuning: Finetune,
     threads: int,
 ) -> dict[str, JobKind]:
@@ -48,7 +48,7 @@ def kinds(
     budgets = Budgets(limits, cells)
     time = TrainingTime(budgets, journal, plan_of)
     return {
-        "train": tunings.around(
+        "train": fine_tunings.around(
             time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind()))
         ),
         "compress": time.metered(

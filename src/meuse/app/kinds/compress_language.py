@@ -23,7 +23,7 @@ from meuse.core.nouns import (
 )
 from meuse.core.ports import FileStore
 from meuse.jobs.kinds import JobKind
-from meuse.registry import references
+from meuse.registry import external, references
 
 LAYOUTS = ("gguf", "hf", "ir")
 
@@ -82,6 +82,7 @@ class LanguageCompress:
 
     def _parent(self, scope: Scope, text: str) -> ModelVersion:
         parent = references.resolve(self.stores.registry, scope, text)
+        external.check_ours(parent, "model")
         told = parent.report["generation"]
         if told["layout"] not in LAYOUTS:
             raise invalid(

@@ -3,6 +3,7 @@ versions registered."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 from meuse.app import estimates
 from meuse.app.kinds.shared import Stores
 from meuse.billing.rating import price_of
+from meuse.core import jsonl
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import (
     GENERATION,
@@ -27,7 +29,7 @@ from meuse.core.ports import Blobs, FileStore
 from meuse.gateway.openai.conversation import normal
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import TIER
-from meuse.registry import references
+from meuse.registry import external, references
 from meuse.registry.card import check_given
 from meuse.train.llm import lines
 from meuse.train.llm.spec import MAX_TOKENS, TuneSpec, is_tuning
@@ -68,6 +70,7 @@ class Finetune:
 
     def _base(self, scope: Scope, text: str) -> ModelVersion:
         version = references.resolve(self.stores.registry, scope, text, "base")
+        external.check_ours(version, "base")
         told = version.report.get("generation", {}) if version.task == GENERATION else {}
         layout = told.get("layout")
         if layout not in LAYOUTS:
@@ -84,8 +87,8 @@ class Finetune:
         """Refuse a file that is not for this, or, where it is small, one with faulty lines."""
         file = self._file(scope, field, file_id)
         if file.bytes <= READ_NOW:
-            body = self.blobs.read(scope.tenant, file.digest)
-            lines.check(lines.read(body.split(b"\n"), normal), field)
+            body = io.BytesIO(self.blobs.read(scope.tenant, file.digest))
+            lines.check(lines.read(jsonl.lines(body), normal), field)
 
     def _file(self, scope: Scope, field: str, file_id: str) -> StoredFile:
         try:
@@ -116,7 +119,8 @@ class Finetune:
         }
 
     def _prices(self, job: Job, model: str) -> list[dict[str, Any]]:
-        """What a unit of each meter costs, where the tenant's plan has a price."""
+        """What each meter costs, where the tenant's plan has a price: by the unit, if not said
+        otherwise (`scheme`, `round_up_to`)."""
         plan = self.plan_of(job.scope.tenant)
         if plan is None:
             return []
@@ -124,6 +128,8 @@ class Finetune:
         found = [(meter, price_of(plan, meter, name, TIER)) for meter in METERS]
         return [
             {"meter": meter, "amount": price.amount, "per": price.per, "currency": plan.currency}
+            | ({"scheme": price.scheme} if price.scheme != "unit" else {})
+            | ({"round_up_to": price.round_up_to} if price.round_up_to != 1 else {})
             for meter, price in found
             if price is not None
         ]
@@ -134,7 +140,7 @@ class Finetune:
         made = [self._add(job, part, told) for part, told in enumerate(result["versions"])]
         first, *more = made
         answer = {"model": first.ref, "metrics": first.metrics, "report": first.report}
-        answer["check"] = result["check"]
+        answer |= {name: result[name] for name in ("check", "trained_tokens", "best_update")}
         return {**answer, "merged": more[0].ref} if more else answer
 
     def _add(self, job: Job, part: int, told: dict[str, Any]) -> ModelVersion:
@@ -168,6 +174,7 @@ class Finetune:
         most = min(asked.config.max_tokens or MAX_TOKENS, told["context"])
         return estimates.of_tuning(
             told["parameters"],
+            told["vocabulary"],
             most,
             whole=asked.lora is None,
             recomputed=asked.config.gradient_checkpointing,

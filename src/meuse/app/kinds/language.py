@@ -10,7 +10,7 @@ from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import ADAPTER, GENERATION, Job, ModelVersion, Scope, StoredFile
 from meuse.core.ports import FileStore
 from meuse.evaluate.language.spec import LanguageSpec
-from meuse.registry import references
+from meuse.registry import external, references
 
 OUTPUT = "batch_output"
 """The purpose of files that nobody judges by."""
@@ -82,6 +82,7 @@ def _model(stores: Stores, scope: Scope, text: str, field: str) -> ModelVersion:
             f"{version.ref} takes rows: it is no language model",
             "Judge it on a dataset, not on a file.",
         )
+    external.check_ours(version, field)
     return version
 
 

@@ -12,7 +12,7 @@ from meuse.core.ports import RegistryStore
 from meuse.data import hosts
 from meuse.deploy.adapters import is_adapter
 from meuse.pull.spec import PullSpec
-from meuse.registry import references
+from meuse.registry import external, references
 
 NO_INDEX = "none"
 
@@ -42,6 +42,7 @@ def base_of(registry: RegistryStore, scope: Scope, text: str) -> ModelVersion:
     version = references.resolve(registry, scope, text, "base")
     if version.task != GENERATION or is_adapter(version):
         raise invalid("base", f"{version.ref} is no language model", "Name the adapter's base.")
+    external.check_ours(version, "base")
     return version
 
 

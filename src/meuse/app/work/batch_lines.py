@@ -85,7 +85,7 @@ def _checked(raw: bytes, endpoint: str) -> str:
     """The line's custom_id. Raises `_WrongError`."""
     try:
         asked = _decode(raw)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise _WrongError("invalid_json_line", f"This line is not JSON: {error}.", None) from None
     if not isinstance(asked, dict):
         raise _WrongError("invalid_json_line", "This line is not a JSON object.", None)
@@ -159,7 +159,7 @@ def read_json(content: bytes) -> Any:
     """A response's body; text where it is not JSON."""
     try:
         return _decode(content)
-    except (msgspec.DecodeError, RecursionError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return content.decode(errors="replace")[:1000]
 
 

@@ -25,6 +25,7 @@ from meuse.compress.language.report import Side
 from meuse.compress.language.spec import LanguageCompressSpec
 from meuse.compress.language.weights import compressed
 from meuse.compress.run import refuse
+from meuse.core import jsonl
 from meuse.core.ports import Blobs, JobContext, Paused
 from meuse.evaluate.language import lines
 from meuse.evaluate.language.likelihood import WINDOW, Ids, Likelihood, perplexity
@@ -59,7 +60,7 @@ def work(blobs: Blobs, files: Blobs, context: JobContext, job: dict[str, Any]) -
     path = context.folder / "lines.jsonl"
     files.copy_to(inputs["tenant"], inputs["digest"], path)
     with path.open("rb") as file:
-        found = lines.read(file, normal)
+        found = lines.read(jsonl.lines(file), normal)
     lines.metrics_of(found, ("perplexity",))
     with Effort(context.folder / "checkpoint-effort.json") as effort:
         given, made = context.folder / "parent", context.folder / "made"

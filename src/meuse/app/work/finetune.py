@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import asdict
 from decimal import Decimal
+from math import ceil
 from pathlib import Path
 from typing import Any
 
 from meuse.app.work.spending import Tokens
-from meuse.core.nouns import ADAPTER, GENERATION, Artifact
+from meuse.billing.plans import curve
+from meuse.core import jsonl
+from meuse.core.nouns import ADAPTER, GENERATION, Artifact, Price
 from meuse.core.ports import Blobs, JobContext
 from meuse.gateway.openai.conversation import normal
 from meuse.jobs.effort import Effort
 from meuse.registry import card
 from meuse.serve.generation import manifest as manifests
+from meuse.serve.generation.files import lay_out
 from meuse.serve.generation.manifest import Manifest
 from meuse.train.llm import lines
 from meuse.train.llm.lines import Line
@@ -35,10 +38,11 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -
         check: dict[str, Any] = {}
 
         def tell(counts: run.Counts) -> None:
+            tokens.whole = counts.training_tokens
             check.update(asdict(counts), cost=cost(counts, inputs["prices"]))
             context.log(summary(check))
 
-        with Tokens(context, inputs) as tokens:
+        with Tokens(context, inputs, spends=not spec.check_only) as tokens:
             done = run.fit(
                 tokens.job, spec, base, given["data"], given.get("validation", ()), tell,
                 tokens.trained,
@@ -63,18 +67,28 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any], files: Blobs) -
         versions.append(made.adapter(done.files, done.notes))
     if done.checkpoint is not None:
         versions.append(made.whole(done.checkpoint, done.notes))
-    return {"check": check, "versions": versions}
+    return {
+        "check": check,
+        "versions": versions,
+        "trained_tokens": tokens.total,
+        "best_update": done.notes["best_update"],
+    }
 
 
 def cost(counts: Any, prices: list[dict[str, Any]]) -> dict[str, str] | None:
-    """What training will cost by the tenant's plan, as far as it has prices; None without."""
+    """What training will cost at most by the tenant's plan, as far as it has prices; None
+    without. Started packages count whole."""
     if not prices:
         return None
-    quantity = {"training_tokens": counts.training_tokens, "training_ms": counts.seconds * 1000}
-    total = sum(
-        Decimal(str(quantity[p["meter"]])) * Decimal(p["amount"]) / Decimal(p["per"])
-        for p in prices
-    )
+    quantity = {
+        "training_tokens": counts.training_tokens,
+        "training_ms": ceil(counts.seconds * 1000),
+    }
+    total = Decimal(0)
+    for told in prices:
+        price = Price(**{name: value for name, value in told.items() if name != "currency"})
+        used = quantity[price.meter]
+        total += curve.cost(curve.slices(price, 0, used, used)) / price.per
     return {"amount": f"{total:.6f}", "currency": prices[0]["currency"]}
 
 
@@ -96,12 +110,8 @@ def _lines(
     path = context.folder / f"{field}.jsonl"
     files.copy_to(inputs["tenant"], inputs["files"][field]["digest"], path)
 
-    def pieces() -> Iterator[bytes]:
-        with path.open("rb") as file:
-            while raw := file.readline(lines.MAX_LINE + 1):
-                yield raw
-
-    found = lines.read(pieces(), normal)
+    with path.open("rb") as file:
+        found = lines.read(jsonl.lines(file), normal)
     for fault in found.faults:
         context.log(f"{field}: {fault}", level="warning")
     return lines.check(found, field)
@@ -115,11 +125,8 @@ def _base(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[An
     from meuse.train.llm.run import Base
 
     tenant, told = inputs["tenant"], inputs["base"]
-    manifest = manifests.decode(blobs.read(tenant, told["manifest"]))
     folder = context.folder / "base"
-    folder.mkdir(exist_ok=True)
-    for file in manifest.files:
-        blobs.copy_to(tenant, file.digest, folder / file.name)
+    manifest = lay_out(told["manifest"], folder, blobs, tenant)
     context.progress(0.0, note=f"opening {told['ref']}")
     path = folder / manifest.files[0].name if manifest.layout == "gguf" else folder
     model, tokenizer = open_checkpoint(path)

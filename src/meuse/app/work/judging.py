@@ -12,6 +12,7 @@ import numpy as np
 
 from meuse.app.work.subjects import Subject, opened
 from meuse.app.work.tokens import prompt_of, tokens_of
+from meuse.core import jsonl
 from meuse.core.ports import Blobs, JobContext, Paused
 from meuse.evaluate.judge import Judged
 from meuse.evaluate.language import lines
@@ -37,7 +38,7 @@ def work(blobs: Blobs, files: Blobs, context: JobContext, job: dict[str, Any]) -
     path = context.folder / "lines.jsonl"
     files.copy_to(inputs["tenant"], inputs["digest"], path)
     with path.open("rb") as file:
-        found = lines.read(file, normal)
+        found = lines.read(jsonl.lines(file), normal)
     metrics = lines.metrics_of(found, spec.metrics)
     versions = inputs["versions"]
     window = spec.window or min(WINDOW, *(v["context"] for v in versions))

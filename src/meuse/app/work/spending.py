@@ -60,13 +60,13 @@ class Budgets:
     def settle(self, used: int, ahead: int = 0) -> None:
         """Count `used` in place of what was reserved, then reserve `ahead`.
 
-        Raises `budget_exceeded` when that is not there.
+        Raises `budget_exceeded` when that is not there; what is used after that still counts.
         """
         if self._limits is None:
             return
         if self._grant is not None:
-            self._limits.settle(self._grant, {self._meter: used})
-            self._grant = None
+            # It holds nothing any more, and where it gets no successor goes on counting.
+            self._limits.progress(self._grant, {self._meter: used}, {self._meter: 0})
         if ahead:
             self._grant = self._reserve(self._limits, ahead)
 
@@ -185,14 +185,18 @@ def _read(path: Path) -> dict[str, Any]:
 class Tokens:
     """The tokens that a fine-tuning has trained on, each counted once however often its process
     was killed and went on from a checkpoint. A context manager around the training, which is
-    given `job`: it is to pause when the budgets are spent."""
+    given `job`: it is to pause when the budgets are spent. Without `spends` they are not asked.
+    `whole` is what the job will have trained on at its end, once that is known: beyond it nothing
+    is reserved."""
 
-    def __init__(self, job: JobContext, inputs: dict[str, Any]) -> None:
+    def __init__(self, job: JobContext, inputs: dict[str, Any], *, spends: bool = True) -> None:
         self.job: JobContext = _Watched(job, lambda: self._refused is not None)
         self._path = job.folder / TOKENS_KEPT
         self._attempt = str(inputs["attempt"])
         self._kept: dict[str, int] = _read(self._path)
-        self._budgets = Budgets(inputs["token_budgets"])
+        told = inputs["token_budgets"]
+        self._budgets = Budgets(told if spends else {**told, "limits": []})
+        self.whole: int | None = None
         self._refused: MeuseError | None = None
 
     def __enter__(self) -> Tokens:
@@ -212,9 +216,14 @@ class Tokens:
         if isinstance(error, Paused) and self._refused is not None:
             raise self._refused from None
 
+    @property
+    def total(self) -> int:
+        """What was counted, all attempts together."""
+        return sum(self._kept.values())
+
     def trained(self, total: int) -> None:
         """`total` tokens have been trained on in this job, all attempts together."""
-        new = total - sum(self._kept.values())
+        new = total - self.total
         if new <= 0:  # trained again after a death, and counted before
             return
         self._kept[self._attempt] = self._kept.get(self._attempt, 0) + new
@@ -224,7 +233,10 @@ class Tokens:
         self._settle(new)
 
     def _settle(self, used: int) -> None:
+        ahead = 0 if self._refused else max(TOKENS_AHEAD, used)
+        if self.whole is not None:
+            ahead = max(min(ahead, self.whole - self.total), 0)
         try:
-            self._budgets.settle(used, 0 if self._refused else max(TOKENS_AHEAD, used))
+            self._budgets.settle(used, ahead)
         except MeuseError as error:
             self._refused = error

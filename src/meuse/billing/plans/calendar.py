@@ -50,13 +50,17 @@ def months(start_ms: int, end_ms: int) -> list[Month]:
     return found
 
 
-def windows(start_ms: int, end_ms: int) -> list[tuple[int, int]]:
-    """[start, end) by months, and before them what its first month had until then."""
+def windows(start_ms: int, end_ms: int, cuts: Iterable[int] = ()) -> list[tuple[int, int]]:
+    """[start, end) by months, and before them what its first month had until then, in parts
+    that end at `cuts`."""
     first = months(start_ms, end_ms)[0].start_ms
-    before = [(first, start_ms)] if first < start_ms else []
-    return before + [
-        (max(month.start_ms, start_ms), min(month.end_ms, end_ms))
-        for month in months(start_ms, end_ms)
+    inside = {cut for cut in cuts if first < cut < start_ms}
+    return [
+        *pairwise(sorted({first, start_ms, *inside})),
+        *(
+            (max(month.start_ms, start_ms), min(month.end_ms, end_ms))
+            for month in months(start_ms, end_ms)
+        ),
     ]
 
 

@@ -33,6 +33,7 @@ from meuse.core.nouns.models import ADAPTER as ADAPTER
 from meuse.core.nouns.models import CUSTOM as CUSTOM
 from meuse.core.nouns.models import ENCODER as ENCODER
 from meuse.core.nouns.models import ENGINES as ENGINES
+from meuse.core.nouns.models import EXTERNAL as EXTERNAL
 from meuse.core.nouns.models import GENERATION as GENERATION
 from meuse.core.nouns.models import Artifact as Artifact
 from meuse.core.nouns.models import Lineage as Lineage

@@ -36,6 +36,8 @@ class EngineOptions:
     step of the engine takes, `max_adapters` how many adapters a replica holds in memory,
     `adapter_turn_ms` for how long it starts requests of one while others wait, `kv_precision` how
     the cache is kept. `prefix_cache`, `prompt_lookup` and `draft_model` are off unless given.
+    Of the engine `vllm` alone: those that bear the names of its flags, and `max_loras`, how many
+    adapters are active in one batch.
     """
 
     name: str | None = None
@@ -49,6 +51,11 @@ class EngineOptions:
     prefix_cache: bool | None = None
     prompt_lookup: PromptLookup | None = None
     draft_model: Draft | None = None
+    tensor_parallel_size: int | None = None
+    pipeline_parallel_size: int | None = None
+    max_model_len: int | None = None
+    gpu_memory_utilization: float | None = None
+    max_loras: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,10 +177,17 @@ class Deployment:
         generation = (engine.cache_mb, engine.max_sequences, engine.max_batched_tokens)
         parts += generation if any(part is not None for part in generation) else ()
         # A word for each, so that options that came later change no revision that had none.
-        for name in ("kv_precision", "prefix_cache", "prompt_lookup", "draft_model"):
+        for name in (
+            "kv_precision", "prefix_cache", "prompt_lookup", "draft_model",
+            "tensor_parallel_size", "pipeline_parallel_size", "max_model_len",
+            "gpu_memory_utilization", "max_loras",
+        ):  # fmt: skip
             if (option := getattr(engine, name)) is not None:
                 parts += (f"{name}={option}",)
         # Not which ones: those that come later are brought when they are asked for.
-        if self.adapters:
+        if self.adapters and engine.name == "vllm":
+            # It is told of them when it starts.
+            parts += tuple(f"{adapter.name}={adapter.model}" for adapter in self.adapters)
+        elif self.adapters:
             parts += ("adapters", engine.max_adapters, engine.adapter_turn_ms)
         return "/".join("" if part is None else str(part) for part in parts)

@@ -66,6 +66,7 @@ ENGINES = {
     "litert": ("litert",),
     "torch": ("safetensors",),
     "genai": ("llm",),
+    "vllm": ("llm",),
     "external": ("external",),
 }
 """The formats of artifacts that each engine runs. Nothing of another format is loaded."""
@@ -78,6 +79,9 @@ GENERATION = "text-generation"
 
 ADAPTER = "adapter"
 """The layout (`serve.generation.manifest`) of a version that is an adapter alone."""
+
+EXTERNAL = "external"
+"""The format of the document of a version that another server runs, and the engine of those."""
 
 CUSTOM = "custom"
 """The task of a version that was uploaded: what it predicts is its owner's business."""
@@ -117,6 +121,11 @@ class ModelVersion:
     @property
     def ref(self) -> str:
         return f"{self.model}:{self.version}"
+
+    @property
+    def is_external(self) -> bool:
+        """Whether another server answers for it, without a replica."""
+        return self.artifacts[0].format == EXTERNAL
 
 
 @dataclass(frozen=True, slots=True)

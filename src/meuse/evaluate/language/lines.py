@@ -10,15 +10,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
+from meuse.core import jsonl
 from meuse.core.errors import Code, MeuseError
+from meuse.core.jsonl import LineError
 
-MAX_LINE = 16 << 20
-"""Bytes."""
 MAX_LINES = 100_000
 MAX_CHOICES = 100
-BOM = b"\xef\xbb\xbf"
 HINT = (
     'A line is {"text": "…"}, {"prompt": "…", "completion": "…"}, {"messages": [… the answer '
     'last]} or {"prompt": "…", "choices": ["…", "…"], "answer": 0}.'
@@ -57,15 +54,12 @@ def read(content: Iterable[bytes], normal: Normal) -> list[Line]:
     """Blank lines are passed over. Raises `invalid_data` at `data` that names the first line
     with a fault."""
     found: list[Line] = []
-    for number, piece in enumerate(content, start=1):
-        raw = piece.removeprefix(BOM) if number == 1 else piece
-        if not raw.strip():
-            continue
+    for number, raw in jsonl.numbered(content):
         try:
             if len(found) == MAX_LINES:
-                raise _WrongError(f"a file has at most {MAX_LINES:,} lines")
+                raise LineError(f"a file has at most {MAX_LINES:,} lines")
             found.append(_line(number, raw, normal))
-        except _WrongError as error:
+        except LineError as error:
             raise at_line(number, str(error)) from None
     if not found:
         raise MeuseError(Code.INVALID_DATA, "the file has no lines", field="data", hint=HINT)
@@ -97,25 +91,12 @@ def at_line(number: int, message: str, hint: str = HINT) -> MeuseError:
     return MeuseError(Code.INVALID_DATA, f"line {number}: {message}", field="data", hint=hint)
 
 
-class _WrongError(Exception):
-    """With what is wrong, in words."""
-
-
 def _line(number: int, raw: bytes, normal: Normal) -> Line:
-    if len(raw) > MAX_LINE:
-        raise _WrongError(f"it has {len(raw):,} bytes; at most {MAX_LINE:,}")
-    try:
-        body = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise _WrongError(f"it is not JSON: {error}") from None
-    except RecursionError:
-        raise _WrongError("its JSON is nested too deeply") from None
-    if not isinstance(body, dict):
-        raise _WrongError("it is not a JSON object")
+    body = jsonl.parse(raw)
     kind = "choice" if "choices" in body else "text" if "text" in body else "answer"
     for name in body:
         if name not in _FIELDS[kind]:
-            raise _WrongError(f"there is no field {name[:80]!r} beside {sorted(_FIELDS[kind])}")
+            raise LineError(f"there is no field {name[:80]!r} beside {sorted(_FIELDS[kind])}")
     if kind == "text":
         return Line(number, kind, (_text(body, "text"),))
     if kind == "choice":
@@ -126,18 +107,16 @@ def _line(number: int, raw: bytes, normal: Normal) -> Line:
 def _choice(number: int, body: dict[str, Any], normal: Normal) -> Line:
     choices, right = body["choices"], body.get("answer")
     if not isinstance(choices, list) or not all(isinstance(c, str) and c.strip() for c in choices):
-        raise _WrongError("choices: a list of texts is wanted, none of them empty")
+        raise LineError("choices: a list of texts is wanted, none of them empty")
     if not 2 <= len(choices) <= MAX_CHOICES:
-        raise _WrongError(
+        raise LineError(
             f"choices: there {'is one' if len(choices) == 1 else f'are {len(choices)}'}; "
             f"2 to {MAX_CHOICES} are wanted"
         )
     if isinstance(right, bool) or not isinstance(right, int):
-        raise _WrongError("answer: the number of the right choice is wanted, from 0")
+        raise LineError("answer: the number of the right choice is wanted, from 0")
     if not 0 <= right < len(choices):
-        raise _WrongError(
-            f"answer: {right} is out of range; the choices are 0 to {len(choices) - 1}"
-        )
+        raise LineError(f"answer: {right} is out of range; the choices are 0 to {len(choices) - 1}")
     prompt, messages = _before(body, body.get("messages"), normal)
     return Line(number, "choice", tuple(choices), prompt, messages, right)
 
@@ -145,17 +124,17 @@ def _choice(number: int, body: dict[str, Any], normal: Normal) -> Line:
 def _answer(number: int, body: dict[str, Any], normal: Normal) -> Line:
     if "messages" not in body:
         if not body.keys() & {"prompt", "completion"}:
-            raise _WrongError("it has no text, no completion, no messages and no choices")
+            raise LineError("it has no text, no completion, no messages and no choices")
         prompt, _ = _before(body, None, normal)
         return Line(number, "answer", (_text(body, "completion"),), prompt)
     if "completion" in body:
-        raise _WrongError("completion: the answer to messages is the last of them")
+        raise LineError("completion: the answer to messages is the last of them")
     given = body["messages"]
     last = given[-1] if isinstance(given, list) and given else None
     if not isinstance(last, dict) or last.get("role") != "assistant":
-        raise _WrongError("messages: the last one is not the assistant's")
+        raise LineError("messages: the last one is not the assistant's")
     if not isinstance(last.get("content"), str) or not last["content"].strip():
-        raise _WrongError(f"messages[{len(given) - 1}].content: a text is wanted, not empty")
+        raise LineError(f"messages[{len(given) - 1}].content: a text is wanted, not empty")
     prompt, messages = _before(body, given[:-1], normal)
     return Line(number, "answer", (last["content"],), prompt, messages)
 
@@ -165,17 +144,17 @@ def _before(body: dict[str, Any], messages: Any, normal: Normal) -> tuple[str, b
     if "messages" not in body:
         return _text(body, "prompt"), b""
     if "prompt" in body:
-        raise _WrongError("it has both prompt and messages")
+        raise LineError("it has both prompt and messages")
     try:
         told = normal(messages)
     except MeuseError as error:
-        raise _WrongError(f"{error.field}: {error.message}") from None
+        raise LineError(f"{error.field}: {error.message}") from None
     return "", json.dumps(told, ensure_ascii=False).encode()
 
 
 def _text(body: dict[str, Any], name: str) -> str:
     if not isinstance(body.get(name), str):
-        raise _WrongError(f"{name} is missing" if name not in body else f"{name} is no text")
+        raise LineError(f"{name} is missing" if name not in body else f"{name} is no text")
     if not body[name].strip():
-        raise _WrongError(f"{name} is empty")
+        raise LineError(f"{name} is empty")
     return str(body[name])

@@ -73,7 +73,7 @@ class Relay:
         self.is_over = False
         self._plane = plane
         self._sent = sent
-        self._protocol = protocol
+        self.protocol = protocol
         self._sink = sink
         self._timeout_ms = timeout_ms
         self._headers = headers
@@ -157,9 +157,13 @@ class Relay:
     def _admit(self) -> None:
         plane, sent = self._plane, self._sent
         caller = self.caller = plane.current(self.caller, "infer")
-        route = plane.route(caller, sent.model)
+        name, adapter = plane.adapted(caller, sent.model)
+        route = plane.route(caller, name)
         try:
-            self.target = target = route.choose(None, caller.key, self._headers)
+            target = route.choose(None, caller.key, self._headers)
+            if adapter:
+                target = route.adapted(target, adapter)
+            self.target = target
             pool, entry = target.pool, target.entry.upstream
             if entry is None or not isinstance(pool, RemotePool):
                 raise MeuseError(Code.UNAVAILABLE, "the model is being replaced", field="model")
@@ -169,7 +173,7 @@ class Relay:
             self._until_ms = now + longest
             self.deadline_ms = min(now + route.deployment.timeout_ms, self._until_ms)
             try:
-                pool.ask(self, self._protocol, asked.write(sent, entry.model, clamp))
+                pool.ask(self, asked.write(sent, adapter or entry.model, clamp))
             except MeuseError:
                 self._account.release()
                 raise

@@ -2,7 +2,8 @@
 
 Connects only to addresses that the operator allows, and verifies certificates. A request that a
 kept connection swallowed (the server was just closing it: no byte of an answer came) is sent
-once more on a fresh one. Knows no key, no limit and no model.
+once more on a fresh one, unless another try is somebody else's business (`Hold`). Knows no key,
+no limit and no model.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import socket
 import ssl
 import time
+from collections.abc import Callable
 from typing import Any, Protocol, cast
 
 import httptools
@@ -45,6 +47,10 @@ class Exchange(Protocol):
     def on_body(self, data: bytes) -> None: ...
     def on_end(self) -> None: ...
     def on_broken(self, error: MeuseError) -> None: ...
+
+
+Hold = Callable[[Exchange, bool], bool]
+"""(what got no answer, whether a server had taken it) → whether it is kept for another try."""
 
 
 class Connection(asyncio.Protocol):
@@ -96,7 +102,9 @@ class Connection(asyncio.Protocol):
         exchange.link = None
         if self._ends_by_close and exc is None:
             exchange.on_end()
-        elif not self._got and self.used > 1:
+        elif not self._got and self._wires.holds(exchange):
+            pass
+        elif not self._got and self.used > 1 and not self._wires.is_held:
             self._wires.send(exchange, fresh=True)
         else:
             exchange.on_broken(_cut())
@@ -151,10 +159,12 @@ class Connection(asyncio.Protocol):
 
 
 class Wires:
-    """All connections of a worker to one server."""
+    """All connections of a worker to one server. `hold` is given what nobody has taken, and what
+    was taken and got no byte; what it does not keep has come to its end."""
 
-    def __init__(self, host: Host) -> None:
+    def __init__(self, host: Host, hold: Hold | None = None) -> None:
         self._host = host
+        self._hold = hold
         self._idle: list[Connection] = []  # the one that was used last is used first
         self._all: set[Connection] = set()
         self._opening: set[asyncio.Task[None]] = set()
@@ -179,6 +189,16 @@ class Wires:
         task = asyncio.get_running_loop().create_task(self._open(exchange))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
+
+    @property
+    def is_held(self) -> bool:
+        return self._hold is not None
+
+    def holds(self, exchange: Exchange, *, taken: bool = True) -> bool:
+        """Whether it waits now for another try."""
+        if self._hold is None or exchange.is_over:
+            return False
+        return self._hold(exchange, taken)
 
     def free(self, link: Connection) -> None:
         if self._closed:
@@ -220,7 +240,8 @@ class Wires:
             exchange.on_broken(error)
         except (OSError, TimeoutError) as error:
             logger.warning("%s:%d: %s", self._host.name, self._host.port, _reason(error))
-            exchange.on_broken(_unreachable())
+            if not self.holds(exchange, taken=False):
+                exchange.on_broken(_unreachable())
         else:
             self._all.add(link)
             if exchange.is_over:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from meuse.core.errors import Code, MeuseError
+from meuse.core.errors import Code, MeuseError, invalid
 from meuse.serve.generation.choice import Choice
 from meuse.serve.generation.engine import Tokenizer
 from meuse.serve.generation.manifest import Manifest
@@ -40,8 +40,12 @@ class Options:
 def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None = None) -> Parts:
     """`folder` holds the manifest's files by their names; `fetch` brings those of adapters.
 
-    Raises `invalid_data` for what cannot be served, `unavailable` without the engine's package.
+    Raises `invalid_data` for what cannot be served, `invalid_field` for options that exclude each
+    other, `unavailable` without the engine's package.
     """
+    if options.tuning.prefix_cache and options.max_adapters:
+        # The cache knows tokens alone: base and adapter would go on from each other's.
+        raise invalid("engine.prefix_cache", "a replica with adapters has none", "Leave it out.")
     try:
         from meuse.serve.generation.genai import GenaiGenerator, linear_layers
     except ModuleNotFoundError as error:

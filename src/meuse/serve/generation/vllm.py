@@ -30,7 +30,8 @@ class Adapter:
 @dataclass(frozen=True, slots=True)
 class VllmOptions:
     """None leaves it to vLLM. A model is cut over `tensor_parallel_size` ×
-    `pipeline_parallel_size` processors; `max_loras` adapters are active in one batch."""
+    `pipeline_parallel_size` processors; `max_loras` adapters are active in one batch, `max_held` in
+    memory."""
 
     tensor_parallel_size: int = 1
     pipeline_parallel_size: int = 1
@@ -40,6 +41,7 @@ class VllmOptions:
     memory_share: float | None = None
     adapters: Mapping[str, Adapter] = field(default_factory=dict)
     max_loras: int | None = None
+    max_held: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +87,8 @@ def command(
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
         "HF_HUB_OFFLINE": "1",
+        # Where its processes meet, when there are several.
+        "VLLM_HOST_IP": "127.0.0.1",
     }
     return Command(tuple(argv), env)
 
@@ -98,6 +102,7 @@ def _lora(options: VllmOptions) -> list[str]:
         "--enable-lora",
         *("--max-loras", str(options.max_loras or min(len(adapters), 8))),
         *("--max-lora-rank", str(next(rank for rank in LORA_RANKS if rank >= highest))),
+        *(("--max-cpu-loras", str(options.max_held)) if options.max_held else ()),
         "--lora-modules",
         *(f"{name}={adapter.path}" for name, adapter in sorted(adapters.items())),
     ]

@@ -10,14 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
-
+from meuse.core import jsonl
 from meuse.core.errors import Code, MeuseError
+from meuse.core.jsonl import LineError
 
-MAX_LINE = 16 << 20
-"""Bytes."""
 MAX_LINES = 1_000_000
-BOM = b"\xef\xbb\xbf"
 KEPT_FAULTS = 100
 TOLD_FAULTS = 5
 """In an error's message; the job's log has the first `KEPT_FAULTS`."""
@@ -67,15 +64,12 @@ def read(content: Iterable[bytes], normal: Normal) -> Read:
     lines: list[Line] = []
     faults: list[Fault] = []
     faulty = 0
-    for number, piece in enumerate(content, start=1):
-        raw = piece.removeprefix(BOM) if number == 1 else piece
-        if not raw.strip():
-            continue
+    for number, raw in jsonl.numbered(content):
         try:
             if len(lines) >= MAX_LINES:
-                raise _WrongError(f"a file has at most {MAX_LINES:,} examples")
+                raise LineError(f"a file has at most {MAX_LINES:,} examples")
             lines.append(_line(number, raw, normal))
-        except _WrongError as error:
+        except LineError as error:
             faulty += 1
             if len(faults) < KEPT_FAULTS:
                 faults.append(Fault(number, str(error)))
@@ -106,41 +100,28 @@ _HINT = (
 )
 
 
-class _WrongError(Exception):
-    """With what is wrong, in words."""
-
-
 def _line(number: int, raw: bytes, normal: Normal) -> Line:
-    if len(raw) > MAX_LINE:
-        raise _WrongError(f"it has {len(raw):,} bytes; at most {MAX_LINE:,}")
-    try:
-        body = msgspec.json.decode(raw)
-    except msgspec.DecodeError as error:
-        raise _WrongError(f"it is not JSON: {error}") from None
-    except RecursionError:
-        raise _WrongError("its JSON is nested too deeply") from None
-    if not isinstance(body, dict):
-        raise _WrongError("it is not a JSON object")
+    body = jsonl.parse(raw)
     if "messages" in body:
         return _conversation(number, body, normal)
     if _COMPLETION & body.keys():
         return _completion(number, body)
-    raise _WrongError("it has neither messages nor prompt and completion")
+    raise LineError("it has neither messages nor prompt and completion")
 
 
 def _known(body: dict[str, Any], allowed: frozenset[str]) -> None:
     for name in body:
         if name not in allowed:
-            raise _WrongError(f"there is no field {name[:80]!r} here")
+            raise LineError(f"there is no field {name[:80]!r} here")
 
 
 def _completion(number: int, body: dict[str, Any]) -> Line:
     _known(body, _COMPLETION)
     for name in ("prompt", "completion"):
         if not isinstance(body.get(name), str):
-            raise _WrongError(f"{name} is missing" if name not in body else f"{name} is no text")
+            raise LineError(f"{name} is missing" if name not in body else f"{name} is no text")
     if not body["completion"].strip():
-        raise _WrongError("completion is empty")
+        raise LineError("completion is empty")
     return Line(number, prompt=body["prompt"], completion=body["completion"])
 
 
@@ -150,22 +131,24 @@ def _conversation(number: int, body: dict[str, Any], normal: Normal) -> Line:
         messages = normal(body["messages"])
     except MeuseError as error:
         hint = f" ({error.hint})" if error.hint else ""
-        raise _WrongError(f"{error.field}: {error.message}{hint}") from None
+        raise LineError(f"{error.field}: {error.message}{hint}") from None
     trained = set()
     for i, (message, given) in enumerate(zip(messages, body["messages"], strict=True)):
         at = f"messages[{i}]"
-        if not (message.get("content") or "").strip() and not message.get("tool_calls"):
-            raise _WrongError(f"{at}.content: it is empty")
-        weight = given.get("weight", 1)
-        if weight not in (0, 1) or ("weight" in given and message["role"] != "assistant"):
-            raise _WrongError(f"{at}.weight: it is 0 or 1, of an assistant's message alone")
-        if message["role"] == "assistant" and weight:
+        role = message["role"]
+        says = (message.get("content") or "").strip() or message.get("tool_calls")
+        if not says and role != "tool":  # which may well have nothing to tell
+            raise LineError(f"{at}.content: it is empty")
+        weight = given.get("weight")
+        if weight not in (None, 0, 1) or (weight is not None and role != "assistant"):
+            raise LineError(f"{at}.weight: it is 0 or 1, of an assistant's message alone")
+        if role == "assistant" and weight != 0:
             trained.add(i)
     if not trained:
-        raise _WrongError("there is no assistant's message to learn from")
+        raise LineError("there is no assistant's message to learn from")
     if 0 in trained:
-        raise _WrongError("messages[0]: nobody has spoken before the assistant")
-    tools = body.get("tools", [])
+        raise LineError("messages[0]: nobody has spoken before the assistant")
+    tools = [] if body.get("tools") is None else body["tools"]
     if not isinstance(tools, list) or not all(isinstance(t, dict) for t in tools):
-        raise _WrongError("tools: a list of objects is wanted")
+        raise LineError("tools: a list of objects is wanted")
     return Line(number, tuple(messages), frozenset(trained), tuple(tools))

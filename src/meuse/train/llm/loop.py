@@ -326,9 +326,11 @@ def _pace(run: _Run, now: float) -> float:
 
 
 def _look(run: _Run) -> None:
-    """Report, keep a checkpoint, or pause, each when its time has come. The state is whole."""
+    """Report and keep a checkpoint, each when its time has come; pause as soon as that is asked
+    for: what is trained after a budget is spent has to be paid as well. The state is whole."""
     now, options = time.monotonic(), run.plan.options
-    if now - run.looked < min(LOOK_S, options.checkpoint_seconds):
+    is_time = now - run.looked >= min(LOOK_S, options.checkpoint_seconds)
+    if not is_time and not run.job.paused():
         return
     run.looked = now
     plan, progress = run.plan, run.progress

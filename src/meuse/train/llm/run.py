@@ -20,6 +20,7 @@ from torch import nn
 
 from meuse.core.errors import invalid
 from meuse.core.ports import JobContext, Paused
+from meuse.train import trouble
 from meuse.train.digest import source_digest
 from meuse.train.llm import layout, loop
 from meuse.train.llm.examples import Chat, Example, Made, Words, make
@@ -257,9 +258,10 @@ def _measured(plan: loop.Plan, model: nn.Module) -> float:
     model.train()
     torch.set_num_threads(plan.threads)
     since = time.monotonic()
-    with plan.autocast():
-        loss = loop.losses(model, rows, loop.Sum())
-    loss.backward()  # type: ignore[no-untyped-call]
+    with trouble.memory_told(plan.options.batch_size):
+        with plan.autocast():
+            loss = loop.losses(model, rows, loop.Sum())
+        loss.backward()  # type: ignore[no-untyped-call]
     model.zero_grad()
     return rows.real / max(time.monotonic() - since, 1e-6)
 

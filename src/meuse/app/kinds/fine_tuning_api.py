@@ -16,26 +16,29 @@ from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.nouns import Adapter, Job, Scope, StoredFile
 from meuse.core.ports import Blobs, FileStore, JobStore
 from meuse.core.tuning import FIELD, FineTuning
-from meuse.deploy import adapters
+from meuse.deploy.completion import completed
 from meuse.deploy.spec import MAX_ADAPTERS
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import record_id
-from meuse.registry import references
 from meuse.train.llm.spec import is_tuning
 
 PURPOSE = "fine-tune-results"
 _PAGE = 1000
 _TRIES = 3
+_SAID = ("targets", "timeout_ms")
+"""What of a deployment stays as it is."""
 
 
 @dataclass(frozen=True, slots=True)
-class Tunings:
-    """`jobs` has what a job said, of which its file of results is made."""
+class FineTunings:
+    """`jobs` has what a job said, of which its file of results is made; `budget` is the bytes of
+    memory that all replicas may have."""
 
     stores: Stores
     jobs: JobStore
     files: FileStore
     blobs: Blobs
+    budget: Callable[[], int]
 
     def around(self, kind: JobKind) -> JobKind:
         """The kind `train`, which knows of fine-tuning."""
@@ -70,7 +73,7 @@ class Tunings:
 
     def _attach(self, scope: Scope, name: str, adapter: Adapter) -> None:
         """In the place of one of the same name; somebody's change in between is not undone."""
-        store, registry = self.stores.deployments, self.stores.registry
+        store = self.stores.deployments
         existing = store.get(scope, name)
         if adapter in existing.adapters:
             return  # this step ran before
@@ -78,8 +81,8 @@ class Tunings:
         if len(others) >= MAX_ADAPTERS:
             raise invalid("adapters", f"{name} has {len(others)} adapters, and may have no more")
         named = sorted([*others, adapter], key=lambda each: each.name)
-        bases = [references.resolve(registry, scope, each.model) for each in existing.targets]
-        wanted, _ = adapters.pinned(registry, replace(existing, adapters=tuple(named)), bases)
+        wanted = replace(existing, adapters=tuple(named))
+        wanted = completed(self.stores.registry, wanted, _SAID, self.budget())
         store.put(wanted, existing.generation)
         self.stores.wake()
 
