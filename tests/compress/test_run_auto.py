@@ -18,7 +18,7 @@ from meuse.core.ports import Engine
 from meuse.serve import engines
 from meuse.serve.packed import unpack
 
-DROP = 0.03
+DROP = 0.06
 
 
 def load(artifact: Artifact) -> Engine:

@@ -62,14 +62,14 @@ def test_a_language_model_takes_no_rows(admin: httpx.Client, folder: Path) -> No
     succeeded(admin, start(admin, "import", source=source, model_name="e2e-rows"))
     upload(admin, "e2e-rows", b"prompt,text\na,b\nc,d\n" * 4)
     model, data = "e2e-rows:1", "e2e-rows"
-    for kind, field, spec in [
-        ("predict", "model", {"model": model, "output": "out"}),
-        ("evaluate", "models[0]", {"models": [model]}),
-        ("compress", "model", {"model": model, "goal": {"max_drop": 0.1}}),
+    for kind, field, spec, why in [
+        ("predict", "model", {"model": model, "output": "out"}, "is a language model"),
+        ("evaluate", "models[0]", {"models": [model]}, "is a language model"),
+        ("compress", "data", {"model": model, "goal": {"max_drop": 0.1}}, "is no file"),
     ]:
         response = admin.post("/api/jobs", json={"kind": kind, "spec": {**spec, "data": data}})
         error = refused(response, 400, "invalid_field", field)
-        assert "is a language model" in error["message"]
+        assert why in error["message"]
 
 
 def test_a_file_that_lies_registers_nothing(admin: httpx.Client, folder: Path) -> None:

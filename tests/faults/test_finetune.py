@@ -118,10 +118,11 @@ def test_a_broken_line_17_is_refused_before_a_job_is_made(client: Client, tmp_pa
 
 def test_a_budget_of_tokens_ends_it_at_a_checkpoint(client: Client, file: str) -> None:
     """What was spent stays within what a step takes beyond it; a retry goes on from there."""
-    budget = client.budget(
-        tenant="default", meter="training_tokens", limit=30_000, period="total", hard=True,
-        model="default/limited",
-    )  # fmt: skip
+    terms: dict[str, Any] = {"tenant": "default", "meter": "training_tokens", "period": "total"}
+    soft = client.budget(**terms, limit=1, hard=False)
+    [used] = [one["used"] for one in client.budgets() if one["id"] == soft["id"]]
+    client.remove_limit(soft["id"])
+    budget = client.budget(**terms, limit=used + 30_000, hard=True)
     job = client.finetune("limited", "tiny:1", file, **SPEC)
     with pytest.raises(MeuseError) as caught:
         client.wait(job["id"], timeout_s=200)

@@ -202,7 +202,8 @@ def test_an_encoder_brings_its_tokenizer_along(images: Any, mode: str) -> None:
     pytest.importorskip("tokenizers")
     given = encoder()
     assert given.pieces is not None
-    proto = export.embedding(Preparation((("text", "string"),), pieces=given.pieces), given, "e")
+    words = Preparation((("text", "string"),), pieces=given.pieces)
+    proto = export.embedding(words, given, "e", "tokens")
     parent = Artifact("onnx", proto.SerializeToString())
     rows = np.empty(64, object)
     rows[:] = [text[:200].encode() for text in real_texts()[:64]]
@@ -212,7 +213,8 @@ def test_an_encoder_brings_its_tokenizer_along(images: Any, mode: str) -> None:
         Quantize(mode=mode),  # type: ignore[arg-type]
     )
     texts = {"text": np.array([text.decode() for text in rows], object)}
-    (old,), (new,) = run(parent, texts), run(made, texts)
+    (old, counts), (new, same) = run(parent, texts), run(made, texts)
+    assert (counts == same).all()
     cosine = (old * new).sum(axis=1) / np.linalg.norm(old, axis=1) / np.linalg.norm(new, axis=1)
     assert cosine.min() > 0.98
     assert len(made.data) < len(parent.data)
