@@ -80,7 +80,7 @@ def test_a_replica_that_is_away_is_waited_for(chat: Chat) -> None:
         ({"messages": []}, openai.BadRequestError, "invalid_field", "messages"),
         ({"model": "none"}, openai.NotFoundError, "model_not_found", "model"),
         ({"messages": [{"role": "user", "content": "refuse"}]}, openai.BadRequestError,
-         "invalid_field", "messages"),
+         "context_length_exceeded", "messages"),
         ({"messages": [{"role": "user", "content": "silent"}],
           "extra_headers": {"x-timeout-ms": "200"}}, openai.InternalServerError,
          "deadline_exceeded", None),
