@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from meuse.compress.artifact import Artifact
+from meuse.core.errors import Code, MeuseError
 
 _STAMP = (1980, 1, 1, 0, 0, 0)  # of the zip's entries
 
@@ -22,6 +23,14 @@ def model_of(model: bytes) -> Any:
     from meuse.serve.engines.openvino import read_onnx
 
     graph, outputs = read_onnx(model)
+    # A process that has loaded openvino_tokenizers converts what a replica could not run.
+    if any(port.get_element_type().to_string() == "string" for port in graph.inputs):
+        raise MeuseError(
+            Code.INVALID_DATA,
+            "the model takes texts, for which OpenVINO has no operators",
+            field="model",
+            hint="Keep it ONNX.",
+        )
     for port, name in zip(graph.outputs, outputs, strict=True):
         port.get_tensor().set_names({name})
     return graph
