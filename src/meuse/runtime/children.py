@@ -134,7 +134,9 @@ def spawn(
     fds: tuple[int, ...],
     values: Mapping[str, object],
 ) -> Child:
-    """Start `command`, whose parts that begin with a brace are filled in from `values`.
+    """Start `command`, whose parts that are the name of one of `values` in braces are filled in.
+
+    Others stay as they are: what users wrote may begin with a brace.
 
     A command with `{ready}` is given a pipe to say that it is. Output goes to
     `<logs>/<kind of name>.log`. Raises OSError, and then leaves nothing open.
@@ -147,9 +149,8 @@ def spawn(
         if "{ready}" in command:
             pipes["ready"] = os.pipe()
         theirs = {name: ends[1] for name, ends in pipes.items()}
-        filled = [
-            part.format(**theirs, **values) if part.startswith("{") else part for part in command
-        ]
+        places = {f"{{{place}}}": str(value) for place, value in {**theirs, **values}.items()}
+        filled = [places.get(part, part) for part in command]
         with (logs / f"{name.partition('-')[0]}.log").open("ab") as log:
             process = subprocess.Popen(
                 filled,
