@@ -69,6 +69,9 @@ class Settings:
     """Most jobs of one tenant at once; 0: as many as there is room for."""
     jobs_queued_per_tenant: int = 1000
     """Most jobs of one tenant that wait or are paused; 0: no limit."""
+    job_nursery_s: float = 300.0
+    """How long after a job the process is kept that jobs are forked from, so that they need not
+    import anything; it has some 400 MB. 0: there is none."""
     job_pause_grace_s: float = 30.0
     """How long a job that is paused has to keep its checkpoint, before its process is ended."""
     sandbox_tier: int = 1
@@ -193,6 +196,7 @@ _BOUNDS = (
     ("jobs_memory_bytes", 0, 1 << 50),
     ("jobs_running_per_tenant", 0, 4096),
     ("jobs_queued_per_tenant", 0, 1_000_000),
+    ("job_nursery_s", 0.0, 30 * 86400.0),
     ("job_pause_grace_s", 0.0, 86400.0),
     ("sandbox_tier", 0, 2),
     ("sandbox_wall_s", 1.0, 30 * 86400.0),

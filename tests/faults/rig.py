@@ -35,9 +35,12 @@ def until(condition: Callable[[], T], seconds: float = 15.0, pause: float = 0.02
 def command_of(pid: int) -> list[str]:
     """The command line of a process; empty when it is gone (or a zombie)."""
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+        line = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return []
+    # A job that was forked has given itself a title, in which words are parted by spaces.
+    words = line.strip("\0").split("\0")
+    return words if len(words) > 1 else line.strip("\0").split()
 
 
 class Platform:

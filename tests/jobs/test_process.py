@@ -6,17 +6,46 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from meuse.jobs import process
+from meuse.jobs.nursery import Nursery
 
 WORK = str(Path(__file__).parent / "work.py")
 
 
-def command(folder: Path, events: int, life: int) -> list[str]:
-    return [sys.executable, WORK, str(folder), str(events), str(life)]
+FRESH = process.fresh(lambda *where: [sys.executable, WORK, *map(str, where)])
+start = FRESH
+"""How `run` starts a child: `_either_way` says it for each test."""
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    """One that stays; what does not come out of it is an error."""
+
+    def never(*_: object) -> process.Running:
+        raise AssertionError("the nursery was not used")
+
+    output = tmp_path_factory.mktemp("nursery") / "nursery.log"
+    made = Nursery(
+        lambda link: [sys.executable, WORK, "nursery", str(link)],
+        never,
+        output,
+        60.0,
+        {**process.CALM, **os.environ},
+    )
+    yield made
+    made.close()
+    assert output.read_text() == ""
+
+
+@pytest.fixture(autouse=True, params=["fresh", "forked"])
+def _either_way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == "forked":
+        monkeypatch.setitem(globals(), "start", request.getfixturevalue("nursery").start)
 
 
 def run(folder: Path, do: str, stop: process.Stop | None = None, **spec: object):
@@ -25,7 +54,7 @@ def run(folder: Path, do: str, stop: process.Stop | None = None, **spec: object)
     reports: list[tuple[str, dict]] = []
     outcome = process.run(
         folder,
-        command,
+        start,
         lambda kind, data: reports.append((kind, data)),
         stop or process.Stop(),
     )
@@ -76,6 +105,7 @@ def test_a_killed_child_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
 
 def test_threads_of_a_child_do_not_spin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They would take the cores from who serves; unless the operator says otherwise."""
+    monkeypatch.setitem(globals(), "start", FRESH)  # a nursery's is what it was started with
     monkeypatch.delenv("OMP_WAIT_POLICY")
     _, reports = run(tmp_path, "environment")
     assert reports[-1][1]["message"] == "PASSIVE"

@@ -10,6 +10,7 @@ import pytest
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.nouns import Job, Scope
 from meuse.core.states import JobStatus
+from meuse.jobs import process
 from meuse.jobs.admission import Limits
 from meuse.jobs.kinds import JobKind
 from meuse.jobs.queue import Config, DbosJobs
@@ -71,12 +72,12 @@ def make(store: SqlJobs, database_url: str, tmp_path: Path, completed: list[str]
             store=store,
             kinds={"test": kind},
             folder=tmp_path / "jobs",
-            command=lambda folder, events, life: [
-                sys.executable, WORK, str(folder), str(events), str(life),
-            ],
+            start=lambda _kind: process.fresh(
+                lambda *where: [sys.executable, WORK, *map(str, where)]
+            ),
             database_url=url,
             config=Config(limits=limits, job_memory_bytes=4 * GB, **config),
-        )  # fmt: skip
+        )
         open_ones[:] = [queue]
         return queue
 

@@ -1,12 +1,16 @@
 """A job child for tests: python work.py FOLDER EVENTS_FD LIFELINE_FD. Real process, tiny work.
+As `python work.py nursery LINK_FD` a nursery of such children.
 
-`spec.do`: return, refuse, fall-short, crash, die-once, always-die, sleep, spawn-sleep, count (in
-steps of `spec.step_s`, keeping a checkpoint and asking whether it is paused), exhaust, abort
+`spec.do`: return, refuse, fall-short, crash, die-once, always-die, sleep, spawn-sleep, look, count
+(in steps of `spec.step_s`, keeping a checkpoint and asking whether it is paused), exhaust, abort
 """
 
+import json
 import os
+import random
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,7 +18,7 @@ from pathlib import Path
 
 from meuse.core.errors import RefusedError, invalid
 from meuse.core.ports import Paused
-from meuse.jobs import child
+from meuse.jobs import child, nursery
 from meuse.runtime import lifeline
 
 
@@ -59,6 +63,9 @@ def work(context, job):
         context.log(os.environ["OMP_WAIT_POLICY"])
     if do == "spawn-sleep":
         subprocess.Popen(["sleep", "300"])
+    if do == "look":
+        descriptors = sorted(map(int, os.listdir("/proc/self/fd")))
+        (context.folder / "seen").write_text(json.dumps([random.random(), descriptors]))
     if do == "count":
         count(context, job["spec"])
     if do == "exhaust":
@@ -73,6 +80,12 @@ def work(context, job):
     return {"answer": 42, "resumed": context.checkpoint.exists()}
 
 
-folder, events, life = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
-lifeline.watch(life, lifeline.end_now)
-sys.exit(child.main(folder, events, {"test": work}))
+def live(folder: Path, events: int, life: int) -> int:
+    lifeline.watch(life, lifeline.end_now)
+    return child.main(folder, events, {"test": work})
+
+
+if sys.argv[1] == "nursery":
+    nursery.serve(socket.socket(fileno=int(sys.argv[2])), live)
+else:
+    sys.exit(live(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])))

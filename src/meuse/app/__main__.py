@@ -6,7 +6,8 @@ import importlib
 import sys
 
 ROLES = (
-    "up", "control", "ledger", "worker", "replica", "spare", "job", "trial", "inspect", "check",
+    "up", "control", "ledger", "worker", "replica", "spare", "nursery", "job", "trial", "inspect",
+    "check",
 )  # fmt: skip
 
 

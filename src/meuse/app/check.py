@@ -15,7 +15,7 @@ from meuse.data import hosts
 from meuse.runtime import lifeline, takeover
 from meuse.settings import load
 
-PARTS = ("up", "ledger", "control", "worker", "replica", "inspect", "job")
+PARTS = ("up", "ledger", "control", "worker", "replica", "inspect", "nursery", "job")
 
 
 def main(argv: Sequence[str]) -> int:

@@ -151,6 +151,10 @@ def job(settings: Settings, folder: Path, events: int, lifeline: int) -> list[st
     ]
 
 
+def nursery(settings: Settings, link: int) -> list[str]:
+    return [*_python("nursery", settings.home), "--link", str(link)]
+
+
 def inspect(
     settings: Settings,
     path: Path,
@@ -200,6 +204,7 @@ def log_to_stderr(role: str) -> None:
         level=logging.INFO,
         stream=sys.stderr,
         format=f"%(asctime)s {role}[%(process)d] %(levelname)s %(name)s: %(message)s",
+        force=True,
     )
     for noisy in ("httpx", "httpcore", "alembic", "dbos"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

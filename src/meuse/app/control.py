@@ -44,14 +44,17 @@ from meuse.deploy.replicas import Replicas
 from meuse.deploy.served import Served
 from meuse.deploy.spares import Spares
 from meuse.deploy.upstreams import Upstreams
+from meuse.jobs import process
 from meuse.jobs.admission import Limits
+from meuse.jobs.nursery import Nursery
+from meuse.jobs.process import Start
 from meuse.jobs.queue import Config, DbosJobs
 from meuse.meter.jobs import JobJournal
 from meuse.meter.limits import spent
 from meuse.runtime import lifeline
 from meuse.runtime.processes import LocalProcesses
 from meuse.serve import snapshot
-from meuse.settings import load
+from meuse.settings import Settings, load
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.batches import SqlBatches
 from meuse.store.blobs import FolderBlobs
@@ -186,7 +189,7 @@ def main(argv: Sequence[str]) -> int:
         store=jobs,
         kinds=kinds,
         folder=settings.jobs,
-        command=lambda folder, events, life: commands.job(settings, folder, events, life),
+        start=_start_of_jobs(settings),
         database_url=settings.database("jobs"),
         config=Config(
             limits=Limits(
@@ -261,6 +264,26 @@ def main(argv: Sequence[str]) -> int:
     ).run()
     # Jobs go on after a restart: their children see the end of file and keep a checkpoint.
     os._exit(0)
+
+
+_FORKED = ("train", "compress", "evaluate", "search")
+"""Kinds of jobs that need torch: others would wait for more than they need."""
+
+
+def _start_of_jobs(settings: Settings) -> Callable[[str], Start]:
+    """How a job is started, by its kind."""
+    fresh = process.fresh(lambda *where: commands.job(settings, *where))
+    if not settings.job_nursery_s:
+        return lambda _: fresh
+    nursery = Nursery(
+        lambda link: commands.nursery(settings, link),
+        fresh,
+        settings.home / "logs" / "nursery.log",
+        settings.job_nursery_s,
+        # A question for a GPU must not make it unusable in what is forked afterwards.
+        {**process.CALM, "PYTORCH_NVML_BASED_CUDA_CHECK": "1", **os.environ},
+    )
+    return lambda kind: nursery.start if kind in _FORKED else fresh
 
 
 class _Server(uvicorn.Server):

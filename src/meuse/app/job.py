@@ -11,7 +11,7 @@ from meuse.app import commands
 from meuse.app.work import works
 from meuse.jobs import child
 from meuse.runtime import lifeline
-from meuse.settings import load
+from meuse.settings import Settings, load
 from meuse.store.blobs import FolderBlobs
 
 
@@ -19,11 +19,15 @@ def main(argv: Sequence[str]) -> int:
     options = commands.parse("job", argv, "folder", "events lifeline")
     lifeline.watch(options.lifeline, lifeline.end_now)  # before anything slow is imported
     commands.log_to_stderr("job")
-    settings = load(options.home)
+    return live(load(options.home), Path(options.folder), options.events)
+
+
+def live(settings: Settings, folder: Path, events: int) -> int:
+    """The job's exit status; in a process of its own."""
     memory = settings.job_memory_bytes or _three_quarters()
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     blobs, files = FolderBlobs(settings.blobs), FolderBlobs(settings.files)
-    return child.main(Path(options.folder), options.events, works(blobs, files))
+    return child.main(folder, events, works(blobs, files))
 
 
 def _three_quarters() -> int:

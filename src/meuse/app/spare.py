@@ -35,10 +35,8 @@ def main(argv: Sequence[str]) -> int:
         command = wait(listener)
         path.unlink(missing_ok=True)
     # As the supervisor fills it in, for a process that it has already started.
-    filled = {"sockets": options.sockets, "lifeline": options.lifeline}
-    return replica.run(
-        [part.format(**filled) if part.startswith("{") else part for part in command]
-    )
+    places = {"{sockets}": options.sockets, "{lifeline}": str(options.lifeline)}
+    return replica.run([places.get(part, part) for part in command])
 
 
 def prepare(engine: str, cores: int) -> None:

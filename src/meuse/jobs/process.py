@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, Protocol
 
 from meuse.core.clock import now_ms, to_rfc3339
 from meuse.core.errors import Code, MeuseError
@@ -28,8 +28,29 @@ from meuse.jobs.child import PAUSE
 TRIES = 4
 TERM_GRACE_S = 1.0
 
+
+class Running(Protocol):
+    """A job child, the leader of a process group of its own."""
+
+    @property
+    def pid(self) -> int | None:
+        """None for one that is still being made."""
+        ...
+
+    def poll(self) -> int | None:
+        """How it ended, as `subprocess.Popen.returncode` says it; None while it lives."""
+        ...
+
+    def wait(self) -> int:
+        """The same at its end; one that is still being made is not waited for."""
+        ...
+
+
 Command = Callable[[Path, int, int], list[str]]
 """(folder, events fd, lifeline fd) → argument list of a job child."""
+Start = Callable[[Path, int, int, IO[bytes]], Running]
+"""(folder, events fd, lifeline fd, what it prints goes to) → a child that has both descriptors.
+Raises OSError."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,14 +70,31 @@ class Stop:
         return {"paused": {}} if self.paused.is_set() else None
 
 
-_CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
+CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
 """Threads of a job sleep while they wait for each other. They spin by default: beside other work
 on the same cores a training step took two to four times as long so."""
 
 
+def fresh(command: Command) -> Start:
+    """Each child a process of its own."""
+
+    def start(folder: Path, events: int, lifeline: int, output: IO[bytes]) -> Running:
+        return subprocess.Popen(
+            command(folder, events, lifeline),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            pass_fds=(events, lifeline),
+            start_new_session=True,
+            env={**CALM, **os.environ},
+        )
+
+    return start
+
+
 def run(
     folder: Path,
-    command: Command,
+    start: Start,
     sink: EventSink,
     stop: Stop,
     idle: Callable[[], None] = lambda: None,
@@ -66,7 +104,7 @@ def run(
     (folder / PAUSE).unlink(missing_ok=True)
     how = ""
     for attempt in range(1, TRIES + 1):
-        outcome, how = _run_once(folder, command, sink, stop, idle)
+        outcome, how = _run_once(folder, start, sink, stop, idle)
         outcome = outcome or stop.outcome
         if outcome is not None:
             return outcome
@@ -83,25 +121,23 @@ def run(
 
 
 def _run_once(
-    folder: Path, command: Command, sink: EventSink, stop: Stop, idle: Callable[[], None]
+    folder: Path, start: Start, sink: EventSink, stop: Stop, idle: Callable[[], None]
 ) -> tuple[dict[str, Any] | None, str]:
     """(outcome or None, how the process ended)."""
     events_read, events_write = os.pipe()
     life_read, life_write = os.pipe()
     path, kills = folder / "log.txt", memory.kernel_kills()
-    with path.open("ab") as log:
-        start = log.tell()
-        process = subprocess.Popen(
-            command(folder, events_write, life_read),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(events_write, life_read),
-            start_new_session=True,
-            env={**_CALM, **os.environ},
-        )
-    os.close(events_write)
-    os.close(life_read)
+    try:
+        with path.open("ab") as log:
+            begin = log.tell()
+            process = start(folder, events_write, life_read, log)
+    except BaseException:
+        os.close(events_read)
+        os.close(life_write)
+        raise
+    finally:
+        os.close(events_write)
+        os.close(life_read)
     outcome: dict[str, Any] | None = None
     try:
         for kind, data in _follow(events_read, process, folder, stop, idle):
@@ -113,7 +149,7 @@ def _run_once(
         os.close(events_read)
         os.close(life_write)  # whatever happened here, the child ends
         status = process.wait()
-    if outcome is None and (error := memory.aborted(status, path, start)):
+    if outcome is None and (error := memory.aborted(status, path, begin)):
         outcome = {"error": error.to_dict()}
     return outcome, _how(status, memory.kernel_kills() > kills)
 
@@ -126,7 +162,7 @@ def _how(status: int, kernel_killed: bool) -> str:
 
 def _follow(
     fd: int,
-    process: subprocess.Popen[bytes],
+    process: Running,
     folder: Path,
     stop: Stop,
     idle: Callable[[], None],
@@ -148,6 +184,8 @@ def _follow(
                 kill_at = now + TERM_GRACE_S
                 _signal(process, signal.SIGTERM)
             if kill_at is not None and now > kill_at:
+                if process.pid is None:
+                    return  # it will end when it is born: its lifeline is closed by then
                 _signal(process, signal.SIGKILL)
             if not selector.select(0.1):
                 idle()
@@ -161,8 +199,8 @@ def _follow(
                 yield kind, body
 
 
-def _signal(process: subprocess.Popen[bytes], number: int) -> None:
-    if process.poll() is None:
+def _signal(process: Running, number: int) -> None:
+    if process.poll() is None and process.pid is not None:
         os.killpg(process.pid, number)
 
 

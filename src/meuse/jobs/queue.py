@@ -14,7 +14,7 @@ import logging
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,10 @@ class Config:
 
 
 class DbosJobs:
-    """One per control process. `launch` recovers what a predecessor left unfinished."""
+    """One per control process. `launch` recovers what a predecessor left unfinished.
+
+    `start` says by its kind how a job's child is started.
+    """
 
     def __init__(
         self,
@@ -63,14 +66,14 @@ class DbosJobs:
         store: JobStore,
         kinds: Mapping[str, JobKind],
         folder: Path,
-        command: process.Command,
+        start: Callable[[str], process.Start],
         database_url: str,
         config: Config,
     ) -> None:
         self._store = store
         self._kinds = kinds
         self._folder = folder
-        self._command = command
+        self._start_child = start
         self._config = config
         self._stops: dict[str, process.Stop] = {}
         self._reporters: dict[str, Reporter] = {}
@@ -318,7 +321,7 @@ class DbosJobs:
         fresh.replace(folder / "job.json")
         reporter = self._reporters[job.id] = Reporter(self._store, job.id)
         try:
-            return process.run(folder, self._command, reporter, stop, reporter.idle)
+            return process.run(folder, self._start_child(job.kind), reporter, stop, reporter.idle)
         finally:
             del self._reporters[job.id]
             reporter.close()
