@@ -114,6 +114,7 @@ def test_a_gguf_file_is_judged_by_its_dequantised_weights(desk: Desk, tmp_path: 
     assert any("dequantised checkpoint" in line for line in told["claims"])
 
 
+@pytest.mark.slow
 def test_a_graph_that_computes_something_else_is_refused(
     desk: Desk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -143,6 +144,7 @@ def test_a_graph_that_computes_something_else_is_refused(
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
 
 
+@pytest.mark.slow
 def test_a_line_alone_judges_nothing(desk: Desk, tmp_path: Path) -> None:
     parent = desk.add(write_gguf(tmp_path / "tiny.gguf"))
     with pytest.raises(MeuseError, match="at least 256") as caught:

@@ -61,6 +61,7 @@ def accuracy(trained: Any, found: Candidate) -> float:
     return float(np.concatenate(hits).mean())
 
 
+@pytest.mark.slow
 def test_a_taught_student_beats_an_untaught_one(classifier: Any, tmp_path: Path) -> None:
     """On the same 120 digits (mean of three seeds), and more so with rows without labels; it is
     smaller, and its file says what it is."""

@@ -35,6 +35,7 @@ def spec_of(*steps: dict[str, Any]) -> CompressSpec:
     return CompressSpec.from_dict({"model": "digits:1", "goal": {"max_drop": 0.1}, "steps": steps})
 
 
+@pytest.mark.slow
 def test_steps_of_pruning_compose_and_a_child_is_pruned_further(
     classifier: Any, tmp_path: Path
 ) -> None:

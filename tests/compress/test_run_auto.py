@@ -34,6 +34,7 @@ def zeros(file: bytes) -> float:
     return sum(int((m == 0).sum()) for m in weights) / sum(m.size for m in weights)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_pruning_is_pressed_as_far_as_the_metric_allows(
     classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

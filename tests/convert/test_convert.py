@@ -317,6 +317,7 @@ np.save(sys.argv[2], keras.ops.convert_to_numpy(model(x.astype("float32"))))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_keras_without_tensorflow(tmp_path: Path) -> None:
     """Made by Keras itself, in a process of its own: it patches torch when it is imported."""

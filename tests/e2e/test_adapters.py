@@ -20,7 +20,7 @@ from e2e.helpers import JSON, ended, get, refused, start, succeeded, until
 NAME = "e2e-adapted"
 SLOW_S = 300.0
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

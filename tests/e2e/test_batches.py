@@ -219,6 +219,7 @@ def test_a_batch_is_cancelled(client: openai.OpenAI) -> None:
     assert len(lines) == len(set(lines)) == done.request_counts.total in (0, 3000)
 
 
+@pytest.mark.slow
 def test_a_spent_budget_ends_a_batch(
     client: openai.OpenAI, admin: httpx.Client, payer: str
 ) -> None:

@@ -15,7 +15,7 @@ from e2e.helpers import get, refused, start, succeeded
 from helpers_llama import checkpoint
 
 SLOW_S = 600.0
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 TEXTS = [{"text": f"The {n}th of many lines has words of its own: {n * n}, {n}."} for n in range(9)]
 
 

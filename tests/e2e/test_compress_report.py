@@ -9,7 +9,7 @@ from e2e.conftest import Digits
 from e2e.helpers import JSON, ended, get, refused, start, succeeded, upload
 
 WAIT_S = 300.0
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PATH = "/api/models/c5r-digits/versions"
 
 

@@ -76,6 +76,7 @@ def test_it_serves(admin: httpx.Client, small: JSON, digits: Any) -> None:
     assert admin.delete("/api/deployments/c5-small").status_code in (200, 202, 204)
 
 
+@pytest.mark.slow
 def test_a_child_is_compressed_further(admin: httpx.Client, trained: JSON) -> None:
     """Zeros of the first job stay through the second."""
     prune = {"model": trained["model"], "steps": [{"method": "prune", "rate": 0.7, "epochs": 2}]}

@@ -9,6 +9,8 @@ import pytest
 
 from e2e.helpers import JSON, csv_bytes, ended, get, refused, start, succeeded, upload
 
+pytestmark = pytest.mark.slow
+
 SPACE: JSON = {
     "learning_rate": {"low": 0.0005, "high": 0.1, "log": True},
     "config.hidden": {"choices": [[16], [32, 16]]},

@@ -17,7 +17,7 @@ from e2e.helpers import JSON, csv_bytes, get, refused, start, succeeded, upload
 from serve import models
 
 WAIT_S = 300.0
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 PIXELS = [f"p{i}" for i in range(64)]
 TOLD = {"method": "distill", "alpha": 1.0, "epochs": 6, "learning_rate": 0.005}
 

@@ -101,6 +101,7 @@ def test_training_judges_on_the_test_split(cancer: Cancer, good: JSON) -> None:
     assert {"roc_auc", "log_loss", "calibration_error", "macro_f1"} <= set(first["figures"])
 
 
+@pytest.mark.slow
 def test_versions_side_by_side(cancer: Cancer, compared: JSON) -> None:
     """On the test rows that they share, with paired intervals of the differences."""
     assert (compared["split"], compared["rows"]) == ("test", 85)
@@ -163,6 +164,7 @@ def test_a_gated_alias_refuses_a_plain_move(cancer: Cancer, good: JSON, bad: JSO
     assert "gated" not in free.json()
 
 
+@pytest.mark.slow
 def test_what_was_never_judged_alike_is_told(cancer: Cancer, good: JSON) -> None:
     """Another split is other rows: the gate names the job to run. That judges both on the rows
     that neither has seen, and the gate passes."""

@@ -14,7 +14,11 @@ EXAMPLES = sorted((Path(__file__).parents[2] / "examples").glob("*.py"))
 NEEDS = {"text": Path("/usr/share/games/fortunes/law")}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [pytest.param(p, marks=[] if p.stem == "text" else pytest.mark.slow) for p in EXAMPLES],
+    ids=lambda path: path.stem,
+)
 def test_an_example_runs(platform: Platform, path: Path) -> None:
     """To its end, and it says what it made."""
     data = NEEDS.get(path.stem)

@@ -16,7 +16,7 @@ from e2e.conftest import Platform
 from e2e.helpers import get, start, succeeded, until
 from helpers_llama import chat, checkpoint, jsonl
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW_S = 240.0
 ROWS = [chat(f"What is {n}?", f"It is the number {n}.") for n in range(12)]

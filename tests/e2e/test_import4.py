@@ -20,7 +20,10 @@ from meuse.runtime import sandbox
 X, Y = load_iris(return_X_y=True)
 NAMES = np.array(["setosa", "versicolor", "virginica"])
 
-pytestmark = pytest.mark.skipif(sandbox.survey().tier < 1, reason=sandbox.survey().text)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sandbox.survey().tier < 1, reason=sandbox.survey().text),
+]
 
 
 def bring(client: httpx.Client, name: str, content: bytes, **query: Any) -> JSON:

@@ -76,6 +76,7 @@ def events(lines: Iterator[str]) -> Iterator[tuple[int, str, Any]]:
             yield number, kind, json.loads(value)
 
 
+@pytest.mark.slow
 def test_a_paused_job_ends_with_the_weights_of_one_that_was_not(admin: httpx.Client) -> None:
     """Paused in the middle and resumed, the job leaves byte for byte the same artifacts."""
     job_id = start(admin, "train", model_name="jobs4-paused", **SPEC)
@@ -171,6 +172,7 @@ def test_what_waits_knows_its_place(admin: httpx.Client, platform: Platform) -> 
         assert ended(admin, job_id)["status"] == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_failed_job_is_retried_as_the_next_attempt(
     admin: httpx.Client, platform: Platform
 ) -> None:

@@ -12,6 +12,8 @@ from e2e.conftest import Digits
 from e2e.helpers import csv_bytes, ready, refused, succeeded, upload
 from helpers_keras import layer, sequential
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_keras_model_trains_and_serves(admin: httpx.Client, digits: Digits) -> None:
     """Submit, train, deploy, predict; what is not allowed is refused at once, by its place."""

@@ -20,6 +20,8 @@ import pytest
 from e2e.conftest import Digits, Platform
 from e2e.helpers import JSON
 
+pytestmark = pytest.mark.slow
+
 PACKAGES = (
     "kserve==0.21.0",
     "cloudevents==1.12.0",

@@ -202,6 +202,7 @@ def test_one_limits_only_ones_own(
     assert get(stranger, "/api/limits")["items"] == []
 
 
+@pytest.mark.slow
 def test_jobs_stop_when_a_budget_is_spent(
     platform: Platform, admin: httpx.Client, tenant: Callable[[str], str], make: Make
 ) -> None:

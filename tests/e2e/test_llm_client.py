@@ -44,6 +44,7 @@ def asked(client: openai.OpenAI, messages: Any = SEASONS, **more: Any) -> Any:
     return client.chat.completions.create(model="e2e-chat", messages=messages, **given)
 
 
+@pytest.mark.slow
 def test_greedy_output_is_the_bare_engines_token_for_token(client: openai.OpenAI) -> None:
     """At one stream, over HTTP: each token's text and the counts, as the engine alone has them."""
     genai = pytest.importorskip("openvino_genai")

@@ -18,7 +18,7 @@ NAME = "e2e-tuned"
 ENGINE = {"cache_mb": 64, "max_sequences": 4}
 ASKED = [{"role": "user", "content": "Say: the river flows past the old town to the sea."}]
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,7 @@ def test_an_npz_upload_trains(admin: httpx.Client, others: dict[str, str]) -> No
     assert done["metrics"]["test_accuracy"] > 0.8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["linear", "mlp"])
 def test_regression_learns(admin: httpx.Client, others: dict[str, str], name: str) -> None:
     """A numeric target with many values is regressed, with either recipe."""

@@ -65,6 +65,7 @@ def health(admin: httpx.Client) -> list[list[Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_a_mixed_table_with_gaps(admin: httpx.Client, health: list[list[Any]]) -> None:
     """Words and missing numbers go in raw, at training and at serving; rows by name too."""
     spec = {"data": "train4-health", "epochs": 3, "slices": ["health"], "task": "binary"}
@@ -98,6 +99,7 @@ def test_trees_on_the_same_table(admin: httpx.Client, health: list[list[Any]]) -
     assert set(predicted(admin, name, [[None, "good", 3.0, 1]])) <= {0, 1}
 
 
+@pytest.mark.slow
 def test_dates_and_a_regression(admin: httpx.Client) -> None:
     """Carbon dioxide at Mauna Loa by week: split by time, the future is judged."""
     from statsmodels.datasets import co2
@@ -139,6 +141,7 @@ def pictures() -> tuple[bytes, list[Any], list[int]]:
     )
 
 
+@pytest.mark.slow
 def test_pictures_in_folders(
     admin: httpx.Client, pictures: tuple[bytes, list[Any], list[int]]
 ) -> None:
@@ -153,6 +156,7 @@ def test_pictures_in_folders(
     assert np.mean([str(a) == str(b) for a, b in zip(found, labels, strict=True)]) >= 0.6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FORTUNES.is_dir(), reason="the Debian package fortunes is not installed")
 def test_texts(admin: httpx.Client) -> None:
     """Sayings by their collection: words in, the collection out."""

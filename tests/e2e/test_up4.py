@@ -312,6 +312,7 @@ def test_up4_questions_that_cannot_be_answered(
     refused(answer, 400, code, field)
 
 
+@pytest.mark.slow
 def test_up4_a_version_in_use_stays(
     admin: httpx.Client, tenant: Callable[[str], httpx.Client]
 ) -> None:

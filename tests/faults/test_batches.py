@@ -11,6 +11,8 @@ import pytest
 from faults.rig import Platform, until
 from serve import models
 
+pytestmark = pytest.mark.slow
+
 LINES = 2_000
 URL = "/v1/embeddings"
 

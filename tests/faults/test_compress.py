@@ -18,7 +18,7 @@ STEPS = [
 SPEC: dict[str, Any] = {"goal": {"max_drop": 1.0}, "steps": STEPS, "sensitivity": False}
 """The parent's loop keeps a checkpoint every 50 ms (`faults.conftest.SPEC`)."""
 WAIT_S = 120.0
-pytestmark = pytest.mark.timeout(400)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 
 @pytest.fixture(scope="module")

@@ -55,6 +55,7 @@ def becomes(
     return until(there, seconds)
 
 
+@pytest.mark.slow
 def test_damaged_model(platform: Platform) -> None:
     """A deployment of a damaged model fails and says why; nothing else suffers."""
     client = platform.client()

@@ -131,6 +131,7 @@ def tree_bytes(platform: Platform) -> int:
     return sum(resident(pid) or 0 for pid in platform.pids() if command_of(pid))
 
 
+@pytest.mark.slow
 def test_memory_comes_back(platform: Platform, client: Client) -> None:
     """After 20 loads and unloads all processes together hold about what they held before."""
     names = [f"cycle{i}" for i in range(4)]
@@ -152,6 +153,7 @@ def test_memory_comes_back(platform: Platform, client: Client) -> None:
         client.undeploy(name)
 
 
+@pytest.mark.slow
 def test_least_recently_used_goes(make_platform: Callable[..., Platform]) -> None:
     """More models than fit: all answer, in turn, and the budget of memory holds."""
     budget = 120 * 1024 * 1024

@@ -21,7 +21,7 @@ SPEC: dict[str, Any] = {
 }  # fmt: skip
 ROWS = [chat(f"What is {n} and {n}?", f"It is {2 * n}.") for n in range(24)]
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module")

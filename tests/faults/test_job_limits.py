@@ -39,6 +39,7 @@ def state(client: Client, job: dict[str, Any], *wanted: str) -> dict[str, Any]:
     return until(there, 60.0, 0.05)
 
 
+@pytest.mark.slow
 def test_out_of_memory_fails_alone(platform: Platform, client: Client) -> None:
     """A job that is refused memory fails with the limit named, at once and once; its log is
     kept, nothing is registered and the platform is as it was."""

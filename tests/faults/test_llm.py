@@ -12,7 +12,7 @@ import pytest
 import helpers_llm
 from faults.rig import Platform, until
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 SLOW_S = 240.0
 ASKED: Any = [{"role": "user", "content": "Tell a long story."}]

@@ -26,6 +26,7 @@ def bytes_of(graph: openvino.Model, folder: Path) -> int:
     return (folder / "made.bin").stat().st_size
 
 
+@pytest.mark.slow
 def test_fewer_bits_are_fewer_bytes(written: Path, tmp_path: Path) -> None:
     """Of the float32 file: a half, about a quarter, and less with the inner layers at 4 bits."""
     core, whole = openvino.Core(), written.with_suffix(".bin").stat().st_size
