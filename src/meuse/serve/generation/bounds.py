@@ -43,4 +43,7 @@ def bounded(seconds: float, memory: int) -> Iterator[None]:
         armed = False
         signal.setitimer(signal.ITIMER_PROF, 0)
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+        # One that is still on its way, to another thread, is discarded by this: by default it would
+        # end the process.
+        signal.signal(signal.SIGPROF, signal.SIG_IGN)
         signal.signal(signal.SIGPROF, before)
