@@ -54,12 +54,13 @@ class World:
         self.live: dict[str, dict[str, Any]] = {}
         self.listeners: dict[str, socket.socket] = {}
         self.elastic = Elastic(folder, list, 8, {}, lambda: self.now)
+        access, plans = SqlAccess(self.database), SqlPlans(self.database)
         self.reconciler = Reconciler(
             deployments=self.deployments,
             registry=self.registry,
-            access=SqlAccess(self.database),
-            plans=SqlPlans(self.database),
-            limits=SqlLimits(self.database),
+            access=access,
+            plans=plans,
+            limits=Told(SqlLimits(self.database), access, plans, now_ms),
             replicas=Replicas(self, folder),
             elastic=self.elastic,
             canaries=Canaries(SqlRollouts(self.database), folder),

@@ -67,6 +67,8 @@ class Control:
     deployments: DeploymentStore
     limits: LimitStore
     spent: Spending
+    budgets: Callable[[], Iterable[Limit]]
+    """Every limit as hosts are told of it, and those of prepaid balances."""
     reconciler: Reconciler
     ledger: LedgerClient
     inspect: Inspect

@@ -25,9 +25,11 @@ from meuse.core.nouns.jobs import PRIORITIES as PRIORITIES
 from meuse.core.nouns.jobs import Job as Job
 from meuse.core.nouns.jobs import JobEvent as JobEvent
 from meuse.core.nouns.jobs import QueuedJob as QueuedJob
+from meuse.core.nouns.limits import COST as COST
 from meuse.core.nouns.limits import METERS as METERS
 from meuse.core.nouns.limits import Limit as Limit
 from meuse.core.nouns.limits import LimitRecord as LimitRecord
+from meuse.core.nouns.limits import PriceTable as PriceTable
 from meuse.core.nouns.limits import Spent as Spent
 from meuse.core.nouns.models import ADAPTER as ADAPTER
 from meuse.core.nouns.models import CUSTOM as CUSTOM
