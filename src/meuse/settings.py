@@ -90,6 +90,9 @@ class Settings:
     external_hosts: str = ""
     """Hosts of servers that deployments may stand in front of, as `data_allowed_hosts`; empty:
     none."""
+    webhook_hosts: str = ""
+    """Hosts that webhooks may point to although they are not https or not public, as
+    `data_allowed_hosts`. Public hosts need no entry."""
     vllm_python: str = ""
     """The interpreter of the environment that vLLM is installed in; empty: there is none."""
     replica_threads: int = 1

@@ -31,6 +31,7 @@ from meuse.api import (
     plans,
     recipes,
     reports,
+    webhooks,
 )
 from meuse.api.context import ANY, Control, error_response, requires
 from meuse.core.errors import Code, MeuseError
@@ -55,7 +56,7 @@ def make_app(control: Control) -> FastAPI:
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
         access, plans, limits, money, recipes, methods, reports, openai_files, openai_batches,
-        openai_fine_tuning,
+        openai_fine_tuning, webhooks,
     ):  # fmt: skip
         app.include_router(part.router)
 

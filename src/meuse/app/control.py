@@ -20,6 +20,7 @@ from meuse.api.bell import Bell
 from meuse.api.context import Control
 from meuse.api.ledger import LedgerClient
 from meuse.app import commands
+from meuse.app.alerter import Alerter
 from meuse.app.inspector import Inspector
 from meuse.app.kinds import kinds as job_kinds
 from meuse.app.kinds.batch import Batches
@@ -67,6 +68,7 @@ from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
 from meuse.store.rollouts import SqlRollouts
 from meuse.store.uploads import SqlUploads
+from meuse.store.webhooks import SqlWebhooks
 
 log = logging.getLogger(__name__)
 
@@ -206,7 +208,20 @@ def main(argv: Sequence[str]) -> int:
     sweeper = Sweeper(
         upload_store, jobs, datasets, blobs, files, file_blobs, uploads, settings.upload_expiry_s
     )
-    _keep_running(reconciler=reconciler.run, upstreams=upstreams.run, sweeper=sweeper.run)
+    alerter = Alerter(
+        SqlWebhooks(database),
+        sealer,
+        {(h.scheme, h.name, h.port): h.private for h in hosts.parse(settings.webhook_hosts)},
+        told.limits,
+        limits.list,
+        lambda budgets: spent(settings.limits, budgets, now_ms()),
+    )
+    _keep_running(
+        reconciler=reconciler.run,
+        upstreams=upstreams.run,
+        sweeper=sweeper.run,
+        alerter=alerter.run,
+    )
     inspector = Inspector(settings)
     app = make_app(
         Control(
@@ -220,8 +235,10 @@ def main(argv: Sequence[str]) -> int:
             kinds=kinds,
             deployments=deployments,
             limits=limits,
-            spent=lambda budgets: spent(settings.limits, budgets, now_ms()),
+            spent=alerter.spent,
             budgets=told.limits,
+            webhooks=alerter.store,
+            webhook_hosts=alerter.allowed,
             reconciler=reconciler,
             ledger=LedgerClient(sockets / "ledger.sock"),
             inspect=inspector.table,

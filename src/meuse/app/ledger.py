@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meuse.app import commands
+from meuse.app.keeper import Keeper
+from meuse.billing.budgets.told import Told
 from meuse.billing.ingest import Ingester
 from meuse.billing.server import make_app, run
 from meuse.core.clock import now_ms
@@ -16,7 +18,9 @@ from meuse.runtime import lifeline
 from meuse.settings import load
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.database import Database
+from meuse.store.limits import SqlLimits
 from meuse.store.money import MoneyStore
+from meuse.store.money_budgets import BudgetUsage
 
 
 def main(argv: Sequence[str]) -> int:
@@ -29,9 +33,21 @@ def main(argv: Sequence[str]) -> int:
     store = MoneyStore(money)
     # Read only: plans and tenants are control's to write.
     meuse = Database(settings.database("meuse"))
+    plans, access = SqlPlans(meuse), SqlAccess(meuse)
     ingester = Ingester(store, JournalReader(settings.journal))
-    app = make_app(store, ingester, SqlPlans(meuse), SqlAccess(meuse), now_ms)
+    keeper = Keeper(
+        settings.limits,
+        Told(SqlLimits(meuse), access, plans, now_ms),
+        plans,
+        lambda tenant: access.tenant(tenant).plan,
+        BudgetUsage(money),
+        lambda tenant, currency: None,
+        ingester.run_once,
+        lambda: ingester.complete_to_ms,
+    )
+    app = make_app(store, ingester, plans, access, now_ms, keeper.tell)
     stop = threading.Event()
+    threading.Thread(target=keeper.run, args=(stop,), name="keeper", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     run(
         app,

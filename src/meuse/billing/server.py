@@ -30,7 +30,7 @@ from meuse.billing.ingest import Ingester
 from meuse.billing.invoices import make_invoice, preview_plan
 from meuse.billing.ports import LedgerStore, Plans, Tenants
 from meuse.core.clock import Clock, from_rfc3339, now_ms, parse_period, to_rfc3339
-from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.errors import Code, MeuseError, invalid, not_found
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -57,10 +57,20 @@ class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
     period: str | dict[str, str]
 
 
+def _no_budget(budget: str) -> dict[str, Any]:
+    raise not_found("budget", budget)
+
+
 def make_app(
-    store: LedgerStore, ingester: Ingester, plans: Plans, access: Tenants, clock: Clock = now_ms
+    store: LedgerStore,
+    ingester: Ingester,
+    plans: Plans,
+    access: Tenants,
+    clock: Clock = now_ms,
+    budgets: Callable[[str], dict[str, Any]] = _no_budget,
 ) -> ASGIApp:
-    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`."""
+    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`,
+    `GET /budgets/{id}` (what one comes to by the records, as `budgets` tells)."""
 
     def usage(request: Request) -> Response:
         query = _query(request, _USAGE)
@@ -129,6 +139,9 @@ def make_app(
         tenant = _tenant(_query(request, {"tenant"}))
         return _text(store.get_invoice(tenant, request.path_params["id"]).body)
 
+    def one_budget(request: Request) -> Response:
+        return _json(budgets(request.path_params["id"]))
+
     def health(_request: Request) -> Response:
         complete_to = ingester.complete_to_ms
         count, newest = store.newest_alarms(_NEWEST_ALARMS)
@@ -147,6 +160,7 @@ def make_app(
             Route("/invoices", new_invoice, methods=["POST"]),
             Route("/invoices", list_invoices, methods=["GET"]),
             Route("/invoices/{id}", get_invoice, methods=["GET"]),
+            Route("/budgets/{id}", one_budget, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
         ],
         exception_handlers={

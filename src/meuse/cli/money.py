@@ -1,10 +1,10 @@
-"""The verbs of who may call and what it costs: keys, limits, usage, invoices."""
+"""The verbs of who may call and what it costs: keys, usage, invoices."""
 
 from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -79,41 +79,3 @@ def keys(
             say(f"{made['key']}\nIt is shown this once.", made, json_)
         else:
             table(client.keys(), ["id", "name", "tenant", "scopes", "expires"], json_)
-
-
-def limits(
-    requests: Annotated[int | None, typer.Option(help="Limit to so many per --per.")] = None,
-    per: Annotated[str, typer.Option(help="second, minute or hour.")] = "minute",
-    burst: Annotated[int | None, typer.Option(help="At most so many at once.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Limit to so many in flight.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Units of --meter per --period.")] = None,
-    meter: Annotated[str, typer.Option(help="requests or rows.")] = "requests",
-    period: Annotated[str, typer.Option(help="minute, day, month or total.")] = "month",
-    hard: Annotated[bool, typer.Option(help="Refuse what is beyond the budget.")] = True,
-    tenant: Annotated[str | None, typer.Option(help="Whose requests.")] = None,
-    project: Annotated[str | None, typer.Option(help="Of which project.")] = None,
-    key: Annotated[str | None, typer.Option(help="By which key (its id).")] = None,
-    model: Annotated[str | None, typer.Option(help="To which deployment.")] = None,
-    remove: Annotated[str | None, typer.Option(help="Take away the one of this id.")] = None,
-    json_: Json = False,
-) -> None:
-    """List limits and budgets; set or remove one."""
-    named = {"tenant": tenant, "project": project, "key": key, "model": model}
-    whom: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    with connect() as client:
-        if remove is not None:
-            say(f"{remove} is gone", client.remove_limit(remove), json_)
-        elif budget is not None:
-            made = client.budget(**whom, meter=meter, limit=budget, period=period, hard=hard)
-            span = "in total" if period == "total" else f"per {period}"
-            say(f"{made['id']}: {budget} {meter} {span}", made, json_)
-        elif concurrency is not None:
-            made = client.limit(**whom, concurrency=concurrency)
-            say(f"{made['id']}: {concurrency} at once", made, json_)
-        elif requests is not None:
-            made = client.limit(**whom, requests=requests, per=per, burst=burst)
-            say(f"{made['id']}: {requests} requests per {per}", made, json_)
-        else:
-            found = client.limits() + client.budgets()
-            rule = ["requests", "per", "burst", "concurrency", "limit", "meter", "period", "used"]
-            table(found, ["id", *named, *rule], json_)

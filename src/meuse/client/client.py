@@ -451,8 +451,8 @@ class Client:
         return answer
 
     def limit(self, **terms: Any) -> JSON:
-        """A new limit: any of tenant, project, key, model, and requests, per (second, minute,
-        hour), burst; or concurrency."""
+        """A new limit: any of tenant, project, key, model, and requests or tokens, per (second,
+        minute, hour), burst; or concurrency."""
         answer: JSON = self.call("POST", "/api/limits", json=terms)
         return answer
 
@@ -461,14 +461,44 @@ class Client:
         return items
 
     def budget(self, **terms: Any) -> JSON:
-        """A new budget: any of tenant, project, key, model, and meter (requests, rows), limit,
-        period (minute, day, month, total), hard."""
+        """A new budget: any of tenant, project, key, model, and meter (requests, rows, tokens,
+        …), limit, period (minute, day, month, total), hard. Of money: meter "cost", limit as
+        decimal text, currency."""
         answer: JSON = self.call("POST", "/api/budgets", json=terms)
         return answer
 
     def budgets(self) -> list[JSON]:
         """With what is used and left, and when they reset."""
         items: list[JSON] = self.call("GET", "/api/budgets")["items"]
+        return items
+
+    def recount(self, budget_id: str) -> JSON:
+        """A budget, and beside it what it comes to by the ledger's records."""
+        answer: JSON = self.call("GET", f"/api/budgets/{quote(budget_id)}/recount")
+        return answer
+
+    def webhooks(self) -> list[JSON]:
+        items: list[JSON] = self.call("GET", "/api/webhooks")["items"]
+        return items
+
+    def add_webhook(self, url: str, **more: Any) -> JSON:
+        """Tell a URL when budgets near their end; `secret` is shown this once."""
+        answer: JSON = self.call("POST", "/api/webhooks", json={"url": url, **more})
+        return answer
+
+    def remove_webhook(self, webhook_id: str) -> JSON:
+        answer: JSON = self.call("DELETE", f"/api/webhooks/{quote(webhook_id)}")
+        return answer
+
+    def test_webhook(self, webhook_id: str) -> JSON:
+        """Send it a message of the type `webhook.test`."""
+        answer: JSON = self.call("POST", f"/api/webhooks/{quote(webhook_id)}/test")
+        return answer
+
+    def deliveries(self, webhook_id: str) -> list[JSON]:
+        """What a webhook was sent, the newest first."""
+        path = f"/api/webhooks/{quote(webhook_id)}/deliveries"
+        items: list[JSON] = self.call("GET", path)["items"]
         return items
 
     def remove_limit(self, limit_id: str) -> JSON:

@@ -33,6 +33,11 @@ TOKENS = "training_tokens"
 TOKENS_KEPT = "checkpoint-tokens.json"
 TOKENS_AHEAD = 4096
 _BUSY_S = 0.005
+_COUNTED_S = 30.0
+"""How long a job waits for a budget whose counts were lost."""
+_BESIDE = {"rows": ("compute_ms",)}
+"""Meters that are used beside another one, and cannot be told before: their prices must be known,
+and what they cost counts as it goes."""
 
 
 class Budgets:
@@ -78,12 +83,17 @@ class Budgets:
             self._grant = self._reserve(self._limits, ahead)
 
     def _reserve(self, limits: Limits, amount: int) -> Grant:
+        end = time.monotonic() + _COUNTED_S
         while True:
             try:
-                return limits.admit(self._plan, {self._meter: amount})
+                needs = dict.fromkeys(_BESIDE.get(self._meter, ()), 0)
+                return limits.admit(self._plan, {self._meter: amount, **needs})
             except BusyError:
                 time.sleep(_BUSY_S)
             except MeuseError as error:
+                if error.code is Code.UNAVAILABLE and time.monotonic() < end:
+                    time.sleep(0.1)  # counted anew by the ledger, in a moment
+                    continue
                 if error.code not in (Code.BUDGET_EXCEEDED, Code.RATE_LIMITED):
                     raise
                 raise _spent(error, amount, self._meter) from None

@@ -44,6 +44,9 @@ from meuse.core.nouns.models import NewVersion as NewVersion
 from meuse.core.nouns.models import Signature as Signature
 from meuse.core.nouns.models import StoredEvaluation as StoredEvaluation
 from meuse.core.nouns.models import TensorSpec as TensorSpec
+from meuse.core.nouns.webhooks import Alert as Alert
+from meuse.core.nouns.webhooks import Delivery as Delivery
+from meuse.core.nouns.webhooks import Webhook as Webhook
 from meuse.core.nouns.who import DEFAULT_PROJECT as DEFAULT_PROJECT
 from meuse.core.nouns.who import DEFAULT_TENANT as DEFAULT_TENANT
 from meuse.core.nouns.who import SCOPES as SCOPES
