@@ -154,6 +154,6 @@ def test_which_budgets_hold_for_a_job() -> None:
     ]
     job = Job("j", Scope("t", "p"), "predict", {}, JobStatus.QUEUED, 0.0, 1, {}, None, None,
               False, 0, 0)  # fmt: skip
-    found = Found(lambda: known, Path("cells")).inputs(job, "rows", "m")["budgets"]
+    found = Found(lambda: known, Path("cells"), lambda tenant: None).inputs(job, "rows", "m")["budgets"]
     assert [limit["id"] for limit in found["limits"]] == ["tenant", "model", "project"]
     assert (found["meter"], found["cells"]) == ("rows", "cells")

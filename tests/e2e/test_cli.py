@@ -352,7 +352,7 @@ def test_limits_are_set_listed_and_removed(run: Run, platform: Platform) -> None
     assert "100 rows per day" in ok(run("limits", "--key", key, *words))
     listed = [item for item in answer(run("limits", "--json")) if item["key"] == key]
     assert [item.get("hard") for item in listed] == [None, False]
-    refused(run("limits", "--key", key, "--budget", "5", "--meter", "cost"), "field: meter")
+    refused(run("limits", "--key", key, "--budget", "5", "--meter", "cost"), "field: currency")
     for item in listed:
         assert item["id"] in ok(run("limits", "--remove", item["id"]))
     assert key not in ok(run("limits"))

@@ -103,7 +103,7 @@ def delete_webhook(parts: Parts, caller: Keys, webhook_id: str) -> dict[str, Any
 
 
 @router.post("/{webhook_id}/test", status_code=202)
-def test_webhook(parts: Parts, caller: Keys, webhook_id: str) -> JSONResponse:
+def try_webhook(parts: Parts, caller: Keys, webhook_id: str) -> JSONResponse:
     """Send it a message of the type `webhook.test`, soon; the deliveries tell what came of it."""
     webhook = _find(parts, caller, webhook_id)
     if webhook.disabled:

@@ -114,8 +114,8 @@ def remove(id: Annotated[str, typer.Argument()], json_: Json = False) -> None:
         say(f"{id} is gone", client.remove_webhook(id), json_)
 
 
-@webhooks.command()
-def test(id: Annotated[str, typer.Argument()], json_: Json = False) -> None:
+@webhooks.command("test")
+def try_(id: Annotated[str, typer.Argument()], json_: Json = False) -> None:
     """Send it a message to see whether it takes it."""
     with connect() as client:
         sent = client.test_webhook(id)
