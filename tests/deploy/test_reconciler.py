@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from meuse.billing.budgets.told import Told
+from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
     Artifact,

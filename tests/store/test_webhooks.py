@@ -67,6 +67,17 @@ def test_an_alert_is_raised_once_with_its_deliveries(store: SqlWebhooks) -> None
     assert store.raised() == {("b", "2026-11", 50), ("b", "2026-11", 80), ("b", "2026-12", 50)}
 
 
+def test_alerts_of_periods_that_ended_are_forgotten(store: SqlWebhooks) -> None:
+    """Those of a total never are: it has no other period."""
+    for period in ("2026-11-01T00:00:00.000Z", "total", "up to 77"):
+        assert store.raise_alert(alert(period=period))
+    month = 31 * 86_400_000
+    store.forget(month + 1050)
+    assert len(store.raised()) == 3
+    store.forget(month + 1051)
+    assert store.raised() == {("b", "total", 50), ("b", "up to 77", 50)}
+
+
 def test_deliveries_are_due_until_they_end(store: SqlWebhooks) -> None:
     mine = webhook("mine")
     store.add(mine, 9)

@@ -61,6 +61,7 @@ class Alerter:
                     if time.monotonic() - forgot > 3600:
                         forgot = time.monotonic()
                         self.store.forget(self.clock() - KEPT_MS)
+                        self._raised = None
                 except Exception:
                     log.exception("alerts of budgets failed")
                 time.sleep(self.every_s)

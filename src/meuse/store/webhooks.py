@@ -17,6 +17,9 @@ from meuse.store.tables import webhook as webhooks
 from meuse.store.tables import webhook_delivery as deliveries
 
 
+_MONTH_MS = 31 * 86_400_000
+
+
 class SqlWebhooks:
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -148,6 +151,10 @@ class SqlWebhooks:
         with self._database.write() as connection:
             connection.execute(
                 deliveries.delete().where(d.status != "pending", d.updated_ms < before_ms)
+            )
+            ended = alerts.c.period.like("____-__-__T%")  # the others never end
+            connection.execute(
+                alerts.delete().where(ended, alerts.c.created_ms < before_ms - _MONTH_MS)
             )
 
 

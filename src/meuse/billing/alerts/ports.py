@@ -57,5 +57,5 @@ class WebhookStore(Protocol):
         ...
 
     def forget(self, before_ms: int) -> None:
-        """Deliveries that ended before then."""
+        """Deliveries that ended before then, and alerts of periods that did."""
         ...
