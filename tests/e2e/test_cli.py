@@ -353,9 +353,17 @@ def test_limits_are_set_listed_and_removed(run: Run, platform: Platform) -> None
     listed = [item for item in answer(run("limits", "--json")) if item["key"] == key]
     assert [item.get("hard") for item in listed] == [None, False]
     refused(run("limits", "--key", key, "--budget", "5", "--meter", "cost"), "field: currency")
+    words = ("--budget", "12.50", "--meter", "cost", "--currency", "EUR", "--json")
+    listed.append(answer(run("limits", "--key", key, *words)))
+    assert "0.00 used" in ok(run("limits", "--recount", listed[-1]["id"]))
     for item in listed:
         assert item["id"] in ok(run("limits", "--remove", item["id"]))
     assert key not in ok(run("limits"))
+    hook = answer(run("webhooks", "add", "https://hooks.example.org/", "--json"))["id"]
+    assert hook in ok(run("webhooks", "list"))
+    assert hook in ok(run("webhooks", "test", hook))
+    assert "pending" in ok(run("webhooks", "deliveries", hook))
+    assert hook in ok(run("webhooks", "remove", hook))
 
 
 def test_a_home_runs_once(run: Run, platform: Platform, admin: httpx.Client, served: JSON) -> None:
