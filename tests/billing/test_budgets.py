@@ -148,15 +148,13 @@ def package(amount: str, name: str = "pack", **terms: Any) -> PlanVersion:
 
 
 def test_prices_are_told_of_the_plans_in_force(world: World) -> None:
-    """Where a budget counts money; the version that records are stamped with."""
-    world.plans.put_plan(package("5"))
-    world.plans.put_plan(package("7", name="unused"))
-    latest = world.plans.put_plan(package("6"))
-    world.access.put_tenant("acme", "pack")
-    assert world.told.prices([Limit("r", "budget", 5, meter="rows")]) == {}
-    found = world.told.prices([cost(5)])
-    assert found == {"pack:2": price_table(latest)}
-    assert found["pack:2"].prices == {"requests": {"*": str(6 * 10**15)}}
+    """Where a budget counts money; each version by itself."""
+    first = world.plans.put_plan(package("5"))
+    world.plans.put_plan(package("6"))
+    assert world.told.prices([Limit("r", "budget", 5, meter="rows")], ["pack:1"]) == {}
+    found = world.told.prices([cost(5)], ["pack:1", None, "pack:1"])
+    assert found == {"pack:1": price_table(first)}
+    assert found["pack:1"].prices == {"requests": {"*": str(5 * 10**15)}}
 
 
 def test_what_a_plan_may_owe_besides_is_set_aside(world: World) -> None:

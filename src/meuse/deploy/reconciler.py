@@ -414,9 +414,10 @@ class Reconciler:
 
     def _snapshot(self) -> Snapshot:
         limits = self._limits.limits()
+        tenants = picture.tenants(self._access, self._plans)
         return Snapshot(
             keys=picture.keys(self._access),
-            tenants=picture.tenants(self._access, self._plans),
+            tenants=tenants,
             deployments=picture.deployments(
                 self._deployments.list(None),
                 self._routes,
@@ -426,7 +427,7 @@ class Reconciler:
                 self._loras,
             ),
             limits=limits,
-            prices=self._limits.prices(limits),
+            prices=self._limits.prices(limits, [t.plan_version for t in tenants.values()]),
         )
 
     def _load(self, spec: Deployment, ref: str) -> Load:

@@ -54,13 +54,17 @@ class Told:
                 found.append(self._prepaid(tenant, plan))
         return tuple(found)
 
-    def prices(self, limits: Iterable[Limit]) -> dict[str, PriceTable]:
-        """By plan version in force; none where no budget counts money."""
+    def prices(self, limits: Iterable[Limit], plans: Iterable[str | None]) -> dict[str, PriceTable]:
+        """Of these plan versions ("basic:3"); none where no budget counts money."""
         if not any(limit.meter == COST for limit in limits):
             return {}
-        had = {tenant.plan for tenant in self._access.tenants()}
-        latest = {plan.name: plan for plan in self._plans.plans()}
-        return {plan.ref: self.table(plan) for name, plan in sorted(latest.items()) if name in had}
+        found = {}
+        for ref in sorted({ref for ref in plans if ref is not None}):
+            if ref not in self._tables:
+                name, _, version = ref.rpartition(":")
+                self.table(self._plans.plan(name, int(version)))
+            found[ref] = self._tables[ref]
+        return found
 
     def table(self, plan: PlanVersion) -> PriceTable:
         if plan.ref not in self._tables:
