@@ -16,7 +16,6 @@ from meuse.store.tables import alert as alerts
 from meuse.store.tables import webhook as webhooks
 from meuse.store.tables import webhook_delivery as deliveries
 
-
 _MONTH_MS = 31 * 86_400_000
 
 
