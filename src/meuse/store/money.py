@@ -30,13 +30,14 @@ from meuse.store.money_tables import (
     CursorState,
     Ingested,
     Invoice,
+    InvoiceBooks,
     InvoiceDraft,
     Record,
     RollupRow,
 )
+from meuse.store.turns import take_turn
 
 _DAY_MS = 86_400_000
-_LOCK = 0x6D65757365  # any number, the same everywhere: "meuse"
 
 
 _BY: dict[str, sa.ColumnElement[Any]] = {
@@ -56,8 +57,11 @@ _BY: dict[str, sa.ColumnElement[Any]] = {
 class MoneyStore:
     """Usage and invoices in one `Database` that was migrated to the branch "money"."""
 
-    def __init__(self, database: Database, clock: Clock = now_ms) -> None:
+    def __init__(
+        self, database: Database, clock: Clock = now_ms, books: InvoiceBooks | None = None
+    ) -> None:
         self._database = database
+        self._books = books
         self._clock = clock
         self._contexts: dict[tuple[Any, ...], tuple[int, int]] = {}
 
@@ -92,7 +96,7 @@ class MoneyStore:
         moved = Cursor(next_offset, state, latest)
         contexts = Contexts(self._contexts)
         with self._database.write() as connection:
-            _take_turn(connection)
+            take_turn(connection)
             move_cursor(connection, segment, offset, moved, now)
             done, raised = add_records(connection, records, contexts)
             fresh = raise_alarms(connection, (*alarms, *raised), now)
@@ -169,7 +173,7 @@ class MoneyStore:
         """
         _check_bounds(start_ms, end_ms)
         with self._database.write() as connection:
-            _take_turn(connection)
+            take_turn(connection)
             old = _same_or_overlapping(connection, tenant, start_ms, end_ms)
             if old is not None and old.status == "issued":
                 return _invoice(old), False
@@ -205,8 +209,11 @@ class MoneyStore:
             kept = connection.execute(
                 sa.select(t.invoices).where(t.invoices.c.id == row["id"])
             ).one()
+            made = _invoice(kept)
+            if draft.final and self._books is not None:
+                self._books.post_invoice(connection, made)
         tell(fresh)
-        return _invoice(kept), old is None
+        return made, old is None
 
     def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice:
         """Raises `not_found`, also for another tenant's invoice; tenant None sees all."""
@@ -242,12 +249,6 @@ class MoneyStore:
             count = connection.execute(sa.select(sa.func.count()).select_from(t.alarms))
             newest = [_alarm(row) for row in connection.execute(query)]
             return count.scalar_one(), newest
-
-
-def _take_turn(connection: sa.Connection) -> None:
-    """One writer at a time, to the end of the transaction. SQLite's BEGIN IMMEDIATE is that."""
-    if connection.dialect.name != "sqlite":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 def _check_bounds(start_ms: int, end_ms: int) -> None:

@@ -132,6 +132,13 @@ class Invoice:
     body: str
 
 
+class InvoiceBooks(Protocol):
+    """The ledger, told in the transaction in which an invoice is issued. What it raises undoes
+    all of it."""
+
+    def post_invoice(self, transaction: sa.Connection, invoice: Invoice) -> Any: ...
+
+
 metadata = sa.MetaData()
 views = sa.MetaData()
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.ledger import Entry, Grant, Leg, Posted, Wallet, fingerprint
+from meuse.core.ledger import Entry, Grant, Leg, Posted, Wallet, fingerprint, shown_reference
 
 CASH = "cash"
 """Money that came in, and goes out again when it is paid back."""
@@ -135,7 +135,7 @@ def replayed(
 
 
 def reference_taken(found: Posted, field: str = "reference") -> MeuseError:
-    shown = found.entry.reference.rpartition("/")[2]
+    shown = shown_reference(found.entry)
     return MeuseError(
         Code.CONFLICT,
         f"the reference {shown!r} is that of {found.id} ({found.entry.kind}), booked for "

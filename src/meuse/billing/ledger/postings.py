@@ -30,7 +30,7 @@ from meuse.billing.ledger.wallets import first_of
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.ids import new_id
 from meuse.core.ledger import Grant, Posted, Wallet, sums
-from meuse.core.money import micros_text, minor_micros, parse_micros, to_micros
+from meuse.core.micros import minor_micros, money_text, parse_money, to_micros
 
 
 class Line(Protocol):
@@ -112,7 +112,7 @@ def post_payment(
     Raises `not_found` for an invoice that is not booked, `invalid_field` beyond what is due,
     `conflict` for a reference of another booking.
     """
-    micros = parse_micros(amount, "amount", currency)
+    micros = parse_money(amount, "amount", currency)
     asked = {"invoice": invoice, "amount": micros, "method": method}
     name = f"payment/{invoice}/{reference}"
     found = replayed(books, tenant, name, "payment", currency, asked)
@@ -138,7 +138,7 @@ def post_repayment(
 ) -> tuple[Posted, Standing]:
     """Money went back that an invoice was paid too much (after a credit note): Dr receivable /
     Cr cash. Raises as `post_payment`, beyond what is owed back and was paid."""
-    micros = parse_micros(amount, "amount", currency)
+    micros = parse_money(amount, "amount", currency)
     asked = {"invoice": invoice, "amount": micros}
     name = f"repayment/{invoice}/{reference}"
     found = replayed(books, tenant, name, "repayment", currency, asked)
@@ -197,7 +197,7 @@ def post_void(books: Books, *, tenant: str, currency: str, invoice: str, now_ms:
         if now.paid:
             raise MeuseError(
                 Code.CONFLICT,
-                f"{micros_text(now.paid, currency)} {currency} are paid of invoice {invoice}",
+                f"{money_text(now.paid, currency)} {currency} are paid of invoice {invoice}",
                 field="invoice",
                 hint="Make a credit note, and pay back what is then owed.",
             )
@@ -316,7 +316,7 @@ def _known(books: Books, tenant: str, invoice: str) -> Standing:
 
 
 def _beyond(what: str, micros: int, most: int, why: str, currency: str) -> MeuseError:
-    shown, can = micros_text(micros, currency), micros_text(most, currency)
+    shown, can = money_text(micros, currency), money_text(most, currency)
     return invalid(
         "amount",
         f"a {what} of {shown} {currency} is more than the {can} that are {why}",
