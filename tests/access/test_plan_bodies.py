@@ -248,7 +248,7 @@ def upto(end: Any, **fields: Any) -> dict[str, Any]:
         ({"minimum": 5}, "minimum", "5"),
         ({"minimum": "5", "maximum": "4.99"}, "minimum", "more than the maximum"),
         ({"credits": {"amount": "5", "settle": "never"}}, "credits.settle", "'never'"),
-        ({"credits": {"amount": "5", "settle": "credit_only"}}, "credits.settle", "'credit_only'"),
+        ({"credits": {"amount": "-5", "settle": "credit_only"}}, "credits.amount", "'-5'"),
         ({"credits": {}}, "credits.amount", "missing"),
         ({"tax": {"name": "VAT", "percent": "200"}}, "tax.percent", "200"),
         ({"tax": "21"}, "tax", ""),

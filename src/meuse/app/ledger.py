@@ -1,4 +1,4 @@
-"""The ledger process: journal ingest, usage, rating, invoices."""
+"""The ledger process: journal ingest, usage, rating, invoices, wallets."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from pathlib import Path
 
 from meuse.app import commands
 from meuse.billing.ingest import Ingester
+from meuse.billing.ledger import chores
+from meuse.billing.ledger.bookkeeper import Bookkeeper
+from meuse.billing.ledger.routes import wallet_routes
 from meuse.billing.server import make_app, run
 from meuse.core.clock import now_ms
 from meuse.meter.segments import JournalReader
@@ -16,6 +19,7 @@ from meuse.runtime import lifeline
 from meuse.settings import load
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.database import Database
+from meuse.store.ledger import LedgerStore, SqlBooks
 from meuse.store.money import MoneyStore
 
 
@@ -26,18 +30,22 @@ def main(argv: Sequence[str]) -> int:
     settings = load(options.home)
     money = Database(settings.database("money"))
     money.migrate("money")
-    store = MoneyStore(money)
+    store = MoneyStore(money, books=Bookkeeper(SqlBooks))
+    ledger = LedgerStore(money)
     # Read only: plans and tenants are control's to write.
     meuse = Database(settings.database("meuse"))
     ingester = Ingester(store, JournalReader(settings.journal))
-    app = make_app(store, ingester, SqlPlans(meuse), SqlAccess(meuse), now_ms)
+    access = SqlAccess(meuse)
+    more = wallet_routes(ledger, access)
+    app = make_app(store, ingester, SqlPlans(meuse), access, now_ms, more)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    run(
-        app,
-        ingester,
-        Path(options.sockets) / "ledger.sock",
-        stop=stop,
-        started=lambda: lifeline.tell_ready(options.ready),
-    )
+    with chores.kept(ledger, stop):
+        run(
+            app,
+            ingester,
+            Path(options.sockets) / "ledger.sock",
+            stop=stop,
+            started=lambda: lifeline.tell_ready(options.ready),
+        )
     return 0

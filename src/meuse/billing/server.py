@@ -10,7 +10,7 @@ import gc
 import logging
 import socket as sockets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -58,9 +58,15 @@ class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def make_app(
-    store: LedgerStore, ingester: Ingester, plans: Plans, access: Tenants, clock: Clock = now_ms
+    store: LedgerStore,
+    ingester: Ingester,
+    plans: Plans,
+    access: Tenants,
+    clock: Clock = now_ms,
+    more: Sequence[Route] = (),
 ) -> ASGIApp:
-    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`."""
+    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`, and
+    `more`."""
 
     def usage(request: Request) -> Response:
         query = _query(request, _USAGE)
@@ -148,6 +154,7 @@ def make_app(
             Route("/invoices", list_invoices, methods=["GET"]),
             Route("/invoices/{id}", get_invoice, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
+            *more,
         ],
         exception_handlers={
             MeuseError: _on_meuse_error,

@@ -11,7 +11,7 @@ import sys
 
 import typer
 
-from meuse.cli import compress, finetune, learning, llm, machine, money, plans, serving
+from meuse.cli import compress, finetune, learning, llm, machine, money, plans, serving, wallets
 from meuse.core.errors import MeuseError
 
 app = typer.Typer(
@@ -34,6 +34,7 @@ for verb in VERBS:
     app.command()(verb)
 app.add_typer(machine.toolchains, name="toolchains")
 app.add_typer(plans.app, name="plans")
+app.add_typer(wallets.app, name="wallet")
 
 
 def main() -> None:

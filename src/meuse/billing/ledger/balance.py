@@ -8,7 +8,7 @@ from typing import Any
 from meuse.billing.ledger.books import LedgerBooks
 from meuse.billing.ledger.credit import State, in_order, state_of
 from meuse.core.clock import to_rfc3339
-from meuse.core.ledger import Posted, class_of, shown_reference
+from meuse.core.ledger import Grant, Posted, class_of, shown_reference
 from meuse.core.micros import money_text
 
 
@@ -26,14 +26,16 @@ class Spendable:
     invoiced_to_ms: int
 
 
-def spendable(ledger: LedgerBooks, tenant: str, currency: str, now_ms: int) -> Spendable | None:
-    """Both figures of one moment; None for a tenant without a wallet in this currency."""
-    with ledger.books() as books:
-        wallet = books.wallet(tenant, currency)
-        if wallet is None:
-            return None
-        left = state_of(books, wallet).available(now_ms)
-        return Spendable(tenant, currency, left, books.invoiced_to(tenant))
+def spendable(ledger: LedgerBooks, tenant: str | None, now_ms: int) -> list[Spendable]:
+    """Of each wallet of a tenant, or of all (None)."""
+    found = []
+    for wallet in ledger.list_wallets(tenant):
+        with ledger.glance() as books:
+            # In this order: an invoice that is issued in between is taken off twice, never not.
+            invoiced = books.invoiced_to(wallet.tenant)
+            left = state_of(books, wallet).available(now_ms)
+        found.append(Spendable(wallet.tenant, wallet.currency, left, invoiced))
+    return found
 
 
 def wallet_body(state: State, now_ms: int) -> dict[str, Any]:
@@ -54,22 +56,25 @@ def wallet_body(state: State, now_ms: int) -> dict[str, Any]:
         "expired": text(state.expired(now_ms)),
         "refunded": text(state.refunded),
         "paid_in": text(state.paid_in),
-        "grants": [
-            {
-                "id": grant.id,
-                "kind": grant.kind,
-                "amount": text(grant.amount),
-                "left": text(0 if grant.has_expired(now_ms) else state.left[grant.id]),
-                "held": text(state.held[grant.id]),
-                "priority": grant.priority,
-                "expires": None if grant.expires_ms is None else to_rfc3339(grant.expires_ms),
-                "expired": grant.has_expired(now_ms),
-                "reference": grant.reference,
-                "created": to_rfc3339(grant.created_ms),
-            }
-            for grant in in_order(state.grants)
-        ],
+        "grants": [grant_body(state, grant, now_ms) for grant in in_order(state.grants)],
         "created": to_rfc3339(wallet.created_ms),
+    }
+
+
+def grant_body(state: State, grant: Grant, now_ms: int) -> dict[str, Any]:
+    """A grant as JSON; what has expired has nothing left."""
+    currency, expired = state.wallet.currency, grant.has_expired(now_ms)
+    return {
+        "id": grant.id,
+        "kind": grant.kind,
+        "amount": money_text(grant.amount, currency),
+        "left": money_text(0 if expired else state.left[grant.id], currency),
+        "held": money_text(state.held[grant.id], currency),
+        "priority": grant.priority,
+        "expires": None if grant.expires_ms is None else to_rfc3339(grant.expires_ms),
+        "expired": expired,
+        "reference": grant.reference,
+        "created": to_rfc3339(grant.created_ms),
     }
 
 

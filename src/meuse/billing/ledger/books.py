@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from meuse.billing.ports import Alarm
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ledger import Entry, Grant, Leg, Posted, Wallet, fingerprint, shown_reference
 
@@ -113,11 +114,22 @@ class LedgerBooks(Protocol):
         """A transaction, committed at the end of the block, rolled back on an exception."""
         ...
 
+    def glance(self) -> AbstractContextManager[Books]:
+        """To look only: no turn is taken, and between two looks something may change."""
+        ...
+
     def list_wallets(self, tenant: str | None) -> Sequence[Wallet]: ...
 
     def list_entries(self, wallet: Wallet, before: int | None, limit: int) -> Sequence[Posted]:
         """Entries that moved a wallet's credit with a `seq` below `before`, newest first."""
         ...
+
+    def differences(self) -> Sequence[Mapping[str, Any]]:
+        """What should not be: entries that do not add up, sums that are not those of their legs,
+        credit below zero. Empty when all is well."""
+        ...
+
+    def raise_alarms(self, alarms: Sequence[Alarm]) -> None: ...
 
 
 def replayed(
