@@ -71,7 +71,10 @@ class SqlBooks:
         moved = [(accounts[leg.account], leg.amount) for leg in entry.legs]
         self._connection.execute(
             sa.insert(t.legs),
-            [{"entry": posted.id, "account": a, "amount": n} for a, n in moved],
+            [
+                {"entry": posted.id, "account": account, "line": line, "amount": amount}
+                for line, (account, amount) in enumerate(moved)
+            ],
         )
         cached = [{"account": a, "kind": entry.kind, "amount": n} for a, n in moved]
         upsert(self._connection, t.sums, cached, add=("amount",))
@@ -283,7 +286,7 @@ def _legs(connection: sa.Connection, ids: Sequence[str]) -> dict[str, tuple[Leg,
             sa.select(leg.entry, a.name, leg.amount)
             .join(t.accounts, a.account == leg.account)
             .where(leg.entry.in_(ids[at : at + _IDS_PER_QUERY]))
-            .order_by(leg.entry, a.account)
+            .order_by(leg.entry, leg.line)
         )
         for entry, name, amount in connection.execute(query):
             found[entry] = (*found.get(entry, ()), Leg(name, amount))

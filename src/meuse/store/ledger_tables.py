@@ -36,6 +36,7 @@ legs = sa.Table(
     metadata,
     *_texts("entry", primary_key=True),
     sa.Column("account", sa.BigInteger, primary_key=True),
+    sa.Column("line", sa.Integer),
     sa.Column("amount", sa.BigInteger),
 )
 # What the legs of entries of a kind come to on an account: derived, and checked against them.

@@ -7,8 +7,9 @@ those that go out are millionths.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol
 
@@ -92,7 +93,7 @@ def post_invoice(books: Books, issue: Issue, now_ms: int) -> Standing:
     known = replayed(books, issue.tenant, name, "invoice", issue.currency, asked)
     if known is None and len(legs_of(legs)) >= 2:
         book(books, issue, "invoice", name, issue.invoice, legs, issue.end_ms, asked)
-    _settle(books, issue, now_ms)
+        _settle(books, issue, now_ms)
     return standing(books, issue.tenant, issue.invoice)
 
 
@@ -175,7 +176,10 @@ def post_credit_note(
     name = f"credit-note/{note}"
     if replayed(books, tenant, name, "credit_note", currency, asked) is None:
         now = _known(books, tenant, invoice)
-        if not 0 < net + tax <= now.total - now.credited:
+        if net + tax <= 0:
+            shown = money_text(net + tax, currency)
+            raise invalid("amount", f"a credit note of {shown} {currency} takes nothing off")
+        if net + tax > now.total - now.credited:
             left = now.total - now.credited
             raise _beyond("credit note", net + tax, left, "left of the invoice", currency)
         legs = {REVENUE: net, TAX: tax, receivable(invoice): -net - tax}
@@ -231,8 +235,7 @@ def standing(books: Books, tenant: str, invoice: str) -> Standing:
 
 def _settle(books: Books, issue: Issue, now_ms: int) -> None:
     wallet = books.wallet(issue.tenant, issue.currency)
-    name = f"settle/{issue.invoice}"
-    if wallet is None or books.posted(issue.tenant, name) is not None:
+    if wallet is None:
         return
     due = standing(books, issue.tenant, issue.invoice).due
     taken = _credit_for(books, wallet, issue.start_ms, due)
@@ -240,6 +243,7 @@ def _settle(books: Books, issue: Issue, now_ms: int) -> None:
     if paid > 0:
         legs = {**taken, receivable(issue.invoice): -paid}
         asked = {"invoice": issue.invoice}
+        name = f"settle/{issue.invoice}"
         book(books, issue, "settle", name, issue.invoice, legs, now_ms, asked)
 
 
@@ -266,45 +270,48 @@ def _give_back(books: Books, head: Parties, invoice: str, cause: str, now_ms: in
     most = min(-now.due, now.from_wallet)
     if wallet is None or most <= 0:
         return
-    by_id = {grant.id: grant for grant in books.grants(wallet.id)}
-    legs: dict[str, int] = {receivable(invoice): most}
-    detail: dict[str, str] = {}
-    for grant_id, amount in first_of(_spent_on(books, head.tenant, invoice), most):
-        grant = by_id[grant_id]
-        target = grant_id
-        if grant.has_expired(now_ms):
-            target = detail[grant_id] = new_id("grant")
-            books.add_grant(
-                Grant(
-                    target,
-                    wallet.id,
-                    grant.kind,
-                    amount,
-                    grant.priority,
-                    None,
-                    f"{cause} of {grant_id}",
-                    now_ms,
-                )
-            )
-        legs[credit(target)] = -amount
-    more = {"instead_of": {new: old for old, new in detail.items()}}
-    name = f"return/{cause}"
+    back: Counter[str] = Counter()
+    for grant, amount in first_of(_spent_on(books, head.tenant, invoice), most):
+        back[grant] += amount
+    legs = {receivable(invoice): most}
+    for grant in books.grants(wallet.id):
+        if back[grant.id]:
+            target = _still_good(books, grant, back[grant.id], now_ms)
+            legs[credit(target)] = -back[grant.id]
     asked = {"invoice": invoice, "cause": cause}
-    book(books, head, "return", name, invoice, legs, now_ms, asked, more if detail else None)
+    book(books, head, "return", f"return/{cause}", invoice, legs, now_ms, asked)
+
+
+def _still_good(books: Books, grant: Grant, amount: int, now_ms: int) -> str:
+    """The grant, or another one like it without an end."""
+    if not grant.has_expired(now_ms):
+        return grant.id
+    anew = replace(
+        grant, id=new_id("grant"), amount=amount, expires_ms=None, created_ms=now_ms,
+        reference=f"instead of {grant.id}",
+    )  # fmt: skip
+    books.add_grant(anew)
+    return anew.id
 
 
 def _spent_on(books: Books, tenant: str, invoice: str) -> tuple[Part, ...]:
     """What of which grant an invoice has still, the last one spent first."""
-    spent: dict[str, int] = {}
+    spent: list[Part] = []
+    returned = 0
     for posted in books.about(tenant, invoice):
-        entry = posted.entry
-        instead: Mapping[str, str] = entry.detail.get("instead_of", {})
-        if entry.kind in ("settle", "return"):
+        amounts = sums(posted.entry.legs)
+        if posted.entry.kind == "settle":
             for name in ("captured", "credit"):
-                for grant, amount in parts_on(sums(entry.legs), name):
-                    old = instead.get(grant, grant)
-                    spent[old] = spent.get(old, 0) - amount
-    return tuple((grant, amount) for grant, amount in reversed(spent.items()) if amount)
+                spent += [(grant, -amount) for grant, amount in parts_on(amounts, name)]
+        if posted.entry.kind == "return":
+            returned += amounts[receivable(invoice)]
+    spent.reverse()
+    gone = dict(enumerate(amount for _, amount in first_of(tuple(spent), returned)))
+    return tuple(
+        (grant, amount - gone.get(i, 0))
+        for i, (grant, amount) in enumerate(spent)
+        if amount > gone.get(i, 0)
+    )
 
 
 def _known(books: Books, tenant: str, invoice: str) -> Standing:

@@ -65,6 +65,8 @@ def _ledger() -> None:
         sa.Column(
             "account", sa.BigInteger, sa.ForeignKey("ledger_account.account"), primary_key=True
         ),
+        # The order says which grant was spent first.
+        sa.Column("line", sa.Integer, nullable=False),
         sa.Column("amount", sa.BigInteger, nullable=False),
         sa.CheckConstraint("amount <> 0", name="ledger_leg_amount"),
     )
