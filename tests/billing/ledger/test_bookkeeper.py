@@ -1,0 +1,143 @@
+"""Invoices are booked as they are issued, from what their bodies say."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+
+import pytest
+
+from billing.make_usage import DAY, HOUR, Directory, plan, usage_record
+from meuse.billing.invoices import make_invoice
+from meuse.billing.ledger import postings, wallets
+from meuse.billing.ledger.bookkeeper import Bookkeeper, lines_of
+from meuse.billing.ledger.wallets import Terms
+from meuse.core.clock import to_rfc3339
+from meuse.core.micros import UNIT
+from meuse.core.plans import Price, Tax
+from meuse.meter.record import encode
+from meuse.store.ledger import SqlBooks
+from meuse.store.money import MoneyStore
+
+END = DAY + HOUR
+PERIOD = {"from": to_rfc3339(DAY), "to": to_rfc3339(END)}
+TAXED = plan(Price("rows", "0.0333"), tax=Tax("VAT", "21"))
+KEEPER = Bookkeeper(SqlBooks, lambda: END + HOUR)
+
+
+@dataclass(frozen=True)
+class Payment:
+    amount: str
+    adapter: str = "manual"
+    reference: str = "bank-1"
+
+
+@dataclass(frozen=True)
+class Note:
+    id: str
+    body: str
+
+
+@pytest.fixture
+def store(database):
+    return MoneyStore(database, books=KEEPER)
+
+
+def used(store, rows):
+    record = usage_record(quantities={"rows": rows})
+    batch = [(record, encode(record))]
+    store.ingest(f"h-0-1-{rows}", batch, offset=0, next_offset=1, state="closed")
+
+
+def invoice(store, *, now=END + HOUR, issue=True):
+    directory = Directory(TAXED, acme="basic")
+    made, _ = make_invoice(
+        store, directory, directory, tenant="acme", period=PERIOD, complete_to_ms=now,
+        clock=lambda: now, issue=issue,
+    )  # fmt: skip
+    return made
+
+
+def standing(ledger, made):
+    with ledger.glance() as books:
+        return postings.standing(books, "acme", made.id)
+
+
+def test_an_issued_invoice_is_in_the_books(store, ledger):
+    """10 rows at 0.0333 are 0.333, rounded to 0.33, and 0.07 of tax; drafts book nothing."""
+    used(store, 10)
+    draft = invoice(store, now=END - 1)
+    invoice(store, issue=False)
+    assert standing(ledger, draft).total == 0
+    made = invoice(store)
+    assert (made.status, made.total) == ("issued", "0.40")
+    invoice(store)
+    with ledger.glance() as books:
+        assert books.balances("acme", "EUR") == {
+            f"receivable:{made.id}": 400_000, "revenue": -333_000, "tax": -70_000,
+            "rounding": 3_000,
+        }  # fmt: skip
+        assert books.invoiced_to("acme") == END
+    assert ledger.differences() == []
+
+
+def test_the_wallet_pays_as_it_is_issued(store, ledger):
+    """In the same transaction: what is due and what is left are of one moment."""
+    used(store, 1000)
+    with ledger.books() as books:
+        wallet, _ = wallets.open_wallet(books, "acme", "EUR", DAY)
+        wallets.top_up(books, wallet, 40 * UNIT, Terms(), "a", DAY)
+    made = invoice(store)
+    assert made.total == "40.29"
+    assert (standing(ledger, made).from_wallet, standing(ledger, made).due) == (40 * UNIT, 290_000)
+
+
+def test_what_cannot_be_booked_is_not_issued(database):
+    """No number is used up and the draft stays one."""
+
+    class Failing:
+        def post_invoice(self, transaction, invoice):
+            raise RuntimeError("no books")
+
+    store = MoneyStore(database, books=Failing())
+    used(store, 10)
+    draft = invoice(store, now=END - 1)
+    with pytest.raises(RuntimeError, match="no books"):
+        invoice(store)
+    assert store.get_invoice("acme", draft.id).status == "draft"
+    assert invoice(MoneyStore(database, books=KEEPER)).number == "INV-000001"
+
+
+def test_payments_notes_and_voids_are_of_an_invoice(store, ledger, database):
+    """As their records say: adapter and reference together, lines of the note's body."""
+    used(store, 1000)
+    made = invoice(store)
+    note = {"lines": [{"kind": "usage", "amount": "33.30"}, {"kind": "tax", "amount": "6.99"}]}
+
+    def tell(call, *more):
+        with database.write() as connection:
+            return call(connection, made, *more)
+
+    paid = tell(KEEPER.post_payment, Payment("10.00"))
+    assert paid == tell(KEEPER.post_payment, Payment("10.00"))
+    assert tell(KEEPER.post_payment, Payment("10.00", "bank")).paid == 20 * UNIT
+    credited = tell(KEEPER.post_credit_note, Note("cn-1", json.dumps(note)))
+    assert (credited.credited, credited.due) == (40_290_000, -20 * UNIT)
+    with ledger.books() as books:
+        args = {"tenant": "acme", "currency": "EUR", "invoice": made.id, "now_ms": END}
+        postings.post_repayment(books, amount="20.00", reference="a", **args)
+    assert tell(KEEPER.post_void).due == 0
+    with ledger.glance() as books:
+        assert books.balances("acme", "EUR") == {}
+
+
+def test_lines_without_more_are_exact(store):
+    """Of a body of an older platform, or of a credit note."""
+    used(store, 10)
+    body = json.loads(invoice(store).body)
+    assert [(line.kind, line.exact) for line in lines_of(body)] == [
+        ("usage", Decimal("0.333")), ("tax", Decimal("0.0693")),
+    ]  # fmt: skip
+    (line,) = lines_of({"lines": [{"amount": "5.00"}]})
+    assert (line.kind, line.amount, line.exact) == ("usage", "5.00", Decimal("5.00"))
