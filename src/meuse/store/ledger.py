@@ -20,10 +20,12 @@ from meuse.core.nouns import DEFAULT_PROJECT
 from meuse.store import ledger_tables as t
 from meuse.store.database import Database, upsert
 from meuse.store.money_ingest import raise_alarms, tell, to_json
-from meuse.store.money_tables import Alarm
+from meuse.store.money_tables import Alarm, Invoice
 from meuse.store.turns import take_turn
 
 _IDS_PER_QUERY = 1_000
+NOT_ISSUED = ("draft", "void")
+"""States in which an invoice asks for nothing."""
 
 
 class SqlBooks:
@@ -174,7 +176,7 @@ class SqlBooks:
         """The end of the last period that has an issued invoice (Unix ms); 0 without one."""
         i = t.invoices.c
         query = sa.select(sa.func.max(i.period_end_ms)).where(
-            i.tenant_id == tenant, i.status.not_in(("draft", "void"))
+            i.tenant_id == tenant, i.status.not_in(NOT_ISSUED)
         )
         return self._connection.execute(query).scalar_one() or 0
 
@@ -250,6 +252,19 @@ class LedgerStore:
             where.append(e.seq < before)
         with self._database.read() as connection:
             return _entries(connection, *where, newest=limit)
+
+    def unbooked(self) -> list[Invoice]:
+        """Issued invoices that no entry is of, oldest first."""
+        i, e = t.invoices.c, t.entries.c
+        booked = sa.select(e.id).where(
+            e.tenant_id == i.tenant_id, e.subject == i.id, e.kind == "invoice"
+        )
+        query = sa.select(i.id, i.tenant_id, i.number, i.status, i.currency, i.total, i.body).where(
+            i.status.not_in(NOT_ISSUED), ~booked.exists()
+        )
+        with self._database.read() as connection:
+            rows = connection.execute(query.order_by(i.period_end_ms, i.id))
+            return [Invoice(*row) for row in rows]
 
     def differences(self) -> list[dict[str, Any]]:
         """What should not be: entries that do not add up, sums that are not those of their legs,

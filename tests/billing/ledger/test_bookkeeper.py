@@ -10,7 +10,7 @@ import pytest
 
 from billing.make_usage import DAY, HOUR, Directory, plan, usage_record
 from meuse.billing.invoices import make_invoice
-from meuse.billing.ledger import postings, wallets
+from meuse.billing.ledger import chores, postings, wallets
 from meuse.billing.ledger.bookkeeper import Bookkeeper, lines_of
 from meuse.billing.ledger.wallets import Terms
 from meuse.core.clock import to_rfc3339
@@ -107,6 +107,18 @@ def test_what_cannot_be_booked_is_not_issued(database):
         invoice(store)
     assert store.get_invoice("acme", draft.id).status == "draft"
     assert invoice(MoneyStore(database, books=KEEPER)).number == "INV-000001"
+
+
+def test_invoices_from_before_the_ledger_are_booked_later(database, ledger):
+    """Once; those that come to nothing have nothing to book."""
+    old = MoneyStore(database)
+    used(old, 10)
+    made = invoice(old)
+    assert standing(ledger, made).total == 0
+    assert chores.catch_up(ledger, END + HOUR) == 1
+    assert standing(ledger, made).due == 400_000
+    assert chores.catch_up(ledger, END + HOUR) == 0
+    assert ledger.differences() == []
 
 
 def test_payments_notes_and_voids_are_of_an_invoice(store, ledger, database):

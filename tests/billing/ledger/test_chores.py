@@ -1,4 +1,4 @@
-"""What the ledger does by itself: expiry is booked, differences are alarms."""
+"""The ledger among threads, and what it does by itself: expiry, alarms of differences."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from meuse.billing.ledger import chores, wallets
 from meuse.billing.ledger.credit import state_of
 from meuse.billing.ledger.wallets import EXPIRY_GRACE_MS, Terms
+from meuse.core.errors import Code, MeuseError
 from meuse.core.micros import UNIT
 from meuse.store.money import MoneyStore
 
@@ -48,6 +49,27 @@ def test_a_difference_is_an_alarm_once_a_day(ledger, database):
         (alarm,) = chores.check(ledger, now)
         assert (alarm.kind, alarm.detail["kept"]) == ("ledger_difference", 7)
     assert len(MoneyStore(database).alarms()) == 2
+
+
+def test_a_wallet_is_not_spent_twice_at_once(ledger):
+    """Of many holds at the same time as many are given as there is credit for."""
+    (wallet,) = filled(ledger, "acme")
+    given, refused = [], []
+
+    def work(n):
+        try:
+            with ledger.books() as books:
+                given.append(wallets.hold(books, wallet, UNIT * 3 // 10, f"h{n}", 1).id)
+        except MeuseError as error:
+            refused.append(error.code)
+
+    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert (len(given), refused) == (3, [Code.BUDGET_EXCEEDED] * 5)
+    assert ledger.differences() == []
 
 
 def test_chores_are_done_beside_the_server(ledger, caplog):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
-import sqlalchemy as sa
 
 from meuse.billing.ledger import wallets
 from meuse.billing.ledger.credit import in_order, state_of
@@ -13,8 +10,6 @@ from meuse.billing.ledger.wallets import EXPIRY_GRACE_MS, Terms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ledger import Grant
 from meuse.core.micros import MOST, UNIT
-from meuse.store.ledger import LedgerStore
-from meuse.store.money_tables import invoices
 
 EUR = UNIT
 NOW = 1_000_000
@@ -31,17 +26,6 @@ def available(books, wallet, now=NOW):
 
 def legs(posted):
     return {leg.account: leg.amount for leg in posted.entry.legs}
-
-
-def invoiced(books, end_ms):
-    """An issued invoice up to a moment."""
-    books._connection.execute(
-        sa.insert(invoices).values(
-            id=f"inv-{end_ms}", tenant_id="acme", project_id="default", number=str(end_ms),
-            status="issued", period_start_ms=0, period_end_ms=end_ms, currency="EUR", total="0",
-            body="{}", created_ms=0, updated_ms=0,
-        )
-    )  # fmt: skip
 
 
 def test_a_tenant_has_one_wallet_in_a_currency(books, wallet):
@@ -223,7 +207,7 @@ def test_what_cannot_be_paid_is_not_refunded(books, wallet):
 @pytest.mark.parametrize(
     ("kind", "account"), [("purchased", "breakage"), ("granted", "promotions")]
 )
-def test_credit_expires_by_the_clock_and_is_booked_later(books, wallet, kind, account):
+def test_credit_expires_by_the_clock_and_is_booked_later(books, wallet, invoiced, kind, account):
     """At its expiry nobody can spend it; the entry waits for the invoice, and is of the expiry."""
     grant, _ = top_up(books, wallet, 10, kind=kind, expires_ms=NOW + 5)
     assert available(books, wallet, NOW + 4) == 10 * EUR
@@ -236,7 +220,7 @@ def test_credit_expires_by_the_clock_and_is_booked_later(books, wallet, kind, ac
             wallets.refund(books, wallet, EUR, "r", NOW + 5)
     assert wallets.expire(books, wallet, NOW + 4) == []
     assert wallets.expire(books, wallet, NOW + 6) == []
-    invoiced(books, NOW + 5)
+    invoiced(NOW + 5)
     (entry,) = wallets.expire(books, wallet, NOW + 6)
     assert legs(entry) == {f"credit:{grant.id}": 10 * EUR, account: -10 * EUR}
     assert entry.entry.effective_ms == NOW + 5
@@ -249,19 +233,19 @@ def test_credit_expires_by_the_clock_and_is_booked_later(books, wallet, kind, ac
     assert gone.isdisjoint(books.balances("acme", "EUR"))
 
 
-def test_an_invoice_that_never_comes_is_not_waited_for(books, wallet):
+def test_an_invoice_that_never_comes_is_not_waited_for(books, wallet, invoiced):
     """After the grace it is booked all the same."""
     top_up(books, wallet, 10, expires_ms=NOW + 5)
-    invoiced(books, NOW + 4)
+    invoiced(NOW + 4)
     assert wallets.expire(books, wallet, NOW + 4 + EXPIRY_GRACE_MS) == []
     assert len(wallets.expire(books, wallet, NOW + 5 + EXPIRY_GRACE_MS)) == 1
 
 
-def test_what_was_held_expires_when_it_is_released(books, wallet):
+def test_what_was_held_expires_when_it_is_released(books, wallet, invoiced):
     """Held in time it can be captured later; released later it is gone too."""
     top_up(books, wallet, 10, expires_ms=NOW + 5)
     held = wallets.hold(books, wallet, 4 * EUR, "h", NOW)
-    invoiced(books, NOW + 5)
+    invoiced(NOW + 5)
     (first,) = wallets.expire(books, wallet, NOW + 5)
     wallets.capture(books, wallet, held.id, EUR, "c", NOW + 6)
     wallets.release(books, wallet, held.id, NOW + 6)
@@ -270,33 +254,3 @@ def test_what_was_held_expires_when_it_is_released(books, wallet):
     assert [sum(n for n in legs(one).values() if n > 0) for one in (first, second)] == [
         6 * EUR, 3 * EUR,
     ]  # fmt: skip
-
-
-def test_one_wallet_is_not_spent_twice_at_once(database, wallet_of_ten):
-    """Of many holds at the same time as many are given as there is credit for."""
-    ledger, wallet = wallet_of_ten
-    given, refused = [], []
-
-    def work(n):
-        try:
-            with ledger.books() as books:
-                given.append(wallets.hold(books, wallet, 3 * EUR, f"h{n}", NOW).id)
-        except MeuseError as error:
-            refused.append(error.code)
-
-    threads = [threading.Thread(target=work, args=(n,)) for n in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert (len(given), refused) == (3, [Code.BUDGET_EXCEEDED] * 5)
-    assert ledger.differences() == []
-
-
-@pytest.fixture
-def wallet_of_ten(database):
-    ledger = LedgerStore(database)
-    with ledger.books() as books:
-        wallet, _ = wallets.open_wallet(books, "acme", "EUR", NOW)
-        top_up(books, wallet, 10)
-    return ledger, wallet

@@ -13,26 +13,11 @@ from decimal import Decimal
 from typing import Any, Generic, Protocol, TypeVar
 
 from meuse.billing.ledger import postings
-from meuse.billing.ledger.books import Books
+from meuse.billing.ledger.books import Books, Invoice
 from meuse.billing.ledger.postings import Issue, Standing
 from meuse.core.clock import Clock, now_ms, parse_period
 
 T = TypeVar("T")
-
-
-class Invoice(Protocol):
-    """An issued invoice; `body` is its JSON."""
-
-    @property
-    def id(self) -> str | None: ...
-    @property
-    def number(self) -> str | None: ...
-    @property
-    def tenant(self) -> str: ...
-    @property
-    def currency(self) -> str: ...
-    @property
-    def body(self) -> str: ...
 
 
 class Payment(Protocol):
@@ -71,18 +56,7 @@ class Bookkeeper(Generic[T]):
 
     def post_invoice(self, transaction: T, invoice: Invoice) -> Standing:
         """Book it and have the tenant's wallet pay for it as far as it can."""
-        body = json.loads(invoice.body)
-        start, end = parse_period(body["period"])
-        issue = Issue(
-            str(invoice.id),
-            str(invoice.number),
-            invoice.tenant,
-            invoice.currency,
-            lines_of(body),
-            start,
-            end,
-        )
-        return postings.post_invoice(self._open(transaction), issue, self._clock())
+        return postings.post_invoice(self._open(transaction), issue_of(invoice), self._clock())
 
     def post_payment(self, transaction: T, invoice: Invoice, payment: Payment) -> Standing:
         return postings.post_payment(
@@ -115,6 +89,21 @@ class Bookkeeper(Generic[T]):
             invoice=str(invoice.id),
             now_ms=self._clock(),
         )
+
+
+def issue_of(invoice: Invoice) -> Issue:
+    """What is to be booked of an issued invoice."""
+    body = json.loads(invoice.body)
+    start, end = parse_period(body["period"])
+    return Issue(
+        str(invoice.id),
+        str(invoice.number),
+        invoice.tenant,
+        invoice.currency,
+        lines_of(body),
+        start,
+        end,
+    )
 
 
 def lines_of(body: dict[str, Any]) -> Sequence[BodyLine]:

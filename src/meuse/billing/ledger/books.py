@@ -107,6 +107,21 @@ class Parties(Protocol):
     def currency(self) -> str: ...
 
 
+class Invoice(Protocol):
+    """An issued invoice; `body` is its JSON."""
+
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def number(self) -> str | None: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def currency(self) -> str: ...
+    @property
+    def body(self) -> str: ...
+
+
 class LedgerBooks(Protocol):
     """Where `Books` come from, and what is read of the ledger without taking a turn."""
 
@@ -122,6 +137,11 @@ class LedgerBooks(Protocol):
 
     def list_entries(self, wallet: Wallet, before: int | None, limit: int) -> Sequence[Posted]:
         """Entries that moved a wallet's credit with a `seq` below `before`, newest first."""
+        ...
+
+    def unbooked(self) -> Sequence[Invoice]:
+        """Issued invoices that no entry is of: those of a platform without a ledger, and those
+        that come to nothing."""
         ...
 
     def differences(self) -> Sequence[Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""What the ledger does by itself: book credit that has expired, and check its own sums."""
+"""What the ledger does by itself: book what expired or was issued before it, check its sums."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from meuse.billing.ledger import wallets
+from meuse.billing.ledger.bookkeeper import issue_of
 from meuse.billing.ledger.books import LedgerBooks
+from meuse.billing.ledger.postings import post_invoice
 from meuse.billing.ports import Alarm
 from meuse.core.clock import Clock, day_of, now_ms
 
@@ -32,6 +34,15 @@ def expire(ledger: LedgerBooks, now_ms: int) -> int:
         with ledger.books() as books:
             made += len(wallets.expire(books, wallet, now_ms))
     return made
+
+
+def catch_up(ledger: LedgerBooks, now_ms: int) -> int:
+    """Book invoices that were issued before there was a ledger; how many there were."""
+    missing = ledger.unbooked()
+    for invoice in missing:
+        with ledger.books() as books:
+            post_invoice(books, issue_of(invoice), now_ms)
+    return len(missing)
 
 
 def check(ledger: LedgerBooks, now_ms: int) -> list[Alarm]:
@@ -58,8 +69,9 @@ def kept(
     clock: Clock = now_ms,
     interval_s: float = EXPIRY_S,
 ) -> Iterator[None]:
-    """In a thread of its own while the block runs: `expire` every `interval_s`, `check` at the
-    first turn and with each UTC day. A failure is logged, and tried again at the next turn."""
+    """In a thread of its own while the block runs: `expire` every `interval_s`, `catch_up` and
+    `check` at the first turn and with each UTC day. A failure is logged, and tried again at the
+    next turn."""
     ended = threading.Event()
 
     def work() -> None:
@@ -69,6 +81,7 @@ def kept(
             try:
                 expire(ledger, now)
                 if now // DAY_MS != checked:
+                    catch_up(ledger, now)
                     check(ledger, now)
                     checked = now // DAY_MS
             except Exception:
