@@ -119,7 +119,11 @@ class Model:
         self.refunded += cents
 
     def issue(self, name: str, cents: int, start: int) -> None:
-        bill = self.bills[name] = Bill(cents)
+        self.bills[name] = Bill(cents)
+        self.pay_from_wallet(name, start)
+
+    def pay_from_wallet(self, name: str, start: int) -> None:
+        bill = self.bills[name]
         while bill.due > 0:
             waiting = [pot for pot in self.pots if pot.captured]
             pot = next((p for p in waiting if not any(self.before(q, p) for q in waiting)), None)

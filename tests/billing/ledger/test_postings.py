@@ -158,6 +158,31 @@ def test_an_invoice_that_gives_back_takes_nothing(books, wallet):
     assert state_of(books, wallet).available(NOW) == 40 * EUR
 
 
+def test_a_wallet_that_was_filled_later_may_pay_later(books, wallet):
+    """What is still due, once per reference."""
+    issue(books, line("100.00"))
+    top_up(books, wallet, 40)
+    args = ACME | {"start_ms": START, "reference": "a"}
+    assert postings.post_wallet_payment(books, **args) == standing(100, wallet=40)
+    top_up(books, wallet, 70, "pay-2")
+    assert postings.post_wallet_payment(books, **args) == standing(100, wallet=40)
+    after = postings.post_wallet_payment(books, **args | {"reference": "b"})
+    assert after == standing(100, wallet=100)
+    postings.post_credit_note(books, note="cn-1", lines=[line("100.00")], **ACME)
+    assert state_of(books, wallet).available(NOW) == 110 * EUR
+    with pytest.raises(MeuseError) as caught:
+        postings.post_wallet_payment(books, **args | {"invoice": "inv-2"})
+    assert (caught.value.code, caught.value.field) == (Code.NOT_FOUND, "invoice")
+
+
+def test_an_invoice_beyond_all_measure_is_refused(books):
+    """The ledger keeps 64 bits: more than that is a conflict, and nothing is booked."""
+    with pytest.raises(MeuseError) as caught:
+        issue(books, line("1000000000000.01"))
+    assert (caught.value.code, caught.value.field) == (Code.CONFLICT, "period")
+    assert books.about("acme", "inv-1") == []
+
+
 @pytest.mark.parametrize(
     ("amount", "field", "told"),
     [

@@ -177,6 +177,22 @@ class Machine(RuleBasedStateMachine):
         self.done(call)
         self.model.bills[bill].paid += cents
 
+    @rule(bill=bills, days=CENTS)
+    def pay_from_wallet(self, bill: str, days: int) -> None:
+        reference, start, now = self.name("wallet"), max(self.now - days * DAY, 0), self.now
+        before = len(self.model.bills[bill].spent)
+
+        def call():
+            return postings.post_wallet_payment(
+                self.books, tenant="acme", currency="EUR", invoice=bill, start_ms=start,
+                reference=reference, now_ms=now,
+            )  # fmt: skip
+
+        call()
+        self.model.pay_from_wallet(bill, start)
+        if len(self.model.bills[bill].spent) > before:  # what paid nothing is not booked
+            self.again.append(call)
+
     @rule(bill=bills, cents=CENTS)
     def pay_back(self, bill: str, cents: int) -> None:
         reference, now = self.name("repayment"), self.now

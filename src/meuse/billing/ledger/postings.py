@@ -79,9 +79,8 @@ def post_invoice(books: Books, issue: Issue, now_ms: int) -> Standing:
     period, in the order of spending; in whole minor units. Raises `conflict` when this invoice is
     booked with other lines.
     """
-    tax = sum(to_micros(Decimal(line.amount)) for line in issue.lines if line.kind == "tax")
-    net = sum(to_micros(Decimal(line.amount)) for line in issue.lines if line.kind != "tax")
-    accrued = sum(to_micros(line.exact) for line in issue.lines if line.kind != "tax")
+    tax, net = _tax_and_net(issue.lines)
+    accrued = accruals(issue.lines) - tax
     legs = {
         receivable(issue.invoice): net + tax,
         REVENUE: -accrued,
@@ -93,8 +92,28 @@ def post_invoice(books: Books, issue: Issue, now_ms: int) -> Standing:
     known = replayed(books, issue.tenant, name, "invoice", issue.currency, asked)
     if known is None and len(legs_of(legs)) >= 2:
         book(books, issue, "invoice", name, issue.invoice, legs, issue.end_ms, asked)
-        _settle(books, issue, now_ms)
+        _settle(books, issue, issue.invoice, f"settle/{issue.invoice}", issue.start_ms, now_ms)
     return standing(books, issue.tenant, issue.invoice)
+
+
+def post_wallet_payment(
+    books: Books,
+    *,
+    tenant: str,
+    currency: str,
+    invoice: str,
+    start_ms: int,
+    reference: str,
+    now_ms: int,
+) -> Standing:
+    """Have the wallet pay for an issued invoice again, as far as it can by now: it was topped up
+    since. Once per reference; one that paid nothing is not booked. `start_ms` is the begin of the
+    invoice's period. Raises `not_found`."""
+    _known(books, tenant, invoice)
+    name = f"settle/{invoice}/{reference}"
+    if books.posted(tenant, name) is None:
+        _settle(books, _Head(tenant, currency), invoice, name, start_ms, now_ms)
+    return standing(books, tenant, invoice)
 
 
 def post_payment(
@@ -170,8 +189,7 @@ def post_credit_note(
     wallet as far as it came from there; the rest stays owed until `post_repayment`. Raises
     `not_found`, and `invalid_field` beyond what is left of the invoice.
     """
-    tax = sum(to_micros(Decimal(line.amount)) for line in lines if line.kind == "tax")
-    net = sum(to_micros(Decimal(line.amount)) for line in lines if line.kind != "tax")
+    tax, net = _tax_and_net(lines)
     asked = {"invoice": invoice, "note": note, "net": net, "tax": tax}
     name = f"credit-note/{note}"
     if replayed(books, tenant, name, "credit_note", currency, asked) is None:
@@ -233,18 +251,18 @@ def standing(books: Books, tenant: str, invoice: str) -> Standing:
     )
 
 
-def _settle(books: Books, issue: Issue, now_ms: int) -> None:
-    wallet = books.wallet(issue.tenant, issue.currency)
+def _settle(
+    books: Books, whose: Parties, invoice: str, name: str, start_ms: int, now_ms: int
+) -> None:
+    wallet = books.wallet(whose.tenant, whose.currency)
     if wallet is None:
         return
-    due = standing(books, issue.tenant, issue.invoice).due
-    taken = _credit_for(books, wallet, issue.start_ms, due)
+    due = standing(books, whose.tenant, invoice).due
+    taken = _credit_for(books, wallet, start_ms, due)
     paid = sum(taken.values())
     if paid > 0:
-        legs = {**taken, receivable(issue.invoice): -paid}
-        asked = {"invoice": issue.invoice}
-        name = f"settle/{issue.invoice}"
-        book(books, issue, "settle", name, issue.invoice, legs, now_ms, asked)
+        legs = {**taken, receivable(invoice): -paid}
+        book(books, whose, "settle", name, invoice, legs, now_ms, {"invoice": invoice})
 
 
 def _credit_for(books: Books, wallet: Wallet, start_ms: int, due: int) -> dict[str, int]:
@@ -340,5 +358,25 @@ class _Head:
 def accruals(lines: Iterable[Line]) -> int:
     """What lines come to before they are rounded, to a millionth each; tax as it is asked."""
     return sum(
-        to_micros(Decimal(line.amount) if line.kind == "tax" else line.exact) for line in lines
+        _micros(Decimal(line.amount) if line.kind == "tax" else line.exact) for line in lines
     )
+
+
+def _tax_and_net(lines: Iterable[Line]) -> tuple[int, int]:
+    """What lines of tax and all others come to, as rounded."""
+    tax = net = 0
+    for line in lines:
+        if line.kind == "tax":
+            tax += _micros(Decimal(line.amount))
+        else:
+            net += _micros(Decimal(line.amount))
+    return tax, net
+
+
+def _micros(amount: Decimal) -> int:
+    try:
+        return to_micros(amount)
+    except ArithmeticError as error:
+        raise MeuseError(
+            Code.CONFLICT, str(error), field="period", hint="Is a price of its plan too high?"
+        ) from None
