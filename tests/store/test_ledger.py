@@ -190,7 +190,7 @@ def test_differences_are_found(ledger, database):
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE ledger_sum SET amount = 6 WHERE amount = 5")
     (found,) = ledger.differences()
-    assert found == {"what": "sum", "account": 1, "kind": "payment", "legs": 5, "kept": 6}
+    assert found == {"what": "sum", "account": 1, "kind": "payment", "found": 6, "expected": 5}
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE ledger_sum SET amount = 5 WHERE amount = 6")
         connection.exec_driver_sql(

@@ -30,14 +30,14 @@ def main(argv: Sequence[str]) -> int:
     settings = load(options.home)
     money = Database(settings.database("money"))
     money.migrate("money")
-    store = MoneyStore(money, books=Bookkeeper(SqlBooks))
+    store = MoneyStore(money, books=SqlBooks)
     ledger = LedgerStore(money)
     # Read only: plans and tenants are control's to write.
     meuse = Database(settings.database("meuse"))
     ingester = Ingester(store, JournalReader(settings.journal))
     access = SqlAccess(meuse)
     more = wallet_routes(ledger, access)
-    app = make_app(store, ingester, SqlPlans(meuse), access, now_ms, more)
+    app = make_app(store, ingester, SqlPlans(meuse), access, now_ms, Bookkeeper(), more)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     with chores.kept(ledger, stop):

@@ -28,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meuse.billing.ingest import Ingester
 from meuse.billing.invoices import make_invoice, preview_plan
-from meuse.billing.ports import LedgerStore, Plans, Tenants
+from meuse.billing.ports import LedgerStore, Plans, Postings, Tenants
 from meuse.core.clock import Clock, from_rfc3339, now_ms, parse_period, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid
 
@@ -63,6 +63,7 @@ def make_app(
     plans: Plans,
     access: Tenants,
     clock: Clock = now_ms,
+    postings: Postings | None = None,
     more: Sequence[Route] = (),
 ) -> ASGIApp:
     """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`, and
@@ -105,6 +106,7 @@ def make_app(
                 unrated_as=wanted.unrated_as,
                 complete_to_ms=progress.complete_to_ms,
                 clock=clock,
+                postings=postings,
             )
             return _text(invoice.body, 201 if new else 200)
 

@@ -22,6 +22,12 @@ def to_micros(amount: Decimal) -> int:
     return micros
 
 
+def from_micros(micros: int) -> Decimal:
+    """Of the currency."""
+    with localcontext(prec=_DIGITS):
+        return Decimal(micros) / UNIT
+
+
 def minor_micros(currency: str) -> int:
     """The smallest amount that can be paid: 10,000 for EUR, 1,000,000 for JPY."""
     return UNIT // 10 ** _places(currency)

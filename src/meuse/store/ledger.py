@@ -341,7 +341,7 @@ def _unbalanced(connection: sa.Connection) -> Iterator[dict[str, Any]]:
         .having(sa.or_(n < 2, total != 0))
     )
     for entry, count, amount in connection.execute(query):
-        yield {"what": "entry", "entry": entry, "legs": count, "sum": int(amount)}
+        yield {"what": "entry", "entry": entry, "legs": count, "found": int(amount), "expected": 0}
 
 
 def _drifted(connection: sa.Connection) -> Iterator[dict[str, Any]]:
@@ -357,7 +357,8 @@ def _drifted(connection: sa.Connection) -> Iterator[dict[str, Any]]:
     for account, kind in sorted(true.keys() | kept.keys()):
         legs, cached = true.get((account, kind), 0), kept.get((account, kind), 0)
         if legs != cached:
-            yield {"what": "sum", "account": account, "kind": kind, "legs": legs, "kept": cached}
+            where = {"what": "sum", "account": account, "kind": kind}
+            yield where | {"found": cached, "expected": legs}
 
 
 def _overdrawn(connection: sa.Connection) -> Iterator[dict[str, Any]]:
@@ -370,5 +371,5 @@ def _overdrawn(connection: sa.Connection) -> Iterator[dict[str, Any]]:
         .having(sa.func.sum(leg.amount) > 0)
     )
     for tenant, currency, name, amount in connection.execute(query):
-        shown = {"tenant": tenant, "currency": currency, "account": name, "sum": int(amount)}
-        yield {"what": "overdrawn"} | shown
+        where = {"what": "overdrawn", "tenant": tenant, "currency": currency, "account": name}
+        yield where | {"found": int(amount), "expected": 0}

@@ -30,8 +30,8 @@ from meuse.store.money_tables import (
     CursorState,
     Ingested,
     Invoice,
-    InvoiceBooks,
     InvoiceDraft,
+    OpenBooks,
     Record,
     RollupRow,
 )
@@ -58,7 +58,7 @@ class MoneyStore:
     """Usage and invoices in one `Database` that was migrated to the branch "money"."""
 
     def __init__(
-        self, database: Database, clock: Clock = now_ms, books: InvoiceBooks | None = None
+        self, database: Database, clock: Clock = now_ms, books: OpenBooks | None = None
     ) -> None:
         self._database = database
         self._books = books
@@ -199,7 +199,10 @@ class MoneyStore:
                 "updated_ms": now,
             }
             head = {name: row[name] for name in ("id", "number", "status")}
-            row["body"] = _body(head, draft, created)
+            booked: Mapping[str, Any] = {}
+            if number is not None and draft.book is not None and self._books is not None:
+                booked = draft.book(self._books(connection), str(row["id"]), number)
+            row["body"] = _body(head, draft, created, booked)
             if old is None:
                 connection.execute(sa.insert(t.invoices).values(row))
             else:
@@ -209,11 +212,8 @@ class MoneyStore:
             kept = connection.execute(
                 sa.select(t.invoices).where(t.invoices.c.id == row["id"])
             ).one()
-            made = _invoice(kept)
-            if draft.final and self._books is not None:
-                self._books.post_invoice(connection, made)
         tell(fresh)
-        return made, old is None
+        return _invoice(kept), old is None
 
     def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice:
         """Raises `not_found`, also for another tenant's invoice; tenant None sees all."""
@@ -311,12 +311,14 @@ def _next_number(connection: sa.Connection) -> str:
     return f"INV-{connection.execute(statement.returning(c.last)).scalar_one():06d}"
 
 
-def _body(head: Mapping[str, Any], draft: InvoiceDraft, created: int) -> str:
-    return to_json({**head, **draft.body, "created": to_rfc3339(created)})
+def _body(
+    head: Mapping[str, Any], draft: InvoiceDraft, created: int, booked: Mapping[str, Any]
+) -> str:
+    return to_json({**head, **draft.body, **booked, "created": to_rfc3339(created)})
 
 
 def _preview(tenant: str, draft: InvoiceDraft, now: int) -> Invoice:
-    body = _body({"id": None, "number": None, "status": "draft"}, draft, now)
+    body = _body({"id": None, "number": None, "status": "draft"}, draft, now, {})
     return Invoice(None, tenant, None, "draft", draft.currency, draft.total, body)
 
 

@@ -47,7 +47,7 @@ def test_a_difference_is_an_alarm_once_a_day(ledger, database):
         connection.exec_driver_sql("UPDATE ledger_sum SET amount = 7 WHERE amount > 0")
     for now in (5, 6, 5 + chores.DAY_MS):
         (alarm,) = chores.check(ledger, now)
-        assert (alarm.kind, alarm.detail["kept"]) == ("ledger_difference", 7)
+        assert (alarm.kind, alarm.detail["found"]) == ("ledger_difference", 7)
     assert len(MoneyStore(database).alarms()) == 2
 
 

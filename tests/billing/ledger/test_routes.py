@@ -25,7 +25,7 @@ def client(database, journal):
     clock = lambda: NOW  # noqa: E731
     routes = wallet_routes(LedgerStore(database, clock), directory, clock)
     ingester = Ingester(store, JournalReader(journal))
-    app = make_app(store, ingester, directory, directory, clock, routes)
+    app = make_app(store, ingester, directory, directory, clock, more=routes)
     with TestClient(app, base_url="http://ledger") as client:
         yield client
 
