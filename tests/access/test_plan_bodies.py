@@ -271,6 +271,25 @@ def test_mistakes_are_named(body: dict[str, Any], field: str, told: str) -> None
 
 
 @pytest.mark.parametrize(
+    ("credits", "prepaid", "amount"),
+    [
+        ({"settle": "credit_only"}, True, "0"),
+        ({"amount": "5", "settle": "credit_only"}, True, "5"),
+        ({"amount": "5"}, False, "5"),
+    ],
+)
+def test_a_plan_may_be_prepaid(
+    tenancy: Tenancy, credits: dict[str, str], prepaid: bool, amount: str
+) -> None:
+    """With `credit_only` the wallet pays, and the month's own credit may be left out."""
+    tenancy.put_plan("basic", {"currency": "EUR", "prices": [], "credits": credits})
+    plan = tenancy.plans.plan("basic")
+    assert plan.credits is not None
+    assert (plan.is_prepaid, plan.credits.amount) == (prepaid, amount)
+    assert not check_plan("free", {"currency": "EUR", "prices": []}).is_prepaid
+
+
+@pytest.mark.parametrize(
     "body",
     [
         {**price(free=5), "discounts": [{"name": "a", "percent": "5"}]},
@@ -294,6 +313,8 @@ def test_mistakes_are_named(body: dict[str, Any], field: str, told: str) -> None
         {"prices": [{**ROWS, "amount": "1", "free": 5}, {**ROWS, "amount": "1", "tier": "batch"}],
          "discounts": [{"name": "a", "percent": "5", "tier": "batch"}]},
         {"minimum": "5", "maximum": "5"},
+        {"credits": {"settle": "credit_only"}},
+        {"credits": {"amount": "5", "settle": "credit_only"}},
         tiers(upto(10), upto(11), LAST),
         tiers({"up_to": None, "amount": "0"}),
     ],
