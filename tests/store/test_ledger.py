@@ -182,6 +182,17 @@ def test_entries_of_a_wallet_are_paged_from_the_newest(ledger):
     assert [p.entry.reference for p in ledger.list_entries(WALLET, page[-1].seq, 2)] == ["w1"]
 
 
+def test_a_glance_sees_one_moment(ledger):
+    """What is booked meanwhile is for the next one, and nobody waits."""
+    with ledger.glance() as before:
+        assert before.balances("acme", "EUR") == {}
+        with ledger.books() as books:
+            books.post(PAID)
+        assert before.posted("acme", "payment/1") is None
+    with ledger.glance() as after:
+        assert after.posted("acme", "payment/1") is not None
+
+
 def test_differences_are_found(ledger, database):
     """An entry that does not add up, a sum that is not its legs', credit below zero."""
     with ledger.books() as books:

@@ -229,8 +229,8 @@ class LedgerStore:
 
     @contextmanager
     def glance(self) -> Iterator[SqlBooks]:
-        """To look only: no turn is taken, and what one query sees another may see changed."""
-        with self._database.read() as connection:
+        """To look only: one moment, and no turn is taken."""
+        with self._database.snapshot() as connection:
             yield SqlBooks(connection, self._clock)
 
     def list_wallets(self, tenant: str | None) -> list[Wallet]:
@@ -269,8 +269,7 @@ class LedgerStore:
     def differences(self) -> list[dict[str, Any]]:
         """What should not be: entries that do not add up, sums that are not those of their legs,
         credit below zero. Empty when all is well."""
-        with self._database.write() as connection:
-            take_turn(connection)
+        with self._database.snapshot() as connection:
             return [*_unbalanced(connection), *_drifted(connection), *_overdrawn(connection)]
 
     def raise_alarms(self, alarms: Iterable[Alarm]) -> None:

@@ -27,13 +27,12 @@ class Spendable:
 
 
 def spendable(ledger: LedgerBooks, tenant: str | None, now_ms: int) -> list[Spendable]:
-    """Of each wallet of a tenant, or of all (None)."""
+    """Of each wallet of a tenant, or of all (None); both figures of one moment."""
     found = []
     for wallet in ledger.list_wallets(tenant):
         with ledger.glance() as books:
-            # In this order: an invoice that is issued in between is taken off twice, never not.
-            invoiced = books.invoiced_to(wallet.tenant)
             left = state_of(books, wallet).available(now_ms)
+            invoiced = books.invoiced_to(wallet.tenant)
         found.append(Spendable(wallet.tenant, wallet.currency, left, invoiced))
     return found
 
