@@ -180,6 +180,17 @@ class SqlBooks:
         )
         return self._connection.execute(query).scalar_one() or 0
 
+    def is_invoiced(self, tenant: str, moment_ms: int) -> bool:
+        """Whether it lies in a period that has an issued invoice."""
+        i = t.invoices.c
+        query = sa.select(i.id).where(
+            i.tenant_id == tenant,
+            i.period_start_ms <= moment_ms,
+            i.period_end_ms > moment_ms,
+            i.status.not_in(NOT_ISSUED),
+        )
+        return self._connection.execute(query.limit(1)).one_or_none() is not None
+
     def _next(self, column: sa.ColumnElement[int]) -> int:
         """One more than the highest: whoever posts has the turn."""
         highest = self._connection.execute(sa.select(sa.func.max(column))).scalar_one()

@@ -11,6 +11,7 @@ import pytest
 
 from billing.ledger.memory import MemoryBooks
 from meuse.billing.ledger.wallets import open_wallet
+from meuse.core.ids import new_id
 
 
 @contextmanager
@@ -40,28 +41,24 @@ def books(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.fixture
-def invoiced(books: Any) -> Callable[[int], None]:
-    """Says that all up to a moment is on an issued invoice of acme."""
-
-    def invoiced(end_ms: int) -> None:
-        if isinstance(books, MemoryBooks):
-            books.invoiced["acme"] = end_ms
-        else:
-            issue_to(books, end_ms)
-
-    return invoiced
+def invoiced(books: Any) -> Callable[[int, int], None]:
+    """Says that acme has an issued invoice of a period."""
+    return lambda start_ms, end_ms: issue(books, start_ms, end_ms)
 
 
-def issue_to(books: Any, end_ms: int) -> None:
+def issue(books: Any, start_ms: int, end_ms: int) -> None:
     """What the store of invoices does."""
+    if isinstance(books, MemoryBooks):
+        books.invoiced.setdefault("acme", []).append((start_ms, end_ms))
+        return
     import sqlalchemy as sa
 
     from meuse.store.money_tables import invoices
 
     books._connection.execute(
         sa.insert(invoices).values(
-            id=f"inv-{end_ms}", tenant_id="acme", project_id="default", number=str(end_ms),
-            status="issued", period_start_ms=0, period_end_ms=end_ms, currency="EUR", total="0",
+            id=new_id("inv"), tenant_id="acme", project_id="default", number=new_id("n"),
+            status="issued", period_start_ms=start_ms, period_end_ms=end_ms, currency="EUR", total="0",
             body="{}", created_ms=0, updated_ms=0,
         )
     )  # fmt: skip

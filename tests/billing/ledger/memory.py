@@ -12,13 +12,13 @@ from meuse.core.ledger import Entry, Grant, Posted, Wallet, class_of
 
 
 class MemoryBooks:
-    """`invoiced` is the end of the last invoiced period, by tenant."""
+    """`invoiced` are the periods that are, by tenant."""
 
     def __init__(self) -> None:
         self.entries: list[Posted] = []
         self.kept_wallets: list[Wallet] = []
         self.kept_grants: list[Grant] = []
-        self.invoiced: dict[str, int] = {}
+        self.invoiced: dict[str, list[tuple[int, int]]] = {}
 
     def post(self, entry: Entry) -> Posted:
         kept = self.posted(entry.tenant, entry.reference)
@@ -85,4 +85,7 @@ class MemoryBooks:
         ]
 
     def invoiced_to(self, tenant: str) -> int:
-        return self.invoiced.get(tenant, 0)
+        return max([end for _, end in self.invoiced.get(tenant, ())], default=0)
+
+    def is_invoiced(self, tenant: str, moment_ms: int) -> bool:
+        return any(start <= moment_ms < end for start, end in self.invoiced.get(tenant, ()))

@@ -49,7 +49,7 @@ class Model:
     put_in: int = 0
     refunded: int = 0
     lapsed: int = 0
-    invoiced_to: int = 0
+    invoiced: list[range] = field(default_factory=list)
 
     def best(self, at: int, bought_only: bool = False, last: bool = False) -> Pot | None:
         """The pot that the next cent comes from."""
@@ -150,6 +150,8 @@ class Model:
 
     def expire(self, now: int, grace: int) -> None:
         for pot in self.pots:
-            if pot.over(now) and (self.invoiced_to >= pot.expires or now >= pot.expires + grace):
+            if pot.expires is None or not pot.over(now):
+                continue
+            if now >= pot.expires + grace or any(pot.expires - 1 in one for one in self.invoiced):
                 self.lapsed += pot.left
                 pot.left = 0

@@ -219,8 +219,9 @@ def test_credit_expires_by_the_clock_and_is_booked_later(books, wallet, invoiced
         with pytest.raises(MeuseError, match=r"10\.00 expired"):
             wallets.refund(books, wallet, EUR, "r", NOW + 5)
     assert wallets.expire(books, wallet, NOW + 4) == []
+    invoiced(NOW + 5, NOW + 9)  # a later part of the month, before the earlier one
     assert wallets.expire(books, wallet, NOW + 6) == []
-    invoiced(NOW + 5)
+    invoiced(0, NOW + 5)
     (entry,) = wallets.expire(books, wallet, NOW + 6)
     assert legs(entry) == {f"credit:{grant.id}": 10 * EUR, account: -10 * EUR}
     assert entry.entry.effective_ms == NOW + 5
@@ -236,7 +237,7 @@ def test_credit_expires_by_the_clock_and_is_booked_later(books, wallet, invoiced
 def test_an_invoice_that_never_comes_is_not_waited_for(books, wallet, invoiced):
     """After the grace it is booked all the same."""
     top_up(books, wallet, 10, expires_ms=NOW + 5)
-    invoiced(NOW + 4)
+    invoiced(0, NOW + 4)
     assert wallets.expire(books, wallet, NOW + 4 + EXPIRY_GRACE_MS) == []
     assert len(wallets.expire(books, wallet, NOW + 5 + EXPIRY_GRACE_MS)) == 1
 
@@ -245,7 +246,7 @@ def test_what_was_held_expires_when_it_is_released(books, wallet, invoiced):
     """Held in time it can be captured later; released later it is gone too."""
     top_up(books, wallet, 10, expires_ms=NOW + 5)
     held = wallets.hold(books, wallet, 4 * EUR, "h", NOW)
-    invoiced(NOW + 5)
+    invoiced(0, NOW + 5)
     (first,) = wallets.expire(books, wallet, NOW + 5)
     wallets.capture(books, wallet, held.id, EUR, "c", NOW + 6)
     wallets.release(books, wallet, held.id, NOW + 6)

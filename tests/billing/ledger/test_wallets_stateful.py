@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from billing.ledger.conftest import issue_to
+from billing.ledger.conftest import issue as spans
 from billing.ledger.memory import MemoryBooks
 from billing.ledger.model import Model, Pot
 from meuse.billing.ledger import postings, wallets
@@ -152,9 +152,9 @@ class Machine(RuleBasedStateMachine):
         ]
         issue = postings.Issue(name, name, "acme", "EUR", lines, start, now)
         self.done(lambda: postings.post_invoice(self.books, issue, now))
-        if now + self.n > self.model.invoiced_to:
-            self.model.invoiced_to = now + self.n
-            invoiced(self.books, self.model.invoiced_to)
+        # Of a period that no other invoice has: the store keeps one for each.
+        spans(self.books, start, now + self.n)
+        self.model.invoiced.append(range(start, now + self.n))
         self.model.issue(name, cents + 5, start)
         self.rounding += parts
         return name
@@ -298,13 +298,6 @@ class Machine(RuleBasedStateMachine):
         for account, amount in balances.items():
             if account.startswith(("credit:", "held:", "captured:")):
                 assert amount < 0
-
-
-def invoiced(books: Any, end_ms: int) -> None:
-    if isinstance(books, MemoryBooks):
-        books.invoiced["acme"] = end_ms
-    else:
-        issue_to(books, end_ms)
 
 
 def check(opened: Callable[[], AbstractContextManager[Any]], examples: int) -> None:

@@ -97,6 +97,10 @@ class Books(Protocol):
         """The end of the last period that has an issued invoice (Unix ms); 0 without one."""
         ...
 
+    def is_invoiced(self, tenant: str, moment_ms: int) -> bool:
+        """Whether it lies in a period that has an issued invoice."""
+        ...
+
 
 class Parties(Protocol):
     """Whose entry it is, and in which currency: a wallet, or an invoice."""

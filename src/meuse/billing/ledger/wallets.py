@@ -214,13 +214,13 @@ def expire(books: Books, wallet: Wallet, now_ms: int) -> list[Posted]:
     have to pay, at most `EXPIRY_GRACE_MS`. It cannot be spent otherwise meanwhile.
     """
     state = state_of(books, wallet)
-    invoiced = books.invoiced_to(wallet.tenant)
     made = []
     for grant in in_order(state.grants):
         left, end = state.left[grant.id], grant.expires_ms
         if end is None or not left or not grant.has_expired(now_ms):
             continue
-        if invoiced < end and now_ms < end + EXPIRY_GRACE_MS:
+        # `end` itself is the first moment at which it was no more.
+        if now_ms < end + EXPIRY_GRACE_MS and not books.is_invoiced(wallet.tenant, end - 1):
             continue
         # Credit that was held comes back: a grant may expire in parts.
         before = sum(
