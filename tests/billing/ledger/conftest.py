@@ -58,8 +58,8 @@ def issue(books: Any, start_ms: int, end_ms: int) -> None:
     books._connection.execute(
         sa.insert(invoices).values(
             id=new_id("inv"), tenant_id="acme", project_id="default", number=new_id("n"),
-            status="issued", period_start_ms=start_ms, period_end_ms=end_ms, currency="EUR", total="0",
-            body="{}", created_ms=0, updated_ms=0,
+            status="issued", period_start_ms=start_ms, period_end_ms=end_ms, currency="EUR",
+            total="0", body="{}", created_ms=0, updated_ms=0,
         )
     )  # fmt: skip
 
