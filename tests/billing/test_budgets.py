@@ -18,7 +18,7 @@ from meuse.billing.budgets.prepaid import limit_of
 from meuse.billing.budgets.recount import recount, span_of, tables
 from meuse.billing.budgets.told import Told
 from meuse.billing.plans.budget import budget_price, plan_base, price_table
-from meuse.core.money import MICROS
+from meuse.core.micros import UNIT
 from meuse.core.nouns import KeyRecord, Limit, LimitRecord, Scope
 from meuse.core.plans import Credits, PlanVersion, Price, Step
 from meuse.core.prices import Prices
@@ -69,7 +69,7 @@ def test_what_is_counted_and_set_aside_pays_the_invoice(terms: PlanVersion, used
     counted = recount(limit, used, found, MONTH)
     owed = sums(invoice(used, terms)).get("usage", Decimal(0))
     assert counted.unrated == {}
-    assert owed <= Decimal(counted.used) / MICROS + plan_base(terms)
+    assert owed <= Decimal(counted.used) / UNIT + plan_base(terms)
 
 
 def test_the_base_of_a_plan_is_that_of_its_rules() -> None:

@@ -31,6 +31,7 @@ from meuse.api import (
     plans,
     recipes,
     reports,
+    wallets,
     webhooks,
 )
 from meuse.api.context import ANY, Control, error_response, requires
@@ -55,8 +56,8 @@ def make_app(control: Control) -> FastAPI:
     app.state.control = control
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
-        access, plans, limits, money, recipes, methods, reports, openai_files, openai_batches,
-        openai_fine_tuning, webhooks,
+        access, plans, limits, money, wallets, webhooks, recipes, methods, reports,
+        openai_files, openai_batches, openai_fine_tuning,
     ):  # fmt: skip
         app.include_router(part.router)
 

@@ -16,7 +16,7 @@ from meuse.api.context import Body, Control, Parts, requires
 from meuse.core.clock import now_ms, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.ids import check_name, new_id
-from meuse.core.money import micros_text
+from meuse.core.micros import money_text
 from meuse.core.nouns import COST, Deployment, Limit, LimitRecord, Principal, Scope, Spent
 from meuse.meter import terms
 
@@ -69,7 +69,7 @@ def _most(limit: Limit, spent: Spent) -> int:
 
 
 def _amount(limit: Limit, units: int) -> int | str:
-    return micros_text(units, limit.currency) if limit.meter == COST else units
+    return money_text(units, limit.currency) if limit.meter == COST else units
 
 
 def _subjects(limit: Limit) -> dict[str, str | None]:

@@ -1,4 +1,4 @@
-"""The ledger process: journal ingest, usage, rating, invoices."""
+"""The ledger process: journal ingest, usage, rating, invoices, wallets."""
 
 from __future__ import annotations
 
@@ -9,8 +9,14 @@ from pathlib import Path
 
 from meuse.app import commands
 from meuse.app.keeper import Keeper
+from meuse.billing.budgets.prepaid import Balances
+from meuse.billing.budgets.routes import budget_routes
 from meuse.billing.budgets.told import Told
 from meuse.billing.ingest import Ingester
+from meuse.billing.ledger import chores
+from meuse.billing.ledger.balance import Spendable, spendable
+from meuse.billing.ledger.bookkeeper import Bookkeeper
+from meuse.billing.ledger.routes import wallet_routes
 from meuse.billing.server import make_app, run
 from meuse.core.clock import now_ms
 from meuse.meter.segments import JournalReader
@@ -18,6 +24,7 @@ from meuse.runtime import lifeline
 from meuse.settings import load
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.database import Database
+from meuse.store.ledger import LedgerStore, SqlBooks
 from meuse.store.limits import SqlLimits
 from meuse.store.money import MoneyStore
 from meuse.store.money_budgets import BudgetUsage
@@ -30,7 +37,8 @@ def main(argv: Sequence[str]) -> int:
     settings = load(options.home)
     money = Database(settings.database("money"))
     money.migrate("money")
-    store = MoneyStore(money)
+    store = MoneyStore(money, books=SqlBooks)
+    ledger = LedgerStore(money)
     # Read only: plans and tenants are control's to write.
     meuse = Database(settings.database("meuse"))
     plans, access = SqlPlans(meuse), SqlAccess(meuse)
@@ -41,19 +49,29 @@ def main(argv: Sequence[str]) -> int:
         plans,
         lambda tenant: access.tenant(tenant).plan,
         BudgetUsage(money),
-        lambda tenant, currency: None,
+        _balances(ledger),
         ingester.run_once,
         lambda: ingester.complete_to_ms,
     )
-    app = make_app(store, ingester, plans, access, now_ms, keeper.tell)
+    more = [*wallet_routes(ledger, access), *budget_routes(keeper.tell)]
+    app = make_app(store, ingester, plans, access, now_ms, Bookkeeper(), more)
     stop = threading.Event()
     threading.Thread(target=keeper.run, args=(stop,), name="keeper", daemon=True).start()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    run(
-        app,
-        ingester,
-        Path(options.sockets) / "ledger.sock",
-        stop=stop,
-        started=lambda: lifeline.tell_ready(options.ready),
-    )
+    with chores.kept(ledger, stop):
+        run(
+            app,
+            ingester,
+            Path(options.sockets) / "ledger.sock",
+            stop=stop,
+            started=lambda: lifeline.tell_ready(options.ready),
+        )
     return 0
+
+
+def _balances(ledger: LedgerStore) -> Balances:
+    def balance(tenant: str, currency: str) -> Spendable | None:
+        found = spendable(ledger, tenant, now_ms())
+        return next((wallet for wallet in found if wallet.currency == currency), None)
+
+    return balance

@@ -19,6 +19,7 @@ from meuse.billing.ports import (
     InvoiceStore,
     LedgerStore,
     Plans,
+    Postings,
     RollupRow,
     Tenants,
 )
@@ -46,6 +47,7 @@ def make_invoice(
     issue: bool = True,
     unrated_as: str | None = None,
     clock: Clock = now_ms,
+    postings: Postings | None = None,
 ) -> tuple[Invoice, bool]:
     """(invoice, whether it is new). `period` is "2026-11" or {"from": …, "to": …}.
 
@@ -59,6 +61,9 @@ def make_invoice(
     without a price. Raises `not_found` for the tenant or that plan,
     `conflict` without plan and usage, for two currencies, and for a part of the period that is
     invoiced already, `invalid_field` for bounds inside a quarter of an hour.
+
+    With `postings` it is booked as it is issued: the tenant's wallet pays what it can, and the
+    body says how much of the total that was (`from_wallet`) and what is `due`.
     """
     start, end = parse_period(period)
     payer = tenants.tenant(tenant)
@@ -92,7 +97,8 @@ def make_invoice(
             body["unrated_as"] = remedy.ref
         body |= {"draft_because": because, "complete_to": to_rfc3339(complete_to_ms)}
         alarms = tuple(_unrated(tenant, start, end, missing) for missing in rating.unrated)
-        return InvoiceDraft(currency, body["total"], body, not because, alarms)
+        book = _booking(postings, tenant, currency, rating, (start, end), now)
+        return InvoiceDraft(currency, body["total"], body, not because, alarms, book)
 
     spans = windows(start, end, _cuts(issued))
     return store.put_invoice(tenant, start, end, build, windows=spans, keep=issue)
@@ -133,6 +139,36 @@ def preview_plan(
         "what_if": _sum(other, wanted.currency),
         "difference": amount_text(other.total - actual.total, paid_in) if same else None,
     }
+
+
+def _booking(
+    postings: Postings | None,
+    tenant: str,
+    currency: str,
+    rating: Rating,
+    period: tuple[int, int],
+    now: int,
+) -> Callable[[Any, str, str], dict[str, Any]] | None:
+    """What puts an invoice into the books, and says what a wallet has paid of it."""
+    if postings is None:
+        return None
+
+    def book(books: Any, invoice: str, number: str) -> dict[str, Any]:
+        paid = postings.post_invoice(
+            books,
+            invoice=invoice,
+            number=number,
+            tenant=tenant,
+            currency=currency,
+            lines=rating.lines,
+            start_ms=period[0],
+            end_ms=period[1],
+            now_ms=now,
+        )
+        due = amount_text(rating.total - paid, currency)
+        return {"from_wallet": amount_text(paid, currency), "due": due}
+
+    return book
 
 
 def _draft_because(now: int, end: int, complete_to: int, rating: Rating) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 from meuse.core.nouns import DEFAULT_TENANT, PlanVersion, Tenant
@@ -100,13 +101,18 @@ class RollupRow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InvoiceDraft:
-    """What an invoice says; `final` issues it. The store adds id, number, status, created."""
+    """What an invoice says; `final` issues it. The store adds id, number, status, created.
+
+    `book` puts it into the ledger in the transaction that issues it, given the books, its id and
+    its number; what it returns is a part of the body.
+    """
 
     currency: str
     total: str
     body: dict[str, Any]
     final: bool
     alarms: tuple[Alarm, ...] = field(default=())
+    book: Callable[[Any, str, str], Mapping[str, Any]] | None = None
 
 
 class Invoice(Protocol):
@@ -141,6 +147,28 @@ class InvoiceStore(Protocol):
     def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice: ...
 
     def list_invoices(self, tenant: str | None) -> Sequence[Invoice]: ...
+
+
+class Postings(Protocol):
+    """What is booked in the ledger of invoices: `books` is the ledger inside the transaction
+    that keeps the thing, so that neither is without the other. `lines` have kind, amount and
+    exact."""
+
+    def post_invoice(
+        self,
+        books: Any,
+        *,
+        invoice: str,
+        number: str,
+        tenant: str,
+        currency: str,
+        lines: Sequence[Any],
+        start_ms: int,
+        end_ms: int,
+        now_ms: int,
+    ) -> Decimal:
+        """What a wallet paid of it."""
+        ...
 
 
 class LedgerStore(InvoiceStore, Protocol):

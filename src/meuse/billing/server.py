@@ -10,7 +10,7 @@ import gc
 import logging
 import socket as sockets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -28,9 +28,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meuse.billing.ingest import Ingester
 from meuse.billing.invoices import make_invoice, preview_plan
-from meuse.billing.ports import LedgerStore, Plans, Tenants
+from meuse.billing.ports import LedgerStore, Plans, Postings, Tenants
 from meuse.core.clock import Clock, from_rfc3339, now_ms, parse_period, to_rfc3339
-from meuse.core.errors import Code, MeuseError, invalid, not_found
+from meuse.core.errors import Code, MeuseError, invalid
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -57,20 +57,17 @@ class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
     period: str | dict[str, str]
 
 
-def _no_budget(budget: str) -> dict[str, Any]:
-    raise not_found("budget", budget)
-
-
 def make_app(
     store: LedgerStore,
     ingester: Ingester,
     plans: Plans,
     access: Tenants,
     clock: Clock = now_ms,
-    budgets: Callable[[str], dict[str, Any]] = _no_budget,
+    postings: Postings | None = None,
+    more: Sequence[Route] = (),
 ) -> ASGIApp:
-    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`,
-    `GET /budgets/{id}` (what one comes to by the records, as `budgets` tells)."""
+    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`, and
+    `more`."""
 
     def usage(request: Request) -> Response:
         query = _query(request, _USAGE)
@@ -109,6 +106,7 @@ def make_app(
                 unrated_as=wanted.unrated_as,
                 complete_to_ms=progress.complete_to_ms,
                 clock=clock,
+                postings=postings,
             )
             return _text(invoice.body, 201 if new else 200)
 
@@ -139,9 +137,6 @@ def make_app(
         tenant = _tenant(_query(request, {"tenant"}))
         return _text(store.get_invoice(tenant, request.path_params["id"]).body)
 
-    def one_budget(request: Request) -> Response:
-        return _json(budgets(request.path_params["id"]))
-
     def health(_request: Request) -> Response:
         complete_to = ingester.complete_to_ms
         count, newest = store.newest_alarms(_NEWEST_ALARMS)
@@ -160,8 +155,8 @@ def make_app(
             Route("/invoices", new_invoice, methods=["POST"]),
             Route("/invoices", list_invoices, methods=["GET"]),
             Route("/invoices/{id}", get_invoice, methods=["GET"]),
-            Route("/budgets/{id}", one_budget, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
+            *more,
         ],
         exception_handlers={
             MeuseError: _on_meuse_error,

@@ -11,7 +11,18 @@ import sys
 
 import typer
 
-from meuse.cli import compress, finetune, learning, limits, llm, machine, money, plans, serving
+from meuse.cli import (
+    compress,
+    finetune,
+    learning,
+    limits,
+    llm,
+    machine,
+    money,
+    plans,
+    serving,
+    wallets,
+)
 from meuse.core.errors import MeuseError
 
 app = typer.Typer(
@@ -35,6 +46,7 @@ for verb in VERBS:
 app.add_typer(machine.toolchains, name="toolchains")
 app.add_typer(plans.app, name="plans")
 app.add_typer(limits.webhooks, name="webhooks")
+app.add_typer(wallets.app, name="wallet")
 
 
 def main() -> None:

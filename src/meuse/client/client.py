@@ -11,12 +11,13 @@ from urllib.parse import quote
 
 import httpx
 
+from meuse.client.wallets import WalletCalls
 from meuse.core.errors import Code, MeuseError, invalid
 
 JSON = dict[str, Any]
 
 
-class Client:
+class Client(WalletCalls):
     """`Client("http://127.0.0.1:8080", key)`. Every failure is a `MeuseError`.
 
     Usable as a context manager. Thread-safe, as its connection pool is.

@@ -120,3 +120,14 @@ def sums(legs: tuple[Leg, ...]) -> dict[str, int]:
 def class_of(account: str) -> str:
     """The kind of an account: `credit` of `credit:grant-018…`."""
     return account.partition(":")[0]
+
+
+def own_reference(wallet: Wallet, reference: str) -> str:
+    """A caller's reference, apart from those that the ledger makes and those of other wallets."""
+    return f"{wallet.id}/{reference}"
+
+
+def shown_reference(entry: Entry) -> str:
+    """As the caller gave it."""
+    head, _, own = entry.reference.partition("/")
+    return own if head.startswith("wallet-") else entry.reference

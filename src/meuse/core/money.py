@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from decimal import ROUND_HALF_EVEN, Decimal, localcontext
+from decimal import ROUND_HALF_EVEN, Decimal
 
 from meuse.core.errors import invalid
 
@@ -47,59 +47,3 @@ def round_money(amount: Decimal, currency: str) -> Decimal:
     """Round half-even to the currency's minor unit: `0.125` EUR → `0.12`."""
     quantum = Decimal(1).scaleb(-_MINOR_UNITS.get(currency, 2))
     return amount.quantize(quantum, rounding=ROUND_HALF_EVEN)
-
-
-# --- integers of a millionth of the currency: what the ledger keeps ---
-
-MICROS = 1_000_000
-MOST_MICROS = 10**18
-"""A million millions of the currency: sums of some of these fit 64 bits."""
-_DIGITS = 120
-
-
-def to_micros(amount: Decimal) -> int:
-    """Rounded half-even to a millionth: `0.0000005` → 0. Raises ArithmeticError beyond 64 bits."""
-    with localcontext(prec=_DIGITS):
-        micros = int((amount * MICROS).quantize(Decimal(1), rounding=ROUND_HALF_EVEN))
-    if abs(micros) > MOST_MICROS:
-        raise ArithmeticError(f"{amount} is more than the ledger can hold")
-    return micros
-
-
-def from_micros(micros: int) -> Decimal:
-    with localcontext(prec=_DIGITS):
-        return Decimal(micros) / MICROS
-
-
-def minor_micros(currency: str) -> int:
-    """What the smallest amount that can be paid has: 10,000 of EUR, 1,000,000 of JPY."""
-    return MICROS // 10 ** _MINOR_UNITS.get(currency, 2)
-
-
-def micros_text(micros: int, currency: str) -> str:
-    """`40000000`, EUR → `"40.00"`; more places only where there is something in them."""
-    places = _MINOR_UNITS.get(currency, 2)
-    whole, rest = divmod(abs(micros), MICROS)
-    digits = f"{rest:06d}".rstrip("0").ljust(places, "0")
-    return f"{'-' if micros < 0 else ''}{whole}" + (f".{digits}" if digits else "")
-
-
-def parse_micros(text: object, field: str, currency: str) -> int:
-    """Decimal text of an amount above zero that can be paid in this currency."""
-    amount = parse_amount(text, field)
-    with localcontext(prec=_DIGITS):
-        micros = amount * MICROS
-    minor = minor_micros(currency)
-    if not micros:
-        raise invalid(field, f"{text!r} is nothing", "Use an amount above zero.")
-    if micros > MOST_MICROS:
-        most = micros_text(MOST_MICROS, currency)
-        raise invalid(field, f"{text!r} is too much", f"Use at most {most}.")
-    if micros % minor:
-        least = micros_text(minor, currency)
-        raise invalid(
-            field,
-            f"{text!r} cannot be paid in {currency}",
-            f"Use a multiple of {least} {currency}.",
-        )
-    return int(micros)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 ANY = "*"
 SCHEMES = ("unit", "graduated", "volume", "package")
 STACKING = ("stack", "best_of", "precedence")
+SETTLE = ("credit_then_invoice", "credit_only")
 TIERS = ("standard", "batch", "internal")
 """The tiers of usage: asked for and answered at once, in idle capacity, by the platform itself."""
 
@@ -88,10 +89,11 @@ class Discount:
 class Credits:
     """`amount` that a period is credited with, to be used in it.
 
-    `settle` says what becomes of the rest: `credit_then_invoice`, it is invoiced.
+    `settle` says what becomes of the rest: `credit_then_invoice`, it is invoiced; `credit_only`,
+    there is none: what the tenant's wallet cannot pay for is not served.
     """
 
-    amount: str
+    amount: str = "0"
     settle: str = "credit_then_invoice"
 
 
@@ -124,6 +126,11 @@ class PlanVersion:
     @property
     def ref(self) -> str:
         return f"{self.name}:{self.version}"
+
+    @property
+    def is_prepaid(self) -> bool:
+        """Whether usage is served only while there is credit for it."""
+        return self.credits is not None and self.credits.settle == "credit_only"
 
 
 def price_body(price: Price) -> dict[str, Any]:

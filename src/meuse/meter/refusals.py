@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import Code, MeuseError
-from meuse.core.money import micros_text
+from meuse.core.micros import money_text
 from meuse.core.nouns import COST, Limit
 from meuse.core.periods import SECOND_US, end_us
 
@@ -81,7 +81,7 @@ def uncounted(limit: Limit) -> MeuseError:
 def amount(limit: Limit, units: int) -> str:
     """Units of a budget as text: of money in its currency."""
     if limit.meter == COST:
-        return f"{micros_text(units, limit.currency)} {limit.currency}"
+        return f"{money_text(units, limit.currency)} {limit.currency}"
     return str(units)
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from meuse.core.errors import invalid
 from meuse.core.fields import choice, integer, known
-from meuse.core.money import MICROS, check_currency, micros_text, parse_amount
+from meuse.core.micros import UNIT, money_text
+from meuse.core.money import check_currency, parse_amount
 from meuse.core.nouns import COST, METERS
 from meuse.core.periods import PERIODS, RATE_US
 from meuse.meter.checks import TOKENS
@@ -74,11 +75,11 @@ def parse_budget(body: Mapping[str, Any]) -> dict[str, Any]:
 
 def _micros(limit: object, currency: str) -> int:
     amount = parse_amount(limit, "limit")
-    if amount > MOST // MICROS:
-        most = micros_text(MOST, currency)
+    if amount > MOST // UNIT:
+        most = money_text(MOST, currency)
         raise invalid("limit", f"{limit!r} is too much", f"Use at most {most} {currency}.")
-    micros = int(amount * MICROS)
-    if micros != amount * MICROS:
+    micros = int(amount * UNIT)
+    if micros != amount * UNIT:
         raise invalid("limit", f"{limit!r} is finer than what is counted", "Use six decimals.")
     return micros
 

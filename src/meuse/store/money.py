@@ -31,12 +31,13 @@ from meuse.store.money_tables import (
     Ingested,
     Invoice,
     InvoiceDraft,
+    OpenBooks,
     Record,
     RollupRow,
 )
+from meuse.store.turns import take_turn
 
 _DAY_MS = 86_400_000
-_LOCK = 0x6D65757365  # any number, the same everywhere: "meuse"
 
 
 _BY: dict[str, sa.ColumnElement[Any]] = {
@@ -56,8 +57,11 @@ _BY: dict[str, sa.ColumnElement[Any]] = {
 class MoneyStore:
     """Usage and invoices in one `Database` that was migrated to the branch "money"."""
 
-    def __init__(self, database: Database, clock: Clock = now_ms) -> None:
+    def __init__(
+        self, database: Database, clock: Clock = now_ms, books: OpenBooks | None = None
+    ) -> None:
         self._database = database
+        self._books = books
         self._clock = clock
         self._contexts: dict[tuple[Any, ...], tuple[int, int]] = {}
 
@@ -92,7 +96,7 @@ class MoneyStore:
         moved = Cursor(next_offset, state, latest)
         contexts = Contexts(self._contexts)
         with self._database.write() as connection:
-            _take_turn(connection)
+            take_turn(connection)
             move_cursor(connection, segment, offset, moved, now)
             done, raised = add_records(connection, records, contexts)
             fresh = raise_alarms(connection, (*alarms, *raised), now)
@@ -169,7 +173,7 @@ class MoneyStore:
         """
         _check_bounds(start_ms, end_ms)
         with self._database.write() as connection:
-            _take_turn(connection)
+            take_turn(connection)
             old = _same_or_overlapping(connection, tenant, start_ms, end_ms)
             if old is not None and old.status == "issued":
                 return _invoice(old), False
@@ -195,7 +199,10 @@ class MoneyStore:
                 "updated_ms": now,
             }
             head = {name: row[name] for name in ("id", "number", "status")}
-            row["body"] = _body(head, draft, created)
+            booked: Mapping[str, Any] = {}
+            if number is not None and draft.book is not None and self._books is not None:
+                booked = draft.book(self._books(connection), str(row["id"]), number)
+            row["body"] = _body(head, draft, created, booked)
             if old is None:
                 connection.execute(sa.insert(t.invoices).values(row))
             else:
@@ -242,12 +249,6 @@ class MoneyStore:
             count = connection.execute(sa.select(sa.func.count()).select_from(t.alarms))
             newest = [_alarm(row) for row in connection.execute(query)]
             return count.scalar_one(), newest
-
-
-def _take_turn(connection: sa.Connection) -> None:
-    """One writer at a time, to the end of the transaction. SQLite's BEGIN IMMEDIATE is that."""
-    if connection.dialect.name != "sqlite":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 def _check_bounds(start_ms: int, end_ms: int) -> None:
@@ -310,12 +311,14 @@ def _next_number(connection: sa.Connection) -> str:
     return f"INV-{connection.execute(statement.returning(c.last)).scalar_one():06d}"
 
 
-def _body(head: Mapping[str, Any], draft: InvoiceDraft, created: int) -> str:
-    return to_json({**head, **draft.body, "created": to_rfc3339(created)})
+def _body(
+    head: Mapping[str, Any], draft: InvoiceDraft, created: int, booked: Mapping[str, Any]
+) -> str:
+    return to_json({**head, **draft.body, **booked, "created": to_rfc3339(created)})
 
 
 def _preview(tenant: str, draft: InvoiceDraft, now: int) -> Invoice:
-    body = _body({"id": None, "number": None, "status": "draft"}, draft, now)
+    body = _body({"id": None, "number": None, "status": "draft"}, draft, now, {})
     return Invoice(None, tenant, None, "draft", draft.currency, draft.total, body)
 
 

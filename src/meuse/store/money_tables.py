@@ -5,7 +5,7 @@ Columns as `MoneyStore` uses them; what makes them (types, keys, guards) is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -76,7 +76,11 @@ class Alarm(Protocol):
 
 
 class InvoiceDraft(Protocol):
-    """What an invoice shall say. `final` issues it; `body` lacks id, number, status, created."""
+    """What an invoice shall say. `final` issues it; `body` lacks id, number, status, created.
+
+    `book` is called with the books, its id and its number when it is issued, and says what else
+    stands in the body.
+    """
 
     @property
     def currency(self) -> str: ...
@@ -88,6 +92,8 @@ class InvoiceDraft(Protocol):
     def final(self) -> bool: ...
     @property
     def alarms(self) -> Sequence[Alarm]: ...
+    @property
+    def book(self) -> Callable[[Any, str, str], Mapping[str, Any]] | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +137,9 @@ class Invoice:
     total: str
     body: str
 
+
+OpenBooks = Callable[[sa.Connection], Any]
+"""The ledger inside a transaction. Any: the store hands it to who books, and never looks in."""
 
 metadata = sa.MetaData()
 views = sa.MetaData()

@@ -8,7 +8,7 @@ from typing import Any
 
 from meuse.core.clock import to_rfc3339
 from meuse.core.ids import new_id
-from meuse.core.money import micros_text
+from meuse.core.micros import money_text
 from meuse.core.nouns import COST, Alert, Limit, Spent
 from meuse.core.periods import period_at
 
@@ -69,4 +69,4 @@ def body(kind: str, data: Mapping[str, Any], now_ms: int) -> str:
 
 
 def _amount(limit: Limit, units: int) -> int | str:
-    return micros_text(units, limit.currency) if limit.meter == COST else units
+    return money_text(units, limit.currency) if limit.meter == COST else units

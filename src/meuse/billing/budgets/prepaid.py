@@ -14,7 +14,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Protocol
 
 from meuse.billing.plans.calendar import Month, months
-from meuse.core.money import MICROS
+from meuse.core.micros import UNIT
 from meuse.core.nouns import Limit, PlanVersion
 
 
@@ -72,5 +72,5 @@ def _credit(plan: PlanVersion, month: Month, since_ms: int) -> int:
     """Of a month, by the seconds from when on the plan is in force."""
     assert plan.credits is not None
     seconds = (month.end_ms - max(month.start_ms, since_ms)) // 1000
-    share = Decimal(plan.credits.amount) * MICROS * seconds / month.seconds
+    share = Decimal(plan.credits.amount) * UNIT * seconds / month.seconds
     return int(share.to_integral_value(rounding=ROUND_FLOOR))

@@ -11,7 +11,7 @@ from itertools import takewhile
 from meuse.billing.plans.budget import plan_base, price_table
 from meuse.billing.plans.calendar import months, stints
 from meuse.core.clock import Clock
-from meuse.core.money import MICROS
+from meuse.core.micros import UNIT
 from meuse.core.nouns import COST, Limit, LimitRecord, PlanVersion, PriceTable, Tenant
 from meuse.core.periods import period_at
 from meuse.core.ports import AccessStore, LimitStore, PlanStore
@@ -50,7 +50,7 @@ class Told:
         found = [self._limit(record, tenants, latest) for record in records]
         for tenant in tenants:
             plan = latest.get(tenant.plan or "")
-            if plan is not None and is_prepaid(plan):
+            if plan is not None and plan.is_prepaid:
                 found.append(self._prepaid(tenant, plan))
         return tuple(found)
 
@@ -109,7 +109,7 @@ class Told:
                 ),
                 Decimal(0),
             )
-        aside = int((base * MICROS).to_integral_value(rounding=ROUND_CEILING))
+        aside = int((base * UNIT).to_integral_value(rounding=ROUND_CEILING))
         self._asides[limit.id, tenant.name] = state, aside
         return aside
 
@@ -118,7 +118,7 @@ class Told:
         known = self._since.get(tenant.name)
         if known is None or known[0] != state:
             versions = reversed(self._plans.versions(plan.name))
-            first = min(one.created_ms for one in takewhile(is_prepaid, versions))
+            first = min(one.created_ms for one in takewhile(lambda v: v.is_prepaid, versions))
             changes = self._access.plan_changes(tenant.name)
             since = max(first, *(at for at, _ in changes[-1:])) if changes else first
             known = self._since[tenant.name] = state, since
@@ -126,8 +126,3 @@ class Told:
             id=f"{PREPAID}{tenant.name}-{known[1]}", kind="budget", amount=0, meter=COST,
             tenant=tenant.name, currency=plan.currency, since_ms=known[1], moves=True,
         )  # fmt: skip
-
-
-def is_prepaid(plan: PlanVersion) -> bool:
-    """Whether nothing may be used beyond what is paid: by the wallet, and by the plan's credits."""
-    return plan.credits is not None and plan.credits.settle == "credit_only"

@@ -10,8 +10,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from meuse.billing.ports import Alarm
 from meuse.core.errors import Code, MeuseError
-from meuse.core.ledger import Entry, Grant, Leg, Posted, Wallet, fingerprint
+from meuse.core.ledger import Entry, Grant, Leg, Posted, Wallet, fingerprint, shown_reference
 
 CASH = "cash"
 """Money that came in, and goes out again when it is paid back."""
@@ -96,6 +97,10 @@ class Books(Protocol):
         """The end of the last period that has an issued invoice (Unix ms); 0 without one."""
         ...
 
+    def is_invoiced(self, tenant: str, moment_ms: int) -> bool:
+        """Whether it lies in a period that has an issued invoice."""
+        ...
+
 
 class Parties(Protocol):
     """Whose entry it is, and in which currency: a wallet, or an invoice."""
@@ -106,6 +111,21 @@ class Parties(Protocol):
     def currency(self) -> str: ...
 
 
+class Invoice(Protocol):
+    """An issued invoice; `body` is its JSON."""
+
+    @property
+    def id(self) -> str | None: ...
+    @property
+    def number(self) -> str | None: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def currency(self) -> str: ...
+    @property
+    def body(self) -> str: ...
+
+
 class LedgerBooks(Protocol):
     """Where `Books` come from, and what is read of the ledger without taking a turn."""
 
@@ -113,11 +133,27 @@ class LedgerBooks(Protocol):
         """A transaction, committed at the end of the block, rolled back on an exception."""
         ...
 
+    def glance(self) -> AbstractContextManager[Books]:
+        """To look only: one moment, and no turn is taken."""
+        ...
+
     def list_wallets(self, tenant: str | None) -> Sequence[Wallet]: ...
 
     def list_entries(self, wallet: Wallet, before: int | None, limit: int) -> Sequence[Posted]:
         """Entries that moved a wallet's credit with a `seq` below `before`, newest first."""
         ...
+
+    def unbooked(self) -> Sequence[Invoice]:
+        """Issued invoices that no entry is of: those of a platform without a ledger, and those
+        that come to nothing."""
+        ...
+
+    def differences(self) -> Sequence[Mapping[str, Any]]:
+        """What should not be: entries that do not add up, sums that are not those of their legs,
+        credit below zero. Empty when all is well."""
+        ...
+
+    def raise_alarms(self, alarms: Sequence[Alarm]) -> None: ...
 
 
 def replayed(
@@ -135,7 +171,7 @@ def replayed(
 
 
 def reference_taken(found: Posted, field: str = "reference") -> MeuseError:
-    shown = found.entry.reference.rpartition("/")[2]
+    shown = shown_reference(found.entry)
     return MeuseError(
         Code.CONFLICT,
         f"the reference {shown!r} is that of {found.id} ({found.entry.kind}), booked for "

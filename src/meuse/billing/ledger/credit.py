@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from meuse.billing.ledger.books import BREAKAGE, PROMOTIONS, Books, credit, held
+from meuse.billing.ledger.books import BREAKAGE, PROMOTIONS, WALLET_CLASSES, Books, credit, held
 from meuse.core.ledger import Grant, GrantKind, Wallet, class_of
 
 Part = tuple[str, int]
@@ -87,26 +88,24 @@ def in_order(grants: Iterable[Grant]) -> list[Grant]:
 
 def state_of(books: Books, wallet: Wallet) -> State:
     """A wallet as it is now, from the ledger's sums."""
+    moved = books.turnover(wallet.tenant, wallet.currency, WALLET_CLASSES)
     grants = tuple(books.grants(wallet.id))
-    balances = books.balances(wallet.tenant, wallet.currency)
-    moved = books.turnover(wallet.tenant, wallet.currency, ("credit", "held"))
-    kinds: dict[str, int] = {}
-    for (kind, _account), amount in moved.items():
-        kinds[kind] = kinds.get(kind, 0) - amount
-    bought = {credit(grant.id) for grant in grants if grant.kind == "purchased"}
-    paid_in = sum(
-        -n for (kind, account), n in moved.items() if kind == "grant" and account in bought
-    )
+    kinds: Counter[str] = Counter()
+    accounts: Counter[str] = Counter()
+    for (kind, account), amount in moved.items():
+        kinds[kind] -= amount
+        accounts[account] -= amount
+    bought = (credit(grant.id) for grant in grants if grant.kind == "purchased")
     return State(
         wallet,
         grants,
-        {grant.id: -balances.get(credit(grant.id), 0) for grant in grants},
-        {grant.id: -balances.get(held(grant.id), 0) for grant in grants},
-        granted=kinds.get("grant", 0),
-        paid_in=paid_in,
-        spent=-sum(kinds.get(kind, 0) for kind in ("settle", "capture", "return")),
-        refunded=-kinds.get("refund", 0),
-        lapsed=-kinds.get("expiry", 0),
+        {grant.id: accounts[credit(grant.id)] for grant in grants},
+        {grant.id: accounts[held(grant.id)] for grant in grants},
+        granted=kinds["grant"],
+        paid_in=-sum(moved.get(("grant", account), 0) for account in bought),
+        spent=-sum(kinds[kind] for kind in ("settle", "capture", "return")),
+        refunded=-kinds["refund"],
+        lapsed=-kinds["expiry"],
     )
 
 

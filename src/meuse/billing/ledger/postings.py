@@ -7,8 +7,9 @@ those that go out are millionths.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Protocol
 
@@ -30,7 +31,7 @@ from meuse.billing.ledger.wallets import first_of
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.ids import new_id
 from meuse.core.ledger import Grant, Posted, Wallet, sums
-from meuse.core.money import micros_text, minor_micros, parse_micros, to_micros
+from meuse.core.micros import minor_micros, money_text, parse_money, to_micros
 
 
 class Line(Protocol):
@@ -78,9 +79,8 @@ def post_invoice(books: Books, issue: Issue, now_ms: int) -> Standing:
     period, in the order of spending; in whole minor units. Raises `conflict` when this invoice is
     booked with other lines.
     """
-    tax = sum(to_micros(Decimal(line.amount)) for line in issue.lines if line.kind == "tax")
-    net = sum(to_micros(Decimal(line.amount)) for line in issue.lines if line.kind != "tax")
-    accrued = sum(to_micros(line.exact) for line in issue.lines if line.kind != "tax")
+    tax, net = _tax_and_net(issue.lines)
+    accrued = accruals(issue.lines) - tax
     legs = {
         receivable(issue.invoice): net + tax,
         REVENUE: -accrued,
@@ -92,8 +92,28 @@ def post_invoice(books: Books, issue: Issue, now_ms: int) -> Standing:
     known = replayed(books, issue.tenant, name, "invoice", issue.currency, asked)
     if known is None and len(legs_of(legs)) >= 2:
         book(books, issue, "invoice", name, issue.invoice, legs, issue.end_ms, asked)
-    _settle(books, issue, now_ms)
+        _settle(books, issue, issue.invoice, f"settle/{issue.invoice}", issue.start_ms, now_ms)
     return standing(books, issue.tenant, issue.invoice)
+
+
+def post_wallet_payment(
+    books: Books,
+    *,
+    tenant: str,
+    currency: str,
+    invoice: str,
+    start_ms: int,
+    reference: str,
+    now_ms: int,
+) -> Standing:
+    """Have the wallet pay for an issued invoice again, as far as it can by now: it was topped up
+    since. Once per reference; one that paid nothing is not booked. `start_ms` is the begin of the
+    invoice's period. Raises `not_found`."""
+    _known(books, tenant, invoice)
+    name = f"settle/{invoice}/{reference}"
+    if books.posted(tenant, name) is None:
+        _settle(books, _Head(tenant, currency), invoice, name, start_ms, now_ms)
+    return standing(books, tenant, invoice)
 
 
 def post_payment(
@@ -112,7 +132,7 @@ def post_payment(
     Raises `not_found` for an invoice that is not booked, `invalid_field` beyond what is due,
     `conflict` for a reference of another booking.
     """
-    micros = parse_micros(amount, "amount", currency)
+    micros = parse_money(amount, "amount", currency)
     asked = {"invoice": invoice, "amount": micros, "method": method}
     name = f"payment/{invoice}/{reference}"
     found = replayed(books, tenant, name, "payment", currency, asked)
@@ -138,7 +158,7 @@ def post_repayment(
 ) -> tuple[Posted, Standing]:
     """Money went back that an invoice was paid too much (after a credit note): Dr receivable /
     Cr cash. Raises as `post_payment`, beyond what is owed back and was paid."""
-    micros = parse_micros(amount, "amount", currency)
+    micros = parse_money(amount, "amount", currency)
     asked = {"invoice": invoice, "amount": micros}
     name = f"repayment/{invoice}/{reference}"
     found = replayed(books, tenant, name, "repayment", currency, asked)
@@ -169,13 +189,15 @@ def post_credit_note(
     wallet as far as it came from there; the rest stays owed until `post_repayment`. Raises
     `not_found`, and `invalid_field` beyond what is left of the invoice.
     """
-    tax = sum(to_micros(Decimal(line.amount)) for line in lines if line.kind == "tax")
-    net = sum(to_micros(Decimal(line.amount)) for line in lines if line.kind != "tax")
+    tax, net = _tax_and_net(lines)
     asked = {"invoice": invoice, "note": note, "net": net, "tax": tax}
     name = f"credit-note/{note}"
     if replayed(books, tenant, name, "credit_note", currency, asked) is None:
         now = _known(books, tenant, invoice)
-        if not 0 < net + tax <= now.total - now.credited:
+        if net + tax <= 0:
+            shown = money_text(net + tax, currency)
+            raise invalid("amount", f"a credit note of {shown} {currency} takes nothing off")
+        if net + tax > now.total - now.credited:
             left = now.total - now.credited
             raise _beyond("credit note", net + tax, left, "left of the invoice", currency)
         legs = {REVENUE: net, TAX: tax, receivable(invoice): -net - tax}
@@ -197,7 +219,7 @@ def post_void(books: Books, *, tenant: str, currency: str, invoice: str, now_ms:
         if now.paid:
             raise MeuseError(
                 Code.CONFLICT,
-                f"{micros_text(now.paid, currency)} {currency} are paid of invoice {invoice}",
+                f"{money_text(now.paid, currency)} {currency} are paid of invoice {invoice}",
                 field="invoice",
                 hint="Make a credit note, and pay back what is then owed.",
             )
@@ -229,18 +251,18 @@ def standing(books: Books, tenant: str, invoice: str) -> Standing:
     )
 
 
-def _settle(books: Books, issue: Issue, now_ms: int) -> None:
-    wallet = books.wallet(issue.tenant, issue.currency)
-    name = f"settle/{issue.invoice}"
-    if wallet is None or books.posted(issue.tenant, name) is not None:
+def _settle(
+    books: Books, whose: Parties, invoice: str, name: str, start_ms: int, now_ms: int
+) -> None:
+    wallet = books.wallet(whose.tenant, whose.currency)
+    if wallet is None:
         return
-    due = standing(books, issue.tenant, issue.invoice).due
-    taken = _credit_for(books, wallet, issue.start_ms, due)
+    due = standing(books, whose.tenant, invoice).due
+    taken = _credit_for(books, wallet, start_ms, due)
     paid = sum(taken.values())
     if paid > 0:
-        legs = {**taken, receivable(issue.invoice): -paid}
-        asked = {"invoice": issue.invoice}
-        book(books, issue, "settle", name, issue.invoice, legs, now_ms, asked)
+        legs = {**taken, receivable(invoice): -paid}
+        book(books, whose, "settle", name, invoice, legs, now_ms, {"invoice": invoice})
 
 
 def _credit_for(books: Books, wallet: Wallet, start_ms: int, due: int) -> dict[str, int]:
@@ -266,45 +288,48 @@ def _give_back(books: Books, head: Parties, invoice: str, cause: str, now_ms: in
     most = min(-now.due, now.from_wallet)
     if wallet is None or most <= 0:
         return
-    by_id = {grant.id: grant for grant in books.grants(wallet.id)}
-    legs: dict[str, int] = {receivable(invoice): most}
-    detail: dict[str, str] = {}
-    for grant_id, amount in first_of(_spent_on(books, head.tenant, invoice), most):
-        grant = by_id[grant_id]
-        target = grant_id
-        if grant.has_expired(now_ms):
-            target = detail[grant_id] = new_id("grant")
-            books.add_grant(
-                Grant(
-                    target,
-                    wallet.id,
-                    grant.kind,
-                    amount,
-                    grant.priority,
-                    None,
-                    f"{cause} of {grant_id}",
-                    now_ms,
-                )
-            )
-        legs[credit(target)] = -amount
-    more = {"instead_of": {new: old for old, new in detail.items()}}
-    name = f"return/{cause}"
+    back: Counter[str] = Counter()
+    for grant, amount in first_of(_spent_on(books, head.tenant, invoice), most):
+        back[grant] += amount
+    legs = {receivable(invoice): most}
+    for grant in books.grants(wallet.id):
+        if back[grant.id]:
+            target = _still_good(books, grant, back[grant.id], now_ms)
+            legs[credit(target)] = -back[grant.id]
     asked = {"invoice": invoice, "cause": cause}
-    book(books, head, "return", name, invoice, legs, now_ms, asked, more if detail else None)
+    book(books, head, "return", f"return/{cause}", invoice, legs, now_ms, asked)
+
+
+def _still_good(books: Books, grant: Grant, amount: int, now_ms: int) -> str:
+    """The grant, or another one like it without an end."""
+    if not grant.has_expired(now_ms):
+        return grant.id
+    anew = replace(
+        grant, id=new_id("grant"), amount=amount, expires_ms=None, created_ms=now_ms,
+        reference=f"instead of {grant.id}",
+    )  # fmt: skip
+    books.add_grant(anew)
+    return anew.id
 
 
 def _spent_on(books: Books, tenant: str, invoice: str) -> tuple[Part, ...]:
     """What of which grant an invoice has still, the last one spent first."""
-    spent: dict[str, int] = {}
+    spent: list[Part] = []
+    returned = 0
     for posted in books.about(tenant, invoice):
-        entry = posted.entry
-        instead: Mapping[str, str] = entry.detail.get("instead_of", {})
-        if entry.kind in ("settle", "return"):
+        amounts = sums(posted.entry.legs)
+        if posted.entry.kind == "settle":
             for name in ("captured", "credit"):
-                for grant, amount in parts_on(sums(entry.legs), name):
-                    old = instead.get(grant, grant)
-                    spent[old] = spent.get(old, 0) - amount
-    return tuple((grant, amount) for grant, amount in reversed(spent.items()) if amount)
+                spent += [(grant, -amount) for grant, amount in parts_on(amounts, name)]
+        if posted.entry.kind == "return":
+            returned += amounts[receivable(invoice)]
+    spent.reverse()
+    gone = dict(enumerate(amount for _, amount in first_of(tuple(spent), returned)))
+    return tuple(
+        (grant, amount - gone.get(i, 0))
+        for i, (grant, amount) in enumerate(spent)
+        if amount > gone.get(i, 0)
+    )
 
 
 def _known(books: Books, tenant: str, invoice: str) -> Standing:
@@ -316,7 +341,7 @@ def _known(books: Books, tenant: str, invoice: str) -> Standing:
 
 
 def _beyond(what: str, micros: int, most: int, why: str, currency: str) -> MeuseError:
-    shown, can = micros_text(micros, currency), micros_text(most, currency)
+    shown, can = money_text(micros, currency), money_text(most, currency)
     return invalid(
         "amount",
         f"a {what} of {shown} {currency} is more than the {can} that are {why}",
@@ -333,5 +358,25 @@ class _Head:
 def accruals(lines: Iterable[Line]) -> int:
     """What lines come to before they are rounded, to a millionth each; tax as it is asked."""
     return sum(
-        to_micros(Decimal(line.amount) if line.kind == "tax" else line.exact) for line in lines
+        _micros(Decimal(line.amount) if line.kind == "tax" else line.exact) for line in lines
     )
+
+
+def _tax_and_net(lines: Iterable[Line]) -> tuple[int, int]:
+    """What lines of tax and all others come to, as rounded."""
+    tax = net = 0
+    for line in lines:
+        if line.kind == "tax":
+            tax += _micros(Decimal(line.amount))
+        else:
+            net += _micros(Decimal(line.amount))
+    return tax, net
+
+
+def _micros(amount: Decimal) -> int:
+    try:
+        return to_micros(amount)
+    except ArithmeticError as error:
+        raise MeuseError(
+            Code.CONFLICT, str(error), field="period", hint="Is a price of its plan too high?"
+        ) from None

@@ -29,8 +29,8 @@ from meuse.billing.ledger.credit import (
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.ids import new_id
-from meuse.core.ledger import Grant, GrantKind, Posted, Wallet, sums
-from meuse.core.money import MOST_MICROS, micros_text, minor_micros
+from meuse.core.ledger import Grant, GrantKind, Posted, Wallet, own_reference, sums
+from meuse.core.micros import MOST, minor_micros, money_text
 
 EXPIRY_GRACE_MS = 45 * 86_400_000
 """So long the invoice is waited for whose usage an expired grant may still have to pay."""
@@ -78,7 +78,7 @@ def top_up(
         "priority": terms.priority,
         "expires_ms": terms.expires_ms,
     }
-    name = _own(wallet, reference)
+    name = own_reference(wallet, reference)
     found = replayed(books, wallet.tenant, name, "grant", wallet.currency, asked)
     if found is not None:
         return _grant(books, wallet, found.entry.detail["grant"]), False
@@ -109,7 +109,7 @@ def top_up(
 def hold(books: Books, wallet: Wallet, amount: int, reference: str, now_ms: int) -> Hold:
     """Set credit aside for work under way, in the order of spending. Raises `budget_exceeded`
     when there is not enough."""
-    asked, name = {"amount": amount}, _own(wallet, reference)
+    asked, name = {"amount": amount}, own_reference(wallet, reference)
     found = replayed(books, wallet.tenant, name, "hold", wallet.currency, asked)
     if found is not None:
         return get_hold(books, wallet, found.entry.subject)
@@ -145,7 +145,7 @@ def capture(
     held until it is released. What was taken pays for the next invoice. A grant that has expired
     since pays all the same: it was set aside in time. Raises `invalid_field` beyond what is held.
     """
-    asked, name = {"hold": hold_id, "amount": amount}, _own(wallet, reference)
+    asked, name = {"hold": hold_id, "amount": amount}, own_reference(wallet, reference)
     found = replayed(books, wallet.tenant, name, "capture", wallet.currency, asked)
     if found is not None:
         return found
@@ -186,7 +186,7 @@ def refund(
     Raises `invalid_field` when it is more than that.
     """
     asked = {"amount": amount, "grant": grant}
-    name = _own(wallet, reference)
+    name = own_reference(wallet, reference)
     found = replayed(books, wallet.tenant, name, "refund", wallet.currency, asked)
     if found is not None:
         return found, False
@@ -214,13 +214,13 @@ def expire(books: Books, wallet: Wallet, now_ms: int) -> list[Posted]:
     have to pay, at most `EXPIRY_GRACE_MS`. It cannot be spent otherwise meanwhile.
     """
     state = state_of(books, wallet)
-    invoiced = books.invoiced_to(wallet.tenant)
     made = []
     for grant in in_order(state.grants):
         left, end = state.left[grant.id], grant.expires_ms
         if end is None or not left or not grant.has_expired(now_ms):
             continue
-        if invoiced < end and now_ms < end + EXPIRY_GRACE_MS:
+        # `end` itself is the first moment at which it was no more.
+        if now_ms < end + EXPIRY_GRACE_MS and not books.is_invoiced(wallet.tenant, end - 1):
             continue
         # Credit that was held comes back: a grant may expire in parts.
         before = sum(
@@ -252,11 +252,6 @@ def first_of(parts: tuple[Part, ...], amount: int) -> tuple[Part, ...]:
     return tuple(found)
 
 
-def _own(wallet: Wallet, reference: str) -> str:
-    """A caller's reference, apart from those that the ledger makes and those of other wallets."""
-    return f"{wallet.id}/{reference}"
-
-
 def _grant(books: Books, wallet: Wallet, grant_id: str) -> Grant:
     for grant in books.grants(wallet.id):
         if grant.id == grant_id:
@@ -266,18 +261,18 @@ def _grant(books: Books, wallet: Wallet, grant_id: str) -> Grant:
 
 def _check_room(state: State, amount: int) -> None:
     """Sums of what a wallet was ever given must fit the ledger's integers."""
-    if state.granted + amount > MOST_MICROS:
+    if state.granted + amount > MOST:
         raise invalid(
             "amount",
             f"{state.wallet.id} was given {_shown(state.wallet, state.granted)[0]} so far",
-            f"All together may be {_shown(state.wallet, MOST_MICROS)[0]}.",
+            f"All together may be {_shown(state.wallet, MOST)[0]}.",
         )
 
 
 def _too_much(state: State, amount: int, most: int, of: str, now_ms: int) -> MeuseError:
     currency = state.wallet.currency
     shown, can, paid, back, spent, inside, gone = (
-        micros_text(n, currency)
+        money_text(n, currency)
         for n in (
             amount,
             most,
@@ -297,4 +292,4 @@ def _too_much(state: State, amount: int, most: int, of: str, now_ms: int) -> Meu
 
 
 def _shown(wallet: Wallet, *amounts: int) -> tuple[str, ...]:
-    return tuple(f"{micros_text(one, wallet.currency)} {wallet.currency}" for one in amounts)
+    return tuple(f"{money_text(one, wallet.currency)} {wallet.currency}" for one in amounts)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meuse.core.errors import MeuseError
-from meuse.core.money import micros_text
+from meuse.core.micros import money_text
 from meuse.core.nouns import COST
 from meuse.meter.checks import TOKENS as BOTH
 from meuse.meter.checks import Standing
@@ -42,7 +42,7 @@ def headers(standings: Iterable[Standing]) -> list[tuple[bytes, bytes]]:
     for kind, standing in tightest.items():
         amounts: tuple[object, ...] = (standing.most, standing.left)
         if kind == COST:
-            amounts = tuple(micros_text(n, standing.limit.currency) for n in amounts)
+            amounts = tuple(money_text(n, standing.limit.currency) for n in amounts)
         values = (*amounts, written(standing.reset_us))
         for name, value in zip(("limit", "remaining", "reset"), values, strict=True):
             found.append((f"x-ratelimit-{name}-{kind}".encode(), str(value).encode()))

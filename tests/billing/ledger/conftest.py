@@ -1,0 +1,76 @@
+"""Books of every adapter, and a tenant's wallet in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from billing.ledger.memory import MemoryBooks
+from meuse.billing.ledger.wallets import open_wallet
+from meuse.core.ids import new_id
+
+
+@contextmanager
+def sql_books(url: str) -> Iterator[Any]:
+    """One transaction for the whole test."""
+    from meuse.store.database import Database
+    from meuse.store.ledger import LedgerStore
+
+    database = Database(url, "normal")
+    database.migrate("money")
+    with LedgerStore(database, lambda: 1).books() as books:
+        yield books
+    database.close()
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgres"])
+def books(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+    if request.param == "memory":
+        yield MemoryBooks()
+        return
+    url = f"sqlite:///{tmp_path / 'test.db'}"
+    if request.param == "postgres":
+        new_database: Callable[[], str] = request.getfixturevalue("postgres_server")
+        url = new_database()
+    with sql_books(url) as books:
+        yield books
+
+
+@pytest.fixture
+def invoiced(books: Any) -> Callable[[int, int], None]:
+    """Says that acme has an issued invoice of a period."""
+    return lambda start_ms, end_ms: issue(books, start_ms, end_ms)
+
+
+def issue(books: Any, start_ms: int, end_ms: int) -> None:
+    """What the store of invoices does."""
+    if isinstance(books, MemoryBooks):
+        books.invoiced.setdefault("acme", []).append((start_ms, end_ms))
+        return
+    import sqlalchemy as sa
+
+    from meuse.store.money_tables import invoices
+
+    books._connection.execute(
+        sa.insert(invoices).values(
+            id=new_id("inv"), tenant_id="acme", project_id="default", number=new_id("n"),
+            status="issued", period_start_ms=start_ms, period_end_ms=end_ms, currency="EUR",
+            total="0", body="{}", created_ms=0, updated_ms=0,
+        )
+    )  # fmt: skip
+
+
+@pytest.fixture
+def wallet(books: Any) -> Any:
+    return open_wallet(books, "acme", "EUR", 1)[0]
+
+
+@pytest.fixture
+def ledger(database: Any) -> Any:
+    from meuse.store.ledger import LedgerStore
+
+    return LedgerStore(database, lambda: 1)
