@@ -122,6 +122,39 @@ def test_a_budget_of_money(
     assert "no plan" in error["message"]
 
 
+def test_a_prepaid_tenant_uses_what_is_in_its_wallet(
+    platform: Platform, admin: httpx.Client, call: Callable[..., httpx.Response]
+) -> None:
+    """Nothing without a wallet; what was paid in, and no more; a top-up lets the next one through
+    within seconds."""
+    prices = [{"meter": "rows", "per": 1000, "amount": "0.50"}]
+    plan = {"currency": "EUR", "prices": prices, "credits": {"settle": "credit_only"}}
+    assert admin.put("/api/plans/prepaid", json=plan).status_code == 200
+    assert admin.put("/api/tenants/soylent", json={"plan": "prepaid"}).status_code == 200
+    key = platform.key("infer", tenant="soylent")
+    until(lambda: call(key).status_code == 402, "the ledger has looked", 15.0)
+    error = refused(call(key), 402, "budget_exceeded", "budget")
+    assert "prepaid balance in EUR" in error["message"]
+    wallet = admin.post("/api/wallets", json={"tenant": "soylent", "currency": "EUR"}).json()["id"]
+
+    def pay(reference: str) -> None:
+        body = {"amount": "0.01", "kind": "purchased", "reference": reference}
+        assert admin.post(f"/api/wallets/{wallet}/grants", json=body).status_code == 201
+
+    pay("first")
+    until(lambda: call(key, 16).status_code == 200, "the top-up counts", 15.0)
+    error = refused(call(key, 5), 402, "budget_exceeded", "budget")
+    assert "has 0.002 EUR left; this request needs up to 0.0025 EUR" in error["message"]
+    assert call(key, 4).status_code == 200
+    refused(call(key), 402, "budget_exceeded", "budget")
+    pay("second")
+    until(lambda: call(key, 20).status_code == 200, "the top-up counts", 15.0)
+    shown = next(b for b in get(admin, "/api/budgets")["items"] if b["tenant"] == "soylent")
+    assert (shown["prepaid"], shown["limit"], shown["used"]) == (True, "0.02", "0.02")
+    again = get(admin, f"/api/budgets/{shown['id']}/recount")
+    assert (again["recounted"]["used"], again["difference"]) == ("0.02", "0.00")
+
+
 def test_webhooks_are_ones_own_and_point_outside(
     platform: Platform, admin: httpx.Client, stranger: httpx.Client
 ) -> None:
