@@ -28,6 +28,9 @@ from meuse.meter.limits import Limits
 log = logging.getLogger(__name__)
 
 EVERY_S = 1.0
+PAST_S = 60.0
+"""How long a sum of the past is good: only records that come late change it."""
+MOST_PAST = 10_000
 REST = 10
 """Times as long as a look took it rests, at least."""
 
@@ -46,6 +49,7 @@ class Keeper:
     complete_to: Callable[[], int]
     clock: Clock = now_ms
     _most: dict[str, int] = field(default_factory=dict)
+    _past: dict[tuple[str, int, int], tuple[float, int]] = field(default_factory=dict)
 
     def run(self, stop: threading.Event) -> None:
         while not stop.is_set():
@@ -74,6 +78,8 @@ class Keeper:
         if lost:
             self.ingest()
         now = self.clock()
+        if len(self._past) > MOST_PAST:
+            self._past.clear()
         most = {limit.id: self._limit_of(limit, now) for limit in budgets if limit.moves}
         moved = [
             limit for limit in budgets if limit.moves and most[limit.id] != self._most.get(limit.id)
@@ -127,7 +133,12 @@ class Keeper:
             return 0
 
         def spent(start: int, end: int) -> int:
-            rows = self.usage(limit, start, end)
-            return recount(limit, rows, self._tables, start).used
+            key, at = (limit.id, start, end), time.monotonic()
+            known = self._past.get(key)
+            if known is None or at - known[0] > PAST_S:
+                rows = self.usage(limit, start, end)
+                known = at, recount(limit, rows, self._tables, start).used
+                self._past[key] = known
+            return known[1]
 
         return limit_of(limit, wallet, plan, spent, now)

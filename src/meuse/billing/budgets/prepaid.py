@@ -14,6 +14,7 @@ from decimal import ROUND_FLOOR, Decimal
 from typing import Protocol
 
 from meuse.billing.plans.calendar import Month, months
+from meuse.core.clock import BUCKET_MS
 from meuse.core.micros import UNIT
 from meuse.core.nouns import Limit, PlanVersion
 
@@ -69,8 +70,10 @@ def _credited(limit: Limit, plan: PlanVersion, paid_to: int, spent: Spent, now_m
 
 
 def _credit(plan: PlanVersion, month: Month, since_ms: int) -> int:
-    """Of a month, by the seconds from when on the plan is in force."""
+    """Of a month, by the seconds that the plan is in force: at least those after the bucket in
+    which that began."""
     assert plan.credits is not None
-    seconds = (month.end_ms - max(month.start_ms, since_ms)) // 1000
+    begun = month.start_ms if since_ms <= month.start_ms else since_ms + BUCKET_MS
+    seconds = max(month.end_ms - begun, 0) // 1000
     share = Decimal(plan.credits.amount) * UNIT * seconds / month.seconds
     return int(share.to_integral_value(rounding=ROUND_FLOOR))

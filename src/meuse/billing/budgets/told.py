@@ -10,7 +10,7 @@ from itertools import takewhile
 
 from meuse.billing.plans.budget import plan_base, price_table
 from meuse.billing.plans.calendar import months, stints
-from meuse.core.clock import Clock
+from meuse.core.clock import Clock, bucket_start
 from meuse.core.micros import UNIT
 from meuse.core.nouns import COST, Limit, LimitRecord, PlanVersion, PriceTable, Tenant
 from meuse.core.periods import period_at
@@ -120,8 +120,9 @@ class Told:
             versions = reversed(self._plans.versions(plan.name))
             first = min(one.created_ms for one in takewhile(lambda v: v.is_prepaid, versions))
             changes = self._access.plan_changes(tenant.name)
-            since = max(first, *(at for at, _ in changes[-1:])) if changes else first
-            known = self._since[tenant.name] = state, since
+            since = max([first, *(at for at, _ in changes[-1:])])
+            # On a bucket's border, from which on usage can be added up again exactly.
+            known = self._since[tenant.name] = state, bucket_start(since)
         return Limit(
             id=f"{PREPAID}{tenant.name}-{known[1]}", kind="budget", amount=0, meter=COST,
             tenant=tenant.name, currency=plan.currency, since_ms=known[1], moves=True,
