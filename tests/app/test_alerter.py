@@ -134,8 +134,8 @@ def test_what_is_not_taken_is_tried_again(world: World) -> None:
 def test_the_first_that_fails_holds_up_those_behind_it(world: World) -> None:
     """Of one webhook, so that alerts come in their order; others go on."""
     world.webhook()
-    blue = world.webhook("blue", "blue")
-    world.store.change("blue", blue.url.replace("127.0.0.1", "127.0.0.2"), False)
+    world.webhook("blue", "blue")
+    world.store.change("blue", "https://127.0.0.2/", False)
     world.look(1000)
     assert world.told() == [50, 80, 100]
     attempts = sorted(d.attempts for d in world.store.deliveries("blue", 9))

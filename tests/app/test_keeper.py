@@ -57,6 +57,10 @@ class World:
         )  # fmt: skip
         self.plan: PlanVersion
 
+    def work(self) -> None:
+        """A worker has been here."""
+        Limits(self.path).close()
+
     def put_plan(self, **terms: Any) -> None:
         prices = (Price("rows", "0.5", 1000),)
         self.plan = self.plans.put_plan(PlanVersion("basic", 0, "EUR", prices, 0, **terms))
@@ -114,10 +118,11 @@ def world(tmp_path: Path) -> Iterator[World]:
 def test_a_damaged_file_is_counted_anew(world: World) -> None:
     """Until it is, its budgets let nothing through; then they go on where they were."""
     world.put_plan()
-    world.budget(Limit("m", "budget", 20_000, "month", "cost", currency="EUR", tenant="acme"))
-    world.budget(Limit("r", "budget", 50, "total", "rows", key="key-1"))
     world.keeper.look()  # no worker has run yet
     assert not world.path.exists()
+    world.work()
+    world.budget(Limit("m", "budget", 20_000, "month", "cost", currency="EUR", tenant="acme"))
+    world.budget(Limit("r", "budget", 50, "total", "rows", key="key-1"))
     world.ask(10)
     world.ask(20)
     world.keeper.look()
@@ -135,6 +140,7 @@ def test_a_damaged_file_is_counted_anew(world: World) -> None:
 def test_a_budget_is_told_beside_its_records(world: World) -> None:
     """Usage that was journaled a moment ago is in it."""
     world.put_plan()
+    world.work()
     world.budget(Limit("m", "budget", 20_000, "day", "cost", currency="EUR", tenant="acme"))
     world.ask(8)
     world.record(2)  # that no host has counted

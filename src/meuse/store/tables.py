@@ -229,18 +229,18 @@ webhook = _owned(
     name="webhook",
 )
 
-alert = sa.Table(
-    "alert",
-    metadata,
-    # Of a budget, which may be several tenants': they stand in `tenants`.
-    sa.Column("budget_id", sa.String(63), primary_key=True),
-    sa.Column("period", sa.String(63), primary_key=True),
-    sa.Column("threshold", sa.Integer, primary_key=True, autoincrement=False),
-    sa.Column("id", sa.String(63), nullable=False),
+alert = _owned(
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("budget_id", sa.String(63), nullable=False),
+    sa.Column("period", sa.String(63), nullable=False),
+    sa.Column("threshold", sa.Integer, nullable=False),
+    # All whom it concerns.
     sa.Column("tenants", sa.Text, nullable=False),
     sa.Column("body", sa.Text, nullable=False),
     sa.Column("created_ms", sa.BigInteger, nullable=False),
     sa.UniqueConstraint("id"),
+    sa.UniqueConstraint("budget_id", "period", "threshold"),
+    name="alert",
 )
 
 webhook_delivery = _owned(

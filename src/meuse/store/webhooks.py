@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.ids import new_id
-from meuse.core.nouns import Alert, Delivery, Scope, Webhook
+from meuse.core.nouns import DEFAULT_PROJECT, DEFAULT_TENANT, Alert, Delivery, Scope, Webhook
 from meuse.store.database import Database
 from meuse.store.tables import alert as alerts
 from meuse.store.tables import webhook as webhooks
@@ -81,6 +81,8 @@ class SqlWebhooks:
                 return False
             connection.execute(
                 alerts.insert().values(
+                    tenant_id=next(iter(alert.tenants), DEFAULT_TENANT),
+                    project_id=DEFAULT_PROJECT,
                     budget_id=alert.budget,
                     period=alert.period,
                     threshold=alert.threshold,

@@ -201,15 +201,15 @@ def test_a_rate_of_tokens(listening: Chat) -> None:
     limit = Limit(f"rate-{next(_numbers)}", "rate", 60, "hour", "tokens", burst=300, tenant="acme")
     chat.rig.limit(limit)
     chat.rig.publish()
-    chat.say("say 3", max_tokens=150)
+    chat.say("say 100", max_tokens=150)
     raw = chat.client.chat.completions.with_raw_response.create(
         model="chat", messages=[{"role": "user", "content": "say 5"}], max_tokens=150
     )
-    assert int(raw.headers["x-ratelimit-remaining-tokens"]) < 300 - 5
+    assert int(raw.headers["x-ratelimit-remaining-tokens"]) < 300 - 105
     with pytest.raises(openai.RateLimitError) as caught:
-        chat.say("say 1", max_tokens=290)
+        chat.say("say 1", max_tokens=250)
     assert caught.value.code == "rate_limit_exceeded"
-    assert 0 < int(caught.value.response.headers["retry-after"]) <= 3600
+    assert 0 < int(caught.value.response.headers["retry-after"]) <= 7200
     with pytest.raises(openai.RateLimitError) as caught:
         chat.say("say 1", max_tokens=301)
     assert "retry-after" not in caught.value.response.headers

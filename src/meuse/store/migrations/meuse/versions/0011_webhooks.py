@@ -34,14 +34,16 @@ def upgrade() -> None:
     )
     op.create_table(
         "alert",
-        sa.Column("budget_id", sa.String(63), primary_key=True),
-        sa.Column("period", sa.String(63), primary_key=True),
-        sa.Column("threshold", sa.Integer, primary_key=True, autoincrement=False),
-        sa.Column("id", sa.String(63), nullable=False),
+        *_owned(),
+        sa.Column("id", sa.String(63), primary_key=True),
+        sa.Column("budget_id", sa.String(63), nullable=False),
+        sa.Column("period", sa.String(63), nullable=False),
+        sa.Column("threshold", sa.Integer, nullable=False),
         sa.Column("tenants", sa.Text, nullable=False),
         sa.Column("body", sa.Text, nullable=False),
         sa.Column("created_ms", sa.BigInteger, nullable=False),
         sa.UniqueConstraint("id"),
+        sa.UniqueConstraint("budget_id", "period", "threshold"),
     )
     op.create_table(
         "webhook_delivery",
