@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -54,7 +54,7 @@ class SqlWebhooks:
             raise not_found("webhook", webhook_id)
         return _webhook(row)
 
-    def list(self) -> list[Webhook]:
+    def list(self) -> Sequence[Webhook]:
         query = sa.select(webhooks).order_by(webhooks.c.created_ms, webhooks.c.id)
         with self._database.read() as connection:
             return [_webhook(row) for row in connection.execute(query)]
@@ -108,7 +108,7 @@ class SqlWebhooks:
         with self._database.write() as connection:
             return _send(connection, webhook, id, body, now_ms)
 
-    def due(self, now_ms: int, but: Collection[str], most: int) -> list[tuple[Delivery, str]]:
+    def due(self, now_ms: int, but: Collection[str], most: int) -> Sequence[tuple[Delivery, str]]:
         d = deliveries.c
         query = sa.select(deliveries).where(d.status == "pending", d.next_ms <= now_ms)
         if but:
@@ -140,7 +140,7 @@ class SqlWebhooks:
             raise not_found("delivery", delivery_id)
         return _delivery(row)
 
-    def deliveries(self, webhook_id: str, most: int) -> list[Delivery]:
+    def deliveries(self, webhook_id: str, most: int) -> Sequence[Delivery]:
         d = deliveries.c
         query = sa.select(deliveries).where(d.webhook_id == webhook_id)
         with self._database.read() as connection:

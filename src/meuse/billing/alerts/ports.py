@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from meuse.core.nouns import Alert, Delivery, Webhook
@@ -17,7 +17,7 @@ class WebhookStore(Protocol):
         """Raises `not_found`."""
         ...
 
-    def list(self) -> list[Webhook]:
+    def list(self) -> Sequence[Webhook]:
         """Of all tenants, oldest first."""
         ...
 
@@ -40,7 +40,7 @@ class WebhookStore(Protocol):
         """Keep a delivery of its own, under the id that the receiver is told."""
         ...
 
-    def due(self, now_ms: int, but: Collection[str], most: int) -> list[tuple[Delivery, str]]:
+    def due(self, now_ms: int, but: Collection[str], most: int) -> Sequence[tuple[Delivery, str]]:
         """Those that are to be tried now, with what is sent; none of these webhooks'."""
         ...
 
@@ -52,7 +52,7 @@ class WebhookStore(Protocol):
         """Raises `not_found`."""
         ...
 
-    def deliveries(self, webhook_id: str, most: int) -> list[Delivery]:
+    def deliveries(self, webhook_id: str, most: int) -> Sequence[Delivery]:
         """The newest of a webhook, newest first."""
         ...
 

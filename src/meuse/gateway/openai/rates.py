@@ -40,12 +40,13 @@ def headers(standings: Iterable[Standing]) -> list[tuple[bytes, bytes]]:
             tightest[kind] = standing
     found = []
     for kind, standing in tightest.items():
-        amounts: tuple[object, ...] = (standing.most, standing.left)
+        amounts = [str(standing.most), str(standing.left)]
         if kind == COST:
-            amounts = tuple(money_text(n, standing.limit.currency) for n in amounts)
+            currency = standing.limit.currency
+            amounts = [money_text(n, currency) for n in (standing.most, standing.left)]
         values = (*amounts, written(standing.reset_us))
         for name, value in zip(("limit", "remaining", "reset"), values, strict=True):
-            found.append((f"x-ratelimit-{name}-{kind}".encode(), str(value).encode()))
+            found.append((f"x-ratelimit-{name}-{kind}".encode(), value.encode()))
     return found
 
 
