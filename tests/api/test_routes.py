@@ -10,6 +10,7 @@ from meuse.api import (
     dataset_uploads,
     datasets,
     deployments,
+    invoices,
     jobs,
     limits,
     methods,
@@ -25,7 +26,7 @@ from meuse.core.nouns import SCOPES
 
 ROUTERS = (
     dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, plans, limits,
-    money, methods, reports, openai_files, openai_batches,
+    money, invoices, methods, reports, openai_files, openai_batches,
     openai_fine_tuning,
 )  # fmt: skip
 

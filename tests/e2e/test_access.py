@@ -51,6 +51,7 @@ NEEDS = {
     "POST /api/plans": "billing",
     "/api/usage": "usage",
     "/api/invoices": "billing",
+    "/api/credit": "billing",
 }
 MONTH = datetime.now(UTC).strftime("%Y-%m")
 

@@ -10,10 +10,12 @@ from pathlib import Path
 from meuse.app import commands
 from meuse.billing.ingest import Ingester
 from meuse.billing.server import make_app, run
+from meuse.billing.terms import Terms
+from meuse.core.billing import Party
 from meuse.core.clock import now_ms
 from meuse.meter.segments import JournalReader
 from meuse.runtime import lifeline
-from meuse.settings import load
+from meuse.settings import Settings, load
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.database import Database
 from meuse.store.money import MoneyStore
@@ -30,7 +32,10 @@ def main(argv: Sequence[str]) -> int:
     # Read only: plans and tenants are control's to write.
     meuse = Database(settings.database("meuse"))
     ingester = Ingester(store, JournalReader(settings.journal))
-    app = make_app(store, ingester, SqlPlans(meuse), SqlAccess(meuse), now_ms)
+    app = make_app(
+        store, ingester, SqlPlans(meuse), SqlAccess(meuse), now_ms,
+        terms=terms_of(settings), font=settings.invoice_font,
+    )  # fmt: skip
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     run(
@@ -41,3 +46,21 @@ def main(argv: Sequence[str]) -> int:
         started=lambda: lifeline.tell_ready(options.ready),
     )
     return 0
+
+
+def terms_of(settings: Settings) -> Terms:
+    """Who invoices are from and when they are made, as the settings say."""
+    address = [line.strip() for line in settings.seller_address.split(";")]
+    return Terms(
+        seller=Party(
+            name=settings.seller_name,
+            address=tuple(line for line in address if line),
+            tax_id=settings.seller_tax_id,
+            email=settings.seller_email,
+        ),
+        payment=settings.payment_terms,
+        due_days=settings.invoice_due_days,
+        grace_ms=round(settings.invoice_grace_s * 1000),
+        invoice_series=settings.invoice_series,
+        credit_note_series=settings.credit_note_series,
+    )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
 from meuse.core.nouns import DEFAULT_TENANT, PlanVersion, Tenant
@@ -100,24 +101,127 @@ class RollupRow(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class InvoiceDraft:
-    """What an invoice says; `final` issues it. The store adds id, number, status, created."""
+    """What an invoice says; `final` issues it under the next number of `series`. The store adds
+    id, number, status, created. `book` puts it into the books: (books, id, number) → what the
+    body says of that; called in the transaction that issues it."""
 
     currency: str
     total: str
     body: dict[str, Any]
     final: bool
     alarms: tuple[Alarm, ...] = field(default=())
+    series: str = "INV"
+    due_on: str | None = None
+    book: Callable[[Any, str, str], Mapping[str, Any]] | None = None
 
 
 class Invoice(Protocol):
-    """An invoice; `body` is its JSON text, unchanging once issued. A preview has no id."""
+    """An invoice; `body` is its JSON text as it was issued. A preview has no id."""
 
     @property
     def id(self) -> str | None: ...
     @property
+    def tenant(self) -> str: ...
+    @property
+    def number(self) -> str | None: ...
+    @property
     def status(self) -> str: ...
     @property
+    def currency(self) -> str: ...
+    @property
+    def total(self) -> str: ...
+    @property
     def body(self) -> str: ...
+    @property
+    def start_ms(self) -> int: ...
+    @property
+    def end_ms(self) -> int: ...
+    @property
+    def due_on(self) -> str | None: ...
+    @property
+    def voided_ms(self) -> int | None: ...
+    @property
+    def void_reason(self) -> str | None: ...
+
+
+class Payment(Protocol):
+    """Money that came in for an invoice (`kind` payment), or went back (refund)."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def kind(self) -> str: ...
+    @property
+    def adapter(self) -> str: ...
+    @property
+    def reference(self) -> str: ...
+    @property
+    def amount(self) -> str: ...
+    @property
+    def date(self) -> str: ...
+    @property
+    def created_ms(self) -> int: ...
+
+
+class CreditNote(Protocol):
+    @property
+    def id(self) -> str: ...
+    @property
+    def tenant(self) -> str: ...
+    @property
+    def number(self) -> str: ...
+    @property
+    def reference(self) -> str: ...
+    @property
+    def amount(self) -> str: ...
+    @property
+    def body(self) -> str: ...
+
+
+class Account(Protocol):
+    """An invoice and what was settled on it; `next_start_ms`: when the tenant's next invoiced
+    period begins."""
+
+    @property
+    def invoice(self) -> Invoice: ...
+    @property
+    def payments(self) -> Sequence[Payment]: ...
+    @property
+    def credit_notes(self) -> Sequence[CreditNote]: ...
+    @property
+    def next_start_ms(self) -> int | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class NewPayment:
+    kind: str
+    adapter: str
+    reference: str
+    amount: str
+    date: str
+
+
+@dataclass(frozen=True, slots=True)
+class NewCredit:
+    """`body` lacks id, number and created, which the store adds; `book` as of InvoiceDraft."""
+
+    series: str
+    reference: str
+    amount: str
+    body: dict[str, Any]
+    book: Callable[[Any, str, str], Mapping[str, Any]] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is done to an invoice at once, and the status it has then. `book` puts it into the
+    books."""
+
+    status: str
+    payment: NewPayment | None = None
+    credit: NewCredit | None = None
+    void_reason: str | None = None
+    book: Callable[[Any], None] | None = None
 
 
 class InvoiceStore(Protocol):
@@ -138,9 +242,73 @@ class InvoiceStore(Protocol):
         """
         ...
 
+    def settle(
+        self, tenant: str | None, invoice_id: str, decide: Callable[[Account], Step | None]
+    ) -> tuple[Account, Account]:
+        """Do what `decide` says of an invoice's account: (before, after), in one transaction."""
+        ...
+
     def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice: ...
 
+    def account(self, tenant: str | None, invoice_id: str) -> Account: ...
+
     def list_invoices(self, tenant: str | None) -> Sequence[Invoice]: ...
+
+    def accounts(self, tenant: str | None) -> Sequence[Account]:
+        """As `list_invoices`, each with what was settled on it."""
+        ...
+
+    def credit_note(self, tenant: str | None, note_id: str) -> CreditNote: ...
+
+
+class Postings(Protocol):
+    """What is booked in the ledger of invoices: `books` is the ledger inside the transaction
+    that keeps the thing, so that neither is without the other. Idempotent by reference.
+
+    `lines` have kind, amount and exact. Amounts are decimals of the currency.
+    """
+
+    def post_invoice(
+        self,
+        books: Any,
+        *,
+        invoice: str,
+        number: str,
+        tenant: str,
+        currency: str,
+        lines: Sequence[Any],
+        start_ms: int,
+        end_ms: int,
+        now_ms: int,
+    ) -> Decimal:
+        """What a wallet paid of it."""
+        ...
+
+    def post_payment(self, books: Any, *, invoice: Invoice, paid: NewPayment, now_ms: int) -> None:
+        """Money that came in, or went back to where it came from (`kind` refund)."""
+        ...
+
+    def post_credit_note(
+        self, books: Any, *, invoice: Invoice, note: str, lines: Sequence[Any], now_ms: int
+    ) -> Decimal:
+        """What went back to the wallet that had paid it."""
+        ...
+
+    def post_void(self, books: Any, *, invoice: Invoice, now_ms: int) -> None: ...
+
+
+class Payments(Protocol):
+    """Where money comes from: outside of the platform. An adapter makes a payment of what it
+    is told of one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def received(
+        self, told: Mapping[str, Any], kind: str, currency: str, now_ms: int
+    ) -> NewPayment:
+        """A payment that came in, or a refund that went out. Raises `invalid_field`."""
+        ...
 
 
 class LedgerStore(InvoiceStore, Protocol):
@@ -185,4 +353,8 @@ class Tenants(Protocol):
 
     def plan_changes(self, tenant: str) -> Sequence[tuple[int, str | None]]:
         """Which plan a tenant had from when on, oldest first."""
+        ...
+
+    def billing(self, tenant: str) -> Mapping[str, Any] | None:
+        """How a tenant is invoiced, as `core.billing.details_of` reads it; None: nobody said."""
         ...
