@@ -9,6 +9,7 @@ from pathlib import Path
 
 from meuse.app import commands
 from meuse.billing.ingest import Ingester
+from meuse.billing.reconciling import Reconciler, nightly
 from meuse.billing.server import make_app, run
 from meuse.billing.terms import Terms
 from meuse.core.billing import Party
@@ -32,11 +33,18 @@ def main(argv: Sequence[str]) -> int:
     # Read only: plans and tenants are control's to write.
     meuse = Database(settings.database("meuse"))
     ingester = Ingester(store, JournalReader(settings.journal))
+    plans, access = SqlPlans(meuse), SqlAccess(meuse)
     app = make_app(
-        store, ingester, SqlPlans(meuse), SqlAccess(meuse), now_ms,
+        store, ingester, plans, access, now_ms,
         terms=terms_of(settings), font=settings.invoice_font,
     )  # fmt: skip
     stop = threading.Event()
+    if settings.reconcile_hour >= 0:
+        reconciler = Reconciler(store=store, plans=plans, tenants=access)
+        threading.Thread(
+            target=nightly, args=(reconciler, settings.reconcile_hour, stop), name="nightly",
+            daemon=True,
+        ).start()  # fmt: skip
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     run(
         app,

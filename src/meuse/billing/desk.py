@@ -11,6 +11,7 @@ from meuse.billing.invoices import DEFAULT, make_invoice
 from meuse.billing.manual import ManualPayments
 from meuse.billing.ports import (
     Account,
+    BookReader,
     CreditNote,
     Invoice,
     LedgerStore,
@@ -21,6 +22,7 @@ from meuse.billing.ports import (
     Step,
     Tenants,
 )
+from meuse.billing.reconciling import Reconciler
 from meuse.billing.terms import Terms
 from meuse.core.clock import Clock, now_ms, to_rfc3339
 from meuse.core.errors import Code, MeuseError
@@ -46,10 +48,18 @@ class Desk:
     tenants: Tenants
     terms: Terms = DEFAULT
     postings: Postings | None = None
+    books: BookReader | None = None
     payments: Payments = _MANUAL
     font: str = ""
     """A TrueType file for PDF; empty: one that is found."""
     clock: Clock = now_ms
+
+    @property
+    def reconciler(self) -> Reconciler:
+        return Reconciler(
+            store=self.store, plans=self.plans, tenants=self.tenants, books=self.books,
+            clock=self.clock,
+        )  # fmt: skip
 
     def invoice(
         self,

@@ -84,16 +84,16 @@ def make_invoice(
     customer = details(tenant, tenants.billing(tenant))
     now = clock()
 
-    calendar = taxed_stints(_calendar(tenant, tenants, plans, start, end), customer)
+    calendar = taxed_stints(calendar_of(tenant, tenants, plans, start, end), customer)
     held = [stint.plan for stint in until(calendar, end) if stint.end_ms > start]
-    issued = _issued(store, tenant, start, end)
-    remedy = None if unrated_as is None else _known_plan(unrated_as, plans)
+    issued = issued_before(store, tenant, start, end)
+    remedy = None if unrated_as is None else known_plan(unrated_as, plans)
 
     def build(rows: Sequence[RollupRow]) -> InvoiceDraft:
-        rows, found = _remedied(rows, plans, issued, start, remedy)
+        rows, found = remedied(rows, plans, issued, start, remedy)
         known = {ref: taxed(plan, customer) for ref, plan in found.items()}
         rating = assess(rows, known, calendar, start, end, issued)
-        fallback = held[-1] if held else _current_plan(payer, plans)
+        fallback = held[-1] if held else current_plan(payer, plans)
         used = any(row.from_ms >= start for row in rows)
         if fallback is None and not rating.lines and not used:
             raise MeuseError(
@@ -129,7 +129,7 @@ def make_invoice(
             book=_booking(postings, tenant, currency, rating.lines, (start, end), now),
         )  # fmt: skip
 
-    spans = windows(start, end, _cuts(issued))
+    spans = windows(start, end, cuts_of(issued))
     return store.put_invoice(tenant, start, end, build, windows=spans, keep=issue)
 
 
@@ -150,13 +150,13 @@ def preview_plan(
     """
     start, end = parse_period(period)
     payer = tenants.tenant(tenant)
-    wanted = _known_plan(plan, plans)
-    issued = _issued(store, tenant, start, end)
-    rows = store.rollup_rows(tenant, start, end, windows=windows(start, end, _cuts(issued)))
+    wanted = known_plan(plan, plans)
+    issued = issued_before(store, tenant, start, end)
+    rows = store.rollup_rows(tenant, start, end, windows=windows(start, end, cuts_of(issued)))
     customer = details(tenant, tenants.billing(tenant))
-    calendar = taxed_stints(_calendar(tenant, tenants, plans, start, end), customer)
-    current = _current_plan(payer, plans)
-    was, found = _remedied(rows, plans, issued, start)
+    calendar = taxed_stints(calendar_of(tenant, tenants, plans, start, end), customer)
+    current = current_plan(payer, plans)
+    was, found = remedied(rows, plans, issued, start)
     known = {ref: taxed(plan, customer) for ref, plan in found.items()}
     actual = assess(was, known, calendar, start, end, issued)
     other = what_if(rows, taxed(wanted, customer), start, end)
@@ -244,7 +244,7 @@ def unrated_alarm(tenant: str, start: int, end: int, missing: Unpriced) -> Alarm
     return Alarm("unrated_usage", detail, "unrated:" + ":".join(key), tenant)
 
 
-def _calendar(
+def calendar_of(
     tenant: str, tenants: Tenants, plans: Plans, start: int, end: int
 ) -> tuple[Stint, ...]:
     touched = months(start, end)
@@ -252,7 +252,7 @@ def _calendar(
     return stints(tenants.plan_changes(tenant), plans.versions, begin, after)
 
 
-def _issued(store: InvoiceStore, tenant: str, start: int, end: int) -> tuple[Issued, ...]:
+def issued_before(store: InvoiceStore, tenant: str, start: int, end: int) -> tuple[Issued, ...]:
     """The issued invoices of the first month before this period.
 
     Read before the transaction that makes the invoice: one that is issued in between says what
@@ -262,7 +262,7 @@ def _issued(store: InvoiceStore, tenant: str, start: int, end: int) -> tuple[Iss
     return issued_in(store.list_invoices(tenant), begin, start) if begin < start else ()
 
 
-def _cuts(issued: Iterable[Issued]) -> list[int]:
+def cuts_of(issued: Iterable[Issued]) -> list[int]:
     return [moment for one in issued for moment in (one.start_ms, one.end_ms)]
 
 
@@ -271,7 +271,7 @@ def _is_open(moment: int, start: int, issued: Iterable[Issued]) -> bool:
     return moment < start and not any(one.has(moment) for one in issued)
 
 
-def _remedied(
+def remedied(
     rows: Sequence[RollupRow],
     plans: Plans,
     issued: Sequence[Issued],
@@ -282,11 +282,11 @@ def _remedied(
     its issued invoice names, else under `remedy`; of parts without an invoice it stays as it is.
     """
     named: list[tuple[Callable[[int], bool], PlanVersion]] = [
-        (one.has, _known_plan(one.unrated_as, plans)) for one in issued if one.unrated_as
+        (one.has, known_plan(one.unrated_as, plans)) for one in issued if one.unrated_as
     ]
     if remedy is not None:
         named.append((lambda moment: not _is_open(moment, start, issued), remedy))
-    known, found = _plans_of(rows, plans), list(rows)
+    known, found = plan_versions(rows, plans), list(rows)
     for holds, plan in named:
         mine = [row for row in found if holds(row.from_ms)]
         others = [row for row in found if not holds(row.from_ms)]
@@ -295,7 +295,7 @@ def _remedied(
     return found, known
 
 
-def _plans_of(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]:
+def plan_versions(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]:
     found: dict[str, PlanVersion] = {}
     for ref in {row.plan_version for row in rows if row.plan_version}:
         plan = _plan(ref, plans)
@@ -304,11 +304,11 @@ def _plans_of(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]
     return found
 
 
-def _current_plan(tenant: Tenant, plans: Plans) -> PlanVersion | None:
+def current_plan(tenant: Tenant, plans: Plans) -> PlanVersion | None:
     return None if tenant.plan is None else _plan(tenant.plan, plans)
 
 
-def _known_plan(ref: str, plans: Plans) -> PlanVersion:
+def known_plan(ref: str, plans: Plans) -> PlanVersion:
     plan = _plan(ref, plans)
     if plan is None:
         raise not_found("plan", ref, "Make it with PUT /api/plans/{name}.")

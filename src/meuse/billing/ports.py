@@ -137,6 +137,8 @@ class Invoice(Protocol):
     @property
     def end_ms(self) -> int: ...
     @property
+    def issued_ms(self) -> int | None: ...
+    @property
     def due_on(self) -> str | None: ...
     @property
     def voided_ms(self) -> int | None: ...
@@ -297,6 +299,19 @@ class Postings(Protocol):
     def post_void(self, books: Any, *, invoice: Invoice, now_ms: int) -> None: ...
 
 
+class BookReader(Protocol):
+    """What the ledger has, for comparison with what invoices and wallets say."""
+
+    def standing(self, tenant: str, invoice: str) -> Mapping[str, Decimal] | None:
+        """{total, credited, paid, from_wallet, due} of an invoice; None: it is not booked."""
+        ...
+
+    def unbalanced(self) -> Sequence[Mapping[str, str]]:
+        """What does not add up in itself: entries whose legs are not zero, wallets that show
+        another balance than their entries have, …; each with the two numbers."""
+        ...
+
+
 class Payments(Protocol):
     """Where money comes from: outside of the platform. An adapter makes a payment of what it
     is told of one."""
@@ -330,6 +345,35 @@ class LedgerStore(InvoiceStore, Protocol):
         owner: str | None = None,
         project: str | None = None,
     ) -> list[dict[str, Any]]: ...
+
+    def usage_parts(
+        self, tenant: str, start_ms: int, end_ms: int, by: Sequence[str]
+    ) -> Sequence[tuple[tuple[Any, ...], RollupRow]]:
+        """What a payer used, by the values of `by` and by all that rating looks at."""
+        ...
+
+    def payers(self, start_ms: int, end_ms: int) -> Sequence[str]:
+        """The tenants that used anything."""
+        ...
+
+    def raise_alarms(self, alarms: Sequence[Alarm]) -> None: ...
+
+    def sums(self) -> tuple[Mapping[tuple[str, ...], int], Mapping[tuple[str, ...], int]]:
+        """(what all records have, what the rollup has) as of one moment, by tenant, meter,
+        model, version, tier and plan version."""
+        ...
+
+    def invoiced_late(self) -> set[str]:
+        """The invoices (ids) for whose period usage came in after they were issued."""
+        ...
+
+    def keep_reconciliation(self, differences: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep what was found; with id and moment."""
+        ...
+
+    def reconciliations(self, limit: int) -> list[dict[str, Any]]:
+        """Newest first."""
+        ...
 
     def newest_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """(how many alarms there are, the newest of them)."""

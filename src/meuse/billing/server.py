@@ -29,7 +29,8 @@ from meuse.billing import invoice_calls
 from meuse.billing.desk import Desk
 from meuse.billing.ingest import Ingester
 from meuse.billing.invoices import DEFAULT, preview_plan
-from meuse.billing.ports import LedgerStore, Plans, Postings, Tenants
+from meuse.billing.ports import BookReader, LedgerStore, Plans, Postings, Tenants
+from meuse.billing.reports import month_forecast, owed, usage_costs
 from meuse.billing.terms import Terms
 from meuse.billing.wire import (
     as_json,
@@ -42,8 +43,8 @@ from meuse.billing.wire import (
     query_of,
     tenant_of,
 )
-from meuse.core.clock import Clock, now_ms, to_rfc3339
-from meuse.core.errors import Code, MeuseError
+from meuse.core.clock import Clock, now_ms, parse_period, to_rfc3339
+from meuse.core.errors import Code, MeuseError, invalid
 
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -54,7 +55,12 @@ _GC_THRESHOLDS = (20_000, 20, 50)
 _NEWEST_ALARMS = 5
 KEEP_ALIVE_S = 75
 """Longer than any client keeps an idle connection, so that it is the client who closes it."""
-_USAGE = {"from", "to", "by", "tenant", "owner", "project", "fresh"}
+_USAGE = {"from", "to", "by", "tenant", "owner", "project", "fresh", "cost"}
+_KEPT_RECONCILIATIONS = 30
+
+
+class _Reconcile(msgspec.Struct, forbid_unknown_fields=True):
+    period: str | dict[str, str] | None = None
 
 
 class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
@@ -72,15 +78,18 @@ def make_app(
     *,
     terms: Terms = DEFAULT,
     postings: Postings | None = None,
+    books: BookReader | None = None,
     font: str = "",
 ) -> ASGIApp:
-    """`GET /usage`, `POST /what-if`, `GET /health`, and the calls of `invoice_calls`.
+    """`GET /usage`, `GET /forecast`, `POST /what-if`, `POST /reconciliations`, `GET /health`, and
+    the calls of `invoice_calls`.
 
-    `postings` books invoices in the ledger that the store opens; `font` is for PDF.
+    `postings` books invoices in the ledger that the store opens, `books` reads it; `font` is
+    for PDF.
     """
     desk = Desk(
         store=store, ingester=ingester, plans=plans, tenants=access, terms=terms,
-        postings=postings, font=font, clock=clock,
+        postings=postings, books=books, font=font, clock=clock,
     )  # fmt: skip
 
     def usage(request: Request) -> Response:
@@ -92,16 +101,19 @@ def make_app(
             ingester.run_once()
         # Read before the rows: they may hold more than is claimed, never less.
         complete_to = ingester.complete_to_ms
-        owner, project = query.get("owner"), query.get("project")
-        rows = store.usage(start, end, by, tenant=tenant, owner=owner, project=project)
-        return as_json(
-            {
-                "rows": rows,
-                "complete_to": to_rfc3339(complete_to) if complete_to else None,
-                "from": to_rfc3339(start),
-                "to": to_rfc3339(end),
-            }
-        )
+        where = {"owner": query.get("owner"), "project": query.get("project")}
+        told = {
+            "complete_to": to_rfc3339(complete_to) if complete_to else None,
+            "from": to_rfc3339(start),
+            "to": to_rfc3339(end),
+        }
+        if not flag(query, "cost"):
+            return as_json({"rows": store.usage(start, end, by, tenant=tenant, **where), **told})
+        who = store.payers(start, end) if tenant is None else [tenant]
+        rows = usage_costs(store, plans, who, start, end, by, where)
+        if tenant is not None and not any(where.values()):
+            told["owed"] = owed(store, plans, access, tenant, start, end)
+        return as_json({"rows": rows, **told})
 
     async def new_what_if(request: Request) -> Response:
         wanted = decode(await request.body(), _WhatIf)
@@ -117,6 +129,27 @@ def make_app(
                 plan=wanted.plan,
             )
             return as_json(body | {"complete_to": to_rfc3339(complete_to)})
+
+        return await run_in_threadpool(make)
+
+    def get_forecast(request: Request) -> Response:
+        tenant = tenant_of(query_of(request, {"tenant"}))
+        if tenant is None:
+            raise invalid("tenant", "a forecast has one tenant", "Name the tenant that pays.")
+        ingester.run_once()
+        return as_json(month_forecast(store, plans, access, tenant, clock()))
+
+    def get_reconciliations(request: Request) -> Response:
+        query_of(request, set())
+        return as_json({"items": store.reconciliations(_KEPT_RECONCILIATIONS)})
+
+    async def new_reconciliation(request: Request) -> Response:
+        wanted = decode(await request.body() or b"{}", _Reconcile)
+
+        def make() -> Response:
+            ingester.run_once()
+            bounds = (None, None) if wanted.period is None else parse_period(wanted.period)
+            return as_json(desk.reconciler.run(*bounds), 201)
 
         return await run_in_threadpool(make)
 
@@ -136,6 +169,9 @@ def make_app(
             Route("/usage", usage, methods=["GET"]),
             Route("/what-if", new_what_if, methods=["POST"]),
             *invoice_calls.routes(desk),
+            Route("/forecast", get_forecast, methods=["GET"]),
+            Route("/reconciliations", new_reconciliation, methods=["POST"]),
+            Route("/reconciliations", get_reconciliations, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
         ],
         exception_handlers={

@@ -11,21 +11,22 @@ Usage is kept per bucket of a quarter of an hour (`core.clock.BUCKET_MS`). Every
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from meuse.core.clock import Clock, now_ms
+from meuse.core.clock import Clock, now_ms, to_rfc3339
+from meuse.core.ids import new_id
 from meuse.store import money_tables as t
 from meuse.store import money_usage
 from meuse.store.database import Database
 from meuse.store.invoice_tables import OpenBooks
 from meuse.store.invoices import Invoices
 from meuse.store.money_contexts import Contexts
-from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, tell
+from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, tell, to_json
 from meuse.store.money_tables import Alarm, Cursor, CursorState, Ingested, Record, RollupRow
-from meuse.store.money_usage import check_bounds, take_turn
+from meuse.store.money_usage import Sums, check_bounds, take_turn
 
 
 class MoneyStore(Invoices):
@@ -135,6 +136,40 @@ class MoneyStore(Invoices):
         query = sa.select(t.alarms).order_by(t.alarms.c.ts_ms, t.alarms.c.id)
         with self._database.read() as connection:
             return [_alarm(row) for row in connection.execute(query)]
+
+    # --- reconciliations ---
+
+    def sums(self) -> tuple[Sums, Sums]:
+        """(what all records have, what the rollup has) as of one moment."""
+        with self._database.read() as connection:
+            return money_usage.sums(connection)
+
+    def invoiced_late(self) -> set[str]:
+        """The invoices for whose period usage came in after they were issued."""
+        query = sa.select(t.alarms.c.detail).where(t.alarms.c.kind == "late_usage")
+        with self._database.read() as connection:
+            return {json.loads(detail)["invoice"] for detail in connection.execute(query).scalars()}
+
+    def keep_reconciliation(self, differences: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep what was found; it gets an id and the moment."""
+        now = self._clock()
+        kept = {"id": new_id("rec"), "at": to_rfc3339(now), **body}
+        row = {
+            "id": kept["id"],
+            "ts_ms": now,
+            "differences": differences,
+            "body": to_json(kept),
+        }
+        with self._database.write() as connection:
+            connection.execute(sa.insert(t.reconciliations).values(row))
+        return kept
+
+    def reconciliations(self, limit: int) -> list[dict[str, Any]]:
+        """Newest first."""
+        c = t.reconciliations.c
+        query = sa.select(c.body).order_by(c.ts_ms.desc(), c.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [json.loads(body) for body in connection.execute(query).scalars()]
 
     def newest_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """(how many alarms there are, the newest of them as in `alarms`, newest first)."""

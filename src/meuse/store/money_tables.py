@@ -168,3 +168,11 @@ alarms = sa.Table(
     sa.Column("ts_ms", sa.BigInteger),
     *texts("kind", "detail", "dedup"),
 )
+reconciliations = sa.Table(
+    "reconciliation",
+    metadata,
+    *texts("id", primary_key=True),
+    sa.Column("ts_ms", sa.BigInteger),
+    sa.Column("differences", sa.Integer),
+    *texts("body"),
+)

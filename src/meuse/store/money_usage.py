@@ -5,6 +5,8 @@ Every `start_ms` and `end_ms` is [start, end) in Unix milliseconds on a bucket's
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -34,6 +36,9 @@ DIMENSIONS: dict[str, sa.ColumnElement[Any]] = {
     "deployment": t.rollup.c.deployment,
     "tier": t.rollup.c.tier,
 }
+Key = tuple[str, ...]
+Sums = Mapping[Key, int]
+"""Quantities by tenant, meter, model, version, tier of usage and plan version ("": none)."""
 INTERVALS = ("hour", "day", "week", "month")
 
 
@@ -126,6 +131,37 @@ def payers(connection: sa.Connection, start_ms: int, end_ms: int) -> list[str]:
     """Who used anything."""
     query = _filtered(sa.select(t.rollup.c.tenant_id).distinct(), start_ms, end_ms, {})
     return sorted(connection.execute(query).scalars())
+
+
+def sums(connection: sa.Connection) -> tuple[Sums, Sums]:
+    """(of all records, of the whole rollup), by tenant, meter, model, version, tier and plan.
+
+    One statement, which sees one moment. Records of the same caller with the same quantities
+    are counted by the database.
+    """
+    c, e, r = t.contexts.c, t.entries.c, t.rollup.c
+    where = ("tenant_id", "deployment", "version", "tier")
+    records = (
+        sa.select(
+            sa.literal("records").label("side"), *(c[name] for name in where),
+            sa.func.coalesce(c.plan_version, "").label("plan_version"),
+            e.quantities.label("what"), sa.func.count().label("n"),
+        )
+        .join_from(t.entries, t.contexts, c.context == e.context)
+        .group_by(*(c[name] for name in where), c.plan_version, e.quantities)
+    )  # fmt: skip
+    rollup = sa.select(
+        sa.literal("rollup"), *(r[name] for name in where), r.plan_version, r.meter,
+        sa.func.sum(r.quantity),
+    ).group_by(*(r[name] for name in where), r.plan_version, r.meter)  # fmt: skip
+    found: dict[str, Counter[Key]] = {"records": Counter(), "rollup": Counter()}
+    for side, tenant, model, version, tier, plan, what, n in connection.execute(
+        sa.union_all(records, rollup)
+    ):
+        quantities = {what: 1} if side == "rollup" else json.loads(what)
+        for meter, quantity in quantities.items():
+            found[side][tenant, meter, model, version, tier, plan] += quantity * int(n)
+    return found["records"], found["rollup"]
 
 
 def told(name: str, value: Any, start_ms: int) -> Any:
