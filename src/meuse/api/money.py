@@ -8,6 +8,7 @@ from fastapi import APIRouter, Query
 
 from meuse.api.context import Body, Parts, requires, tenant_scope
 from meuse.api.plans import checked_period
+from meuse.core.errors import Code, MeuseError
 from meuse.core.fields import known
 from meuse.core.nouns import Principal
 
@@ -33,6 +34,11 @@ def usage(
     what it cost as well, unrounded, and `owed`: what the period comes to by kind of line.
     `fresh=true` reads the journal to its end first. An administrator may name a tenant, or `*`
     for all (then also by=tenant)."""
+    if cost and not caller.may("billing"):
+        raise MeuseError(
+            Code.FORBIDDEN, "costs need the scope 'billing'", field="cost",
+            hint="Without cost=true the answer has quantities alone.",
+        )  # fmt: skip
     everyone = tenant == "*" and "admin" in caller.scopes
     who = "*" if everyone else tenant_scope(caller, tenant).tenant
     params = {"from": start, "to": to, "by": by, "tenant": who, "fresh": str(fresh).lower(),

@@ -14,9 +14,9 @@ from decimal import Decimal, localcontext
 from itertools import groupby
 from typing import Any
 
+from meuse.billing.invoice_ports import RollupRow
 from meuse.billing.lines import Line, difference
 from meuse.billing.plans.curve import PRECISION
-from meuse.billing.ports import RollupRow
 from meuse.billing.rating import rate, rule_of
 from meuse.billing.statement import Usage
 from meuse.core.errors import invalid

@@ -7,21 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from meuse.billing.ingest import Ingester
+from meuse.billing.invoice_ports import Account, CreditNote, Invoice, Payment, Step
 from meuse.billing.invoices import DEFAULT, make_invoice
 from meuse.billing.manual import ManualPayments
-from meuse.billing.ports import (
-    Account,
-    BookReader,
-    CreditNote,
-    Invoice,
-    LedgerStore,
-    Payment,
-    Payments,
-    Plans,
-    Postings,
-    Step,
-    Tenants,
-)
+from meuse.billing.ports import BookReader, LedgerStore, Payments, Plans, Postings, Tenants
 from meuse.billing.reconciling import Reconciler
 from meuse.billing.terms import Terms
 from meuse.core.clock import Clock, now_ms, to_rfc3339

@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, localcontext
 
+from meuse.billing.invoice_ports import RollupRow
 from meuse.billing.plans.budget import budget_price
 from meuse.billing.plans.calendar import Month, Stint
 from meuse.billing.plans.curve import PRECISION
-from meuse.billing.ports import RollupRow
 from meuse.billing.rating import Rating
 from meuse.billing.statement import Usage, assess
 from meuse.core.plans import PlanVersion

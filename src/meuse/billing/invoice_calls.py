@@ -17,7 +17,7 @@ from starlette.routing import Route
 
 from meuse.billing.desk import Desk
 from meuse.billing.documents import render
-from meuse.billing.ports import Account
+from meuse.billing.invoice_ports import Account
 from meuse.billing.settling import credit, pay, void
 from meuse.billing.views import brief, credit_view, invoice_view, payment_view
 from meuse.billing.wire import as_json, decode, query_of, tenant_of

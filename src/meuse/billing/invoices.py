@@ -9,20 +9,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from meuse.billing.invoice_ports import Alarm, Invoice, InvoiceDraft, InvoiceStore, RollupRow
 from meuse.billing.issued import Issued, issued_in
 from meuse.billing.lines import Line, Unpriced, amount_text
 from meuse.billing.plans.calendar import Stint, months, stints, until, windows
-from meuse.billing.ports import (
-    Alarm,
-    Invoice,
-    InvoiceDraft,
-    InvoiceStore,
-    LedgerStore,
-    Plans,
-    Postings,
-    RollupRow,
-    Tenants,
-)
+from meuse.billing.ports import LedgerStore, Plans, Postings, Tenants
 from meuse.billing.rating import Rating, is_unrated
 from meuse.billing.snapshot import (
     dates,

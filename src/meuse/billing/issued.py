@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any
 
+from meuse.billing.invoice_ports import Invoice
 from meuse.billing.lines import Line, difference, total_of
 from meuse.billing.plans.curve import PRECISION, Slice
-from meuse.billing.ports import Invoice
 from meuse.core.clock import parse_period
 from meuse.core.states import InvoiceStatus
 

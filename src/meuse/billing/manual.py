@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import date
 from typing import Any
 
+from meuse.billing.invoice_ports import NewPayment
 from meuse.billing.lines import amount_text
-from meuse.billing.ports import NewPayment
 from meuse.billing.settling import short_text
 from meuse.billing.terms import date_of
 from meuse.core.errors import invalid

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 
+from meuse.billing.invoice_ports import RollupRow
 from meuse.billing.lines import Line, Unpriced, amount_text, total_of
 from meuse.billing.plans.curve import PRECISION, Slice, cost, slices
 from meuse.billing.plans.match import discounts_for, left_of, price_for
-from meuse.billing.ports import RollupRow
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import PlanVersion, Price
 

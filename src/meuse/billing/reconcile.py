@@ -13,9 +13,9 @@ from dataclasses import asdict, dataclass
 from decimal import Decimal, localcontext
 from typing import Any
 
+from meuse.billing.invoice_ports import Account, Alarm, Invoice
 from meuse.billing.lines import Line, amount_text
 from meuse.billing.plans.curve import PRECISION
-from meuse.billing.ports import Account, Alarm, Invoice
 from meuse.billing.settling import figures
 from meuse.core.nouns import DEFAULT_TENANT
 

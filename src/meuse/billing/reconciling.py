@@ -10,19 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from meuse.billing import reconcile
+from meuse.billing.invoice_ports import Account, Alarm, Invoice, RollupRow
 from meuse.billing.invoices import cuts_of, known_plan, plan_versions, remedied, unrated_alarm
 from meuse.billing.issued import issued_in
 from meuse.billing.plans.calendar import Month, months, stints, windows
-from meuse.billing.ports import (
-    Account,
-    Alarm,
-    BookReader,
-    Invoice,
-    LedgerStore,
-    Plans,
-    RollupRow,
-    Tenants,
-)
+from meuse.billing.ports import BookReader, LedgerStore, Plans, Tenants
 from meuse.billing.rating import Rating, is_unrated, rate
 from meuse.billing.reconcile import Difference
 from meuse.billing.snapshot import taxed, taxed_stints

@@ -13,10 +13,11 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any
 
+from meuse.billing.invoice_ports import Account, Invoice, NewCredit, NewPayment, Step
 from meuse.billing.lines import Line, amount_text
 from meuse.billing.plans.calendar import months
 from meuse.billing.plans.curve import PRECISION
-from meuse.billing.ports import Account, Invoice, NewCredit, NewPayment, Postings, Step
+from meuse.billing.ports import Postings
 from meuse.billing.terms import Terms, series
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid

@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 
+from meuse.billing.invoice_ports import RollupRow
 from meuse.billing.issued import Issued, as_issued
 from meuse.billing.lines import Kind, Line, amount_text, difference, total_of
 from meuse.billing.plans.calendar import Month, Stint, months, projected, until
 from meuse.billing.plans.curve import PRECISION
-from meuse.billing.ports import RollupRow
 from meuse.billing.rating import Rating, is_unrated, one_currency, rate
 from meuse.core.nouns import PlanVersion
 from meuse.core.plans import Fee

@@ -6,8 +6,8 @@ import json
 from decimal import Decimal
 from typing import Any
 
+from meuse.billing.invoice_ports import Account, CreditNote, Payment
 from meuse.billing.lines import amount_text
-from meuse.billing.ports import Account, CreditNote, Payment
 from meuse.billing.settling import figures
 from meuse.billing.terms import date_of
 from meuse.core.clock import to_rfc3339
