@@ -22,9 +22,7 @@ _BY = "hour, day, week, month, model, meter, version, key, project, deployment, 
 def usage(
     start: Annotated[str | None, typer.Option("--from", help="RFC 3339, inclusive.")] = None,
     to: Annotated[str | None, typer.Option(help="RFC 3339, exclusive.")] = None,
-    by: Annotated[
-        str, typer.Option(help="hour, day, week, month, model, meter, key, …")
-    ] = "day,model,meter",
+    by: Annotated[str, typer.Option(help=_BY)] = "day,model,meter",
     tenant: Annotated[str | None, typer.Option(help="Another tenant (administrator).")] = None,
     cost: Annotated[bool, typer.Option("--cost", help="What it cost as well.")] = False,
     json_: Json = False,
