@@ -42,9 +42,11 @@ class Customers(Directory):
         return self.details
 
 
-def made(store, directory, *, now=END + GRACE, period="2026-11", complete=None, **more):
+def made(
+    store, directory, *, tenant="acme", now=END + GRACE, period="2026-11", complete=None, **more
+):
     invoice, _ = make_invoice(
-        store, directory, directory, tenant="acme", period=period,
+        store, directory, directory, tenant=tenant, period=period,
         complete_to_ms=now if complete is None else complete, terms=TERMS, clock=lambda: now,
         **more,
     )  # fmt: skip
