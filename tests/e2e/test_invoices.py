@@ -6,14 +6,10 @@ from collections.abc import Callable
 
 import httpx
 
-from e2e.conftest import JSON, Platform
+from e2e.conftest import Platform
 from e2e.helpers import get, refused
 
 PERIOD = {"from": "2026-02-01", "to": "2026-03-01"}
-PLAN: JSON = {
-    "currency": "EUR", "prices": [], "fees": [{"name": "base", "amount": "100"}],
-    "tax": {"name": "VAT", "percent": "21"},
-}  # fmt: skip
 
 
 def test_the_life_of_an_invoice(
@@ -22,7 +18,7 @@ def test_the_life_of_an_invoice(
     """Made with the customer's details, seen by the tenant alone, paid, credited, paid back."""
     name = tenant("initech")
     path = f"/api/tenants/{name}/billing"
-    details = {"name": "Initech & Sons", "address": ["Main St 1"], "tax_id": "US1",
+    details: dict[str, object] = {"name": "Initech & Sons", "address": ["Main St 1"], "tax_id": "US1",
                "email": "ap@initech.example", "tax": None, "due_days": 7}  # fmt: skip
     assert get(admin, path)["name"] == name
     assert admin.put(path, json=details).json() == details
