@@ -66,8 +66,8 @@ def test_intervals_are_told_by_their_begin(store, by, told):
     assert {r[by]: r["quantity"] for r in report(store, directory, by)} == {
         name: 1000 * n for name, n in counted.items()
     }
-    assert {r[by]: r["cost"] for r in report(store, directory, by)} == {
-        name: f"{n * Decimal('0.5'):f}" for name, n in counted.items()
+    assert {r[by]: Decimal(r["cost"]) for r in report(store, directory, by)} == {
+        name: n * Decimal("0.5") for name, n in counted.items()
     }
     rows = store.usage(MONTH, END, [by], tenant="acme")
     assert {row[by]: row["quantity"] for row in rows} == {n: 1000 * c for n, c in counted.items()}
