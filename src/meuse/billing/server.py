@@ -10,7 +10,7 @@ import gc
 import logging
 import socket as sockets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,14 +75,15 @@ def make_app(
     plans: Plans,
     access: Tenants,
     clock: Clock = now_ms,
+    postings: Postings | None = None,
+    more: Sequence[Route] = (),
     *,
     terms: Terms = DEFAULT,
-    postings: Postings | None = None,
     books: BookReader | None = None,
     font: str = "",
 ) -> ASGIApp:
-    """`GET /usage`, `GET /forecast`, `POST /what-if`, `POST /reconciliations`, `GET /health`, and
-    the calls of `invoice_calls`.
+    """`GET /usage`, `GET /forecast`, `POST /what-if`, `POST /reconciliations`, `GET /health`, the
+    calls of `invoice_calls`, and `more`.
 
     `postings` books invoices in the ledger that the store opens, `books` reads it; `font` is
     for PDF.
@@ -173,6 +174,7 @@ def make_app(
             Route("/reconciliations", new_reconciliation, methods=["POST"]),
             Route("/reconciliations", get_reconciliations, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
+            *more,
         ],
         exception_handlers={
             MeuseError: on_meuse_error,

@@ -72,11 +72,6 @@ def as_json(body: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(body), status, media_type="application/json")
 
 
-def as_text(body: str, status: int = 200) -> Response:
-    """JSON as it is kept: an issued invoice is the same bytes each time."""
-    return Response(body, status, media_type="application/json")
-
-
 def error_answer(error: MeuseError) -> Response:
     return as_json({"error": error.to_dict()}, error.http_status)
 

@@ -33,7 +33,8 @@ from meuse.store.invoice_tables import (
 )
 from meuse.store.money_ingest import raise_alarms, tell, to_json
 from meuse.store.money_tables import RollupRow
-from meuse.store.money_usage import check_bounds, take_turn
+from meuse.store.money_usage import check_bounds
+from meuse.store.turns import take_turn
 
 FINAL = ("issued", "paid")
 

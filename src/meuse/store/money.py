@@ -26,7 +26,8 @@ from meuse.store.invoices import Invoices
 from meuse.store.money_contexts import Contexts
 from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, tell, to_json
 from meuse.store.money_tables import Alarm, Cursor, CursorState, Ingested, Record, RollupRow
-from meuse.store.money_usage import Sums, check_bounds, take_turn
+from meuse.store.money_usage import Sums, check_bounds
+from meuse.store.turns import take_turn
 
 
 class MoneyStore(Invoices):

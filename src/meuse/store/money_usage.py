@@ -18,7 +18,6 @@ from meuse.core.errors import invalid
 from meuse.store import money_tables as t
 from meuse.store.money_tables import RollupRow
 
-_LOCK = 0x6D65757365  # any number, the same everywhere: "meuse"
 _HOUR_MS = 3_600_000
 _DAY_MS = 86_400_000
 _WEEK_MS = 7 * _DAY_MS
@@ -40,12 +39,6 @@ Key = tuple[str, ...]
 Sums = Mapping[Key, int]
 """Quantities by tenant, meter, model, version, tier of usage and plan version ("": none)."""
 INTERVALS = ("hour", "day", "week", "month")
-
-
-def take_turn(connection: sa.Connection) -> None:
-    """One writer at a time, to the end of the transaction. SQLite's BEGIN IMMEDIATE is that."""
-    if connection.dialect.name != "sqlite":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 def check_bounds(start_ms: int, end_ms: int) -> None:
