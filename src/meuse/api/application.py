@@ -20,6 +20,7 @@ from meuse.api import (
     deployments,
     external,
     files,
+    invoices,
     jobs,
     limits,
     methods,
@@ -55,8 +56,8 @@ def make_app(control: Control) -> FastAPI:
     app.state.control = control
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
-        access, plans, limits, money, wallets, recipes, methods, reports,
-        openai_files, openai_batches, openai_fine_tuning,
+        access, plans, limits, money, invoices, wallets, recipes, methods, reports, openai_files,
+        openai_batches, openai_fine_tuning,
     ):  # fmt: skip
         app.include_router(part.router)
 

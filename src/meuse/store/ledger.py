@@ -19,8 +19,9 @@ from meuse.core.ledger import Entry, Grant, Leg, Posted, Wallet, class_of
 from meuse.core.nouns import DEFAULT_PROJECT
 from meuse.store import ledger_tables as t
 from meuse.store.database import Database, upsert
+from meuse.store.invoice_tables import Invoice
 from meuse.store.money_ingest import raise_alarms, tell, to_json
-from meuse.store.money_tables import Alarm, Invoice
+from meuse.store.money_tables import Alarm
 from meuse.store.turns import take_turn
 
 _IDS_PER_QUERY = 1_000

@@ -53,7 +53,7 @@ def issue(books: Any, start_ms: int, end_ms: int) -> None:
         return
     import sqlalchemy as sa
 
-    from meuse.store.money_tables import invoices
+    from meuse.store.invoice_tables import invoices
 
     books._connection.execute(
         sa.insert(invoices).values(
