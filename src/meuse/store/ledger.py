@@ -271,7 +271,8 @@ class LedgerStore:
         booked = sa.select(e.id).where(
             e.tenant_id == i.tenant_id, e.subject == i.id, e.kind == "invoice"
         )
-        query = sa.select(i.id, i.tenant_id, i.number, i.status, i.currency, i.total, i.body).where(
+        columns = (i.id, i.tenant_id, i.number, i.status, i.currency, i.total, i.body)
+        query = sa.select(*columns, i.period_start_ms, i.period_end_ms).where(
             i.status.not_in(NOT_ISSUED), ~booked.exists()
         )
         with self._database.read() as connection:
