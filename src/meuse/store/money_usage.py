@@ -205,9 +205,9 @@ def _month_of(bucket: Any, start_ms: int, end_ms: int) -> sa.ColumnElement[Any]:
     begins = _months(start_ms, end_ms, _MOST_MONTHS + 1)
     if len(begins) > _MOST_MONTHS:
         raise invalid("from", "the period is too long to be told by month", "Use 50 years.")
-    cases = [(bucket < after, sa.literal_column(str(n))) for n, after in enumerate(begins[1:])]
-    last = sa.literal_column(str(len(begins) - 1))
-    return sa.case(*cases, else_=last) if cases else last
+    # A case even of a single month: a bare number in GROUP BY would be a column's place.
+    ends = [*begins[1:], end_ms]
+    return sa.case(*((bucket < end, sa.literal_column(str(n))) for n, end in enumerate(ends)))
 
 
 def _months(start_ms: int, end_ms: int, most: int) -> list[int]:
