@@ -52,6 +52,9 @@ NEEDS = {
     "POST /api/plans": "billing",
     "/api/usage": "usage",
     "/api/invoices": "billing",
+    "/api/credit": "billing",
+    "/api/forecast": "billing",
+    "/api/reconciliations": "admin",
 }
 MONTH = datetime.now(UTC).strftime("%Y-%m")
 

@@ -109,7 +109,6 @@ def test_a_failure_books_nothing(ledger):
         assert books.wallet("acme", "EUR") is None
 
 
-@pytest.mark.parametrize("event", ["UPDATE", "DELETE", "TRUNCATE", "INSERT OR REPLACE"])
 @pytest.mark.parametrize(
     ("table", "column"),
     [
@@ -117,22 +116,22 @@ def test_a_failure_books_nothing(ledger):
         ("wallet", "currency"), ("wallet_grant", "amount"),
     ],
 )  # fmt: skip
-def test_what_is_in_stays(ledger, database, event, table, column):
+def test_what_is_in_stays(ledger, database, table, column):
     """The database refuses every statement that changes, deletes or replaces a row."""
     with ledger.books() as books:
         books.post(PAID)
         books.add_wallet(WALLET)
         books.add_grant(GRANT)
-    statement = {
-        "UPDATE": f"UPDATE {table} SET {column} = {column}",
-        "DELETE": f"DELETE FROM {table}",
-        "TRUNCATE": f"TRUNCATE {table} CASCADE",
-        "INSERT OR REPLACE": f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}",
-    }[event]
-    if (event == "TRUNCATE") == database.sqlite or (event[0] == "I" and not database.sqlite):
-        pytest.skip("this database has no such statement")
-    with pytest.raises(sa.exc.DatabaseError, match="immutable"), database.write() as connection:
-        connection.exec_driver_sql(statement)
+    statements = [
+        f"UPDATE {table} SET {column} = {column}",
+        f"DELETE FROM {table}",
+        f"INSERT OR REPLACE INTO {table} SELECT * FROM {table}"
+        if database.sqlite
+        else f"TRUNCATE {table} CASCADE",
+    ]
+    for statement in statements:
+        with pytest.raises(sa.exc.DatabaseError, match="immutable"), database.write() as connection:
+            connection.exec_driver_sql(statement)
 
 
 def test_wallets_and_grants_are_kept(ledger):

@@ -83,10 +83,11 @@ class CreditsBody(_Body):
 
 
 class TaxBody(_Body):
-    """Added to what is left to pay."""
+    """Added to what is left to pay; `text` says on the invoice why the rate is what it is."""
 
     name: _Name
     percent: _Amount
+    text: Annotated[str, Meta(max_length=500)] = ""
 
 
 class PlanBody(_Body):

@@ -20,6 +20,7 @@ from meuse.api import (
     deployments,
     external,
     files,
+    invoices,
     jobs,
     limits,
     methods,
@@ -56,7 +57,7 @@ def make_app(control: Control) -> FastAPI:
     app.state.control = control
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
-        access, plans, limits, money, wallets, webhooks, recipes, methods, reports,
+        access, plans, limits, money, invoices, wallets, webhooks, recipes, methods, reports,
         openai_files, openai_batches, openai_fine_tuning,
     ):  # fmt: skip
         app.include_router(part.router)

@@ -14,6 +14,7 @@ import typer
 from meuse.cli import (
     compress,
     finetune,
+    invoices,
     learning,
     limits,
     llm,
@@ -37,7 +38,7 @@ VERBS = (
     learning.data, learning.train, learning.search, compress.compress, compress.methods,
     llm.pull, finetune.finetune, learning.evaluate, learning.promote, learning.jobs,
     learning.models, serving.deploy, serving.rollout, serving.predict, llm.chat, llm.tune_engine,
-    money.usage, money.invoice, money.keys, limits.limits,
+    money.usage, money.forecast, money.reconcile, money.keys, limits.limits,
 )  # fmt: skip
 """In the order in which the help lists them."""
 
@@ -46,6 +47,7 @@ for verb in VERBS:
 app.add_typer(machine.toolchains, name="toolchains")
 app.add_typer(plans.app, name="plans")
 app.add_typer(limits.webhooks, name="webhooks")
+app.add_typer(invoices.app, name="invoice")
 app.add_typer(wallets.app, name="wallet")
 
 

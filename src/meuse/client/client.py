@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import httpx
 
+from meuse.client.billing import Billing
 from meuse.client.wallets import WalletCalls
 from meuse.core.errors import Code, MeuseError, invalid
 
@@ -45,6 +46,11 @@ class Client(WalletCalls):
 
     def close(self) -> None:
         self._http.close()
+
+    @property
+    def billing(self) -> Billing:
+        """Invoices, payments and reports."""
+        return Billing(self._send)
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """One request; the decoded JSON of the answer."""
@@ -538,7 +544,7 @@ class Client(WalletCalls):
         return answer
 
     def usage(self, **query: Any) -> JSON:
-        """{rows, complete_to, …}. `query`: from, to, by, tenant, fresh."""
+        """{rows, complete_to, …}. `query`: from, to, by, tenant, fresh, cost."""
         if "start" in query:  # `from` is a word of the language
             query["from"] = query.pop("start")
         answer: JSON = self.call("GET", "/api/usage", params=query)

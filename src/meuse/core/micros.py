@@ -30,7 +30,8 @@ def from_micros(micros: int) -> Decimal:
 
 def minor_micros(currency: str) -> int:
     """The smallest amount that can be paid: 10,000 for EUR, 1,000,000 for JPY."""
-    return UNIT // 10 ** _places(currency)
+    parts: int = 10 ** _places(currency)
+    return UNIT // parts
 
 
 def money_text(micros: int, currency: str) -> str:

@@ -99,8 +99,12 @@ class Credits:
 
 @dataclass(frozen=True, slots=True)
 class Tax:
+    """`percent` of what is left to pay. `text` stands on the invoice beside it: why the rate is
+    what it is, such as "Reverse charge"."""
+
     name: str
     percent: str
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +162,13 @@ def terms_body(plan: PlanVersion) -> dict[str, Any]:
     if plan.credits is not None:
         terms["credits"] = asdict(plan.credits)
     if plan.tax is not None:
-        terms["tax"] = asdict(plan.tax)
+        terms["tax"] = tax_body(plan.tax)
     return terms
+
+
+def tax_body(tax: Tax) -> dict[str, Any]:
+    """The JSON of a tax: name, percent, and text where there is some."""
+    return _body(tax, ("name", "percent"))
 
 
 def price_of(body: Mapping[str, Any]) -> Price:

@@ -19,8 +19,9 @@ from meuse.core.ledger import Entry, Grant, Leg, Posted, Wallet, class_of
 from meuse.core.nouns import DEFAULT_PROJECT
 from meuse.store import ledger_tables as t
 from meuse.store.database import Database, upsert
+from meuse.store.invoice_tables import Invoice
 from meuse.store.money_ingest import raise_alarms, tell, to_json
-from meuse.store.money_tables import Alarm, Invoice
+from meuse.store.money_tables import Alarm
 from meuse.store.turns import take_turn
 
 _IDS_PER_QUERY = 1_000
@@ -270,7 +271,8 @@ class LedgerStore:
         booked = sa.select(e.id).where(
             e.tenant_id == i.tenant_id, e.subject == i.id, e.kind == "invoice"
         )
-        query = sa.select(i.id, i.tenant_id, i.number, i.status, i.currency, i.total, i.body).where(
+        columns = (i.id, i.tenant_id, i.number, i.status, i.currency, i.total, i.body)
+        query = sa.select(*columns, i.period_start_ms, i.period_end_ms).where(
             i.status.not_in(NOT_ISSUED), ~booked.exists()
         )
         with self._database.read() as connection:

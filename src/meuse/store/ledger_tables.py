@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from meuse.store.money_tables import invoices
+from meuse.store.invoice_tables import invoices
 
 __all__ = ["accounts", "entries", "grants", "invoices", "legs", "metadata", "sums", "wallets"]
 

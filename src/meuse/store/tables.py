@@ -276,6 +276,14 @@ tenant_plan = sa.Table(
     sa.Column("plan", sa.String(63)),
 )
 
+tenant_billing = sa.Table(
+    "tenant_billing",
+    metadata,
+    sa.Column("tenant_id", sa.String(63), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("updated_ms", sa.BigInteger, nullable=False),
+)
+
 plan_version = sa.Table(
     "plan_version",
     metadata,

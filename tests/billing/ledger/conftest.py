@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,28 +14,44 @@ from meuse.core.ids import new_id
 
 
 @contextmanager
-def sql_books(url: str) -> Iterator[Any]:
-    """One transaction for the whole test."""
+def undone(database: Any) -> Iterator[Any]:
+    """Books in a transaction that is rolled back at the end."""
+    from meuse.store.ledger import SqlBooks
+
+    with database.write() as connection:
+        yield SqlBooks(connection, lambda: 1)
+        connection.rollback()
+
+
+@contextmanager
+def migrated(url: str) -> Iterator[Any]:
     from meuse.store.database import Database
-    from meuse.store.ledger import LedgerStore
 
     database = Database(url, "normal")
     database.migrate("money")
-    with LedgerStore(database, lambda: 1).books() as books:
-        yield books
+    yield database
     database.close()
 
 
+@pytest.fixture(scope="module")
+def sqlite_money(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    with migrated(f"sqlite:///{tmp_path_factory.mktemp('money') / 'test.db'}") as database:
+        yield database
+
+
+@pytest.fixture(scope="module")
+def postgres_money(postgres_server: Callable[[], str]) -> Iterator[Any]:
+    with migrated(postgres_server()) as database:
+        yield database
+
+
 @pytest.fixture(params=["memory", "sqlite", "postgres"])
-def books(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Any]:
+def books(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """Empty ones of each adapter; what a test books is undone."""
     if request.param == "memory":
         yield MemoryBooks()
         return
-    url = f"sqlite:///{tmp_path / 'test.db'}"
-    if request.param == "postgres":
-        new_database: Callable[[], str] = request.getfixturevalue("postgres_server")
-        url = new_database()
-    with sql_books(url) as books:
+    with undone(request.getfixturevalue(f"{request.param}_money")) as books:
         yield books
 
 
@@ -53,7 +68,7 @@ def issue(books: Any, start_ms: int, end_ms: int) -> None:
         return
     import sqlalchemy as sa
 
-    from meuse.store.money_tables import invoices
+    from meuse.store.invoice_tables import invoices
 
     books._connection.execute(
         sa.insert(invoices).values(

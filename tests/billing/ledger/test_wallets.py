@@ -156,7 +156,7 @@ def test_a_refund_is_of_purchased_credit_that_is_left(books, wallet):
     last, _ = top_up(books, wallet, 40, "b", priority=1)
     top_up(books, wallet, 5, "c", kind="granted")
     held = wallets.hold(books, wallet, 25 * EUR, "h", NOW)  # the gift's 5, and 20 of the first
-    wallets.capture(books, wallet, held.id, 12 * EUR, "c", NOW)
+    wallets.capture(books, wallet, held.id, 12 * EUR, "d", NOW)
     posted, new = wallets.refund(books, wallet, 50 * EUR, "r", NOW)
     assert new
     assert legs(posted) == {

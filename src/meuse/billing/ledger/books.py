@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from meuse.billing.ports import Alarm
+from meuse.billing.invoice_ports import Alarm
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ledger import Entry, Grant, Leg, Posted, Wallet, fingerprint, shown_reference
 

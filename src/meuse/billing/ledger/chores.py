@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from meuse.billing.invoice_ports import Alarm
 from meuse.billing.ledger import wallets
 from meuse.billing.ledger.bookkeeper import issue_of
 from meuse.billing.ledger.books import LedgerBooks
 from meuse.billing.ledger.postings import post_invoice
-from meuse.billing.ports import Alarm
 from meuse.core.clock import Clock, day_of, now_ms
 
 _log = logging.getLogger(__name__)

@@ -289,8 +289,8 @@ def _give_back(books: Books, head: Parties, invoice: str, cause: str, now_ms: in
     if wallet is None or most <= 0:
         return
     back: Counter[str] = Counter()
-    for grant, amount in first_of(_spent_on(books, head.tenant, invoice), most):
-        back[grant] += amount
+    for grant_id, amount in first_of(_spent_on(books, head.tenant, invoice), most):
+        back[grant_id] += amount
     legs = {receivable(invoice): most}
     for grant in books.grants(wallet.id):
         if back[grant.id]:

@@ -1,5 +1,7 @@
 """The nouns that stages share, as frozen records. No behaviour beyond small derivations."""
 
+from meuse.core.billing import BillingDetails as BillingDetails
+from meuse.core.billing import Party as Party
 from meuse.core.nouns.data import PLAIN_PROFILE as PLAIN_PROFILE
 from meuse.core.nouns.data import Batch as Batch
 from meuse.core.nouns.data import Column as Column
