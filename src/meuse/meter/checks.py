@@ -25,8 +25,10 @@ _ORDER = {"budget": 0, "concurrency": 1, "rate": 2}
 class Check:
     """A limit made ready: where its cells are and what its numbers mean in microseconds."""
 
-    __slots__ = ("at", "burst_us", "debt_us", "end_us", "generation", "limit", "meter", "most",
-                 "moves", "number", "rate_us", "spare", "spare_of", "start_us", "word")  # fmt: skip
+    __slots__ = (
+        "at", "burst_us", "debt_us", "end_us", "generation", "is_money", "limit", "meter", "most",
+        "moves", "number", "rate_us", "spare", "spare_of", "start_us", "word",
+    )  # fmt: skip
 
     def __init__(self, limit: Limit) -> None:
         self.limit = limit
@@ -36,6 +38,7 @@ class Check:
         self.spare = self.spare_of = 0  # atoms that were counted too much, under this stamp
         self.most = limit.amount - limit.aside if limit.hard else None
         self.moves = limit.moves
+        self.is_money = limit.meter == COST
         self.meter = limit.meter if limit.kind != "concurrency" else None
         self.number, self.start_us, self.end_us = 0, 0, 0
         if limit.kind == "rate":
@@ -59,12 +62,12 @@ class Check:
         of a million requests at a tenth of a micro none would be counted for less than a whole."""
         if self.spare_of != stamp:
             self.spare, self.spare_of = 0, stamp
-        micros, over = divmod(self.spare - atoms, ATOMS)
-        if micros >= 0:  # what was counted before is enough
-            self.spare -= atoms
+        self.spare -= atoms
+        if self.spare >= 0:  # what was counted before is enough
             return 0
-        self.spare = over
-        return -micros
+        micros = -(self.spare // ATOMS)
+        self.spare += micros * ATOMS
+        return micros
 
 
 class Plan:

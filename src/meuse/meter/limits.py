@@ -34,7 +34,7 @@ from pathlib import Path
 from meuse.core.errors import MeuseError
 from meuse.core.nouns import COST, Limit, Spent
 from meuse.core.periods import STAMP_BITS, period_at
-from meuse.core.prices import Prices
+from meuse.core.prices import ATOMS, Prices
 from meuse.meter import cells, refusals
 from meuse.meter.cells import Cells
 from meuse.meter.checks import TOKENS, Check, Grant, Plan, Standing, tokens_of
@@ -240,11 +240,15 @@ class Limits:
             if words[word] == stamp:  # else the period, and with it the reservation, is over
                 # In this order: others may count both, but must not count neither. Stores of
                 # one process are seen in order on x86-64.
-                if check.meter == COST:
-                    if check.spare_of == stamp and check.spare >= atoms:
-                        check.spare -= atoms
-                    else:
-                        words[word + 2] += check.micros(stamp, atoms)
+                if check.is_money:
+                    # As `Check.micros`, for the many budgets that a key may have.
+                    spare = (check.spare if check.spare_of == stamp else 0) - atoms
+                    if spare < 0:
+                        micros = -(spare // ATOMS)
+                        words[word + 2] += micros
+                        spare += micros * ATOMS
+                        check.spare_of = stamp
+                    check.spare = spare
                 elif check.meter is not None:
                     words[word + 2] += quantities.get(check.meter, 0)
                 words[word + 1] -= need
@@ -266,7 +270,7 @@ class Limits:
         for word, stamp, need, check in grant.held:
             keeps = need if check.meter is None else needs.get(check.meter, need)
             if words[word] == stamp:
-                if check.meter == COST:
+                if check.is_money:
                     words[word + 2] += check.micros(stamp, atoms)
                 elif check.meter is not None:
                     words[word + 2] += more.get(check.meter, 0)
