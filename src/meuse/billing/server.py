@@ -103,7 +103,7 @@ def make_app(
         # Read before the rows: they may hold more than is claimed, never less.
         complete_to = ingester.complete_to_ms
         where = {"owner": query.get("owner"), "project": query.get("project")}
-        told = {
+        told: dict[str, Any] = {
             "complete_to": to_rfc3339(complete_to) if complete_to else None,
             "from": to_rfc3339(start),
             "to": to_rfc3339(end),
