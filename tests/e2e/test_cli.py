@@ -227,7 +227,7 @@ def test_invoices_and_reports(run: Run, tmp_path: Path, tenant: Callable[[str], 
     assert answer(run("invoice", "list", "--tenant", "*", "--status", "void", "--json")) == []
     assert ok(run("invoice", "show", number)).startswith(f"paid {number} for {name}")
     page = tmp_path / "page.html"
-    assert str(page) in ok(run("invoice", "show", number, "--format", "html", "--output", str(page)))
+    ok(run("invoice", "show", number, "--format", "html", "--output", str(page)))
     assert number in page.read_text()
     sheet = ok(run("invoice", "show", number, "--format", "csv", "--output", "-"))
     assert sheet.startswith("number,")
