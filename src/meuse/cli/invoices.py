@@ -59,9 +59,10 @@ def list_(
     with connect() as client:
         found = client.billing.invoices(tenant, status)
     columns = ["invoice", "tenant", "from", "status", "total", "due", "currency", "due_on"]
-    shown = {"invoice": lambda one: one["number"] or one["id"],
-             "from": lambda one: one["period"]["from"][:10]}  # fmt: skip
-    rows = [one | {name: told(one) for name, told in shown.items()} for one in found]
+    rows = [
+        {**one, "invoice": one["number"] or one["id"], "from": one["period"]["from"][:10]}
+        for one in found
+    ]
     table(found if json_ else rows, columns, json_)
 
 
