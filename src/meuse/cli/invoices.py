@@ -58,10 +58,12 @@ def list_(
     """Invoices, the newest period first."""
     with connect() as client:
         found = client.billing.invoices(tenant, status)
-    for one in found:
-        one["from"] = one["period"]["from"][:10]
-    columns = ["number", "tenant", "from", "status", "total", "due", "currency", "due_on", "id"]
-    table(found, columns, json_)
+    columns = ["invoice", "tenant", "from", "status", "total", "due", "currency", "due_on"]
+    rows = [
+        {**one, "invoice": one["number"] or one["id"], "from": one["period"]["from"][:10]}
+        for one in found
+    ]
+    table(found if json_ else rows, columns, json_)
 
 
 @app.command()
