@@ -35,9 +35,10 @@ MUTATED = (
 )  # fmt: skip
 TESTS = (
     "test_worked_examples.py", "test_statement.py", "test_rating.py", "test_owed.py",
-    "ledger/test_wallets.py", "ledger/test_postings.py", "ledger/test_wallets_stateful.py",
+    "ledger/test_wallets.py", "ledger/test_postings.py", "ledger/test_words.py",
+    "ledger/test_wallets_stateful.py",
 )  # fmt: skip
-PURE = ("-k", "not sqlite and not postgres")
+PURE = ("-k", "not sqlite and not postgres and not in_the_database")
 """Tests of the ledger that need no database."""
 MOST_S = 120
 """A mutant that takes longer runs for ever: it is killed."""
@@ -60,7 +61,7 @@ also_copy=
 pytest_add_cli_args=
     -q
     -k
-    not sqlite and not postgres
+    not sqlite and not postgres and not in_the_database
 pytest_add_cli_args_test_selection=
 {tests}
 """

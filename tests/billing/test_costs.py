@@ -185,5 +185,5 @@ def test_intervals_add_up_to_the_lines_of_the_month(used_, one, two, width):
     with localcontext(prec=120):
         lines = sum((line.exact for line in rate(sums.values(), known).lines), Decimal(0))
         total = sum((c for cost in found.values() for c in cost.by_currency.values()), Decimal(0))
-        assert total == lines
+        assert abs(total - lines) < Decimal("1e-100"), total - lines
     assert sum(cost.quantity for cost in found.values()) == sum(e.quantity for e in used_)

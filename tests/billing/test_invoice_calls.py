@@ -6,7 +6,7 @@ import pytest
 
 from billing.make_usage import BUCKET_MS, usage_record
 from billing.test_server import PAST, WINDOW, client, journal_writer, serve
-from meuse.core.clock import now_ms, to_rfc3339
+from meuse.core.clock import to_rfc3339
 
 __all__ = ["client", "journal_writer", "serve"]  # fixtures
 ALL = {"tenant": "*"}
@@ -109,11 +109,13 @@ def test_usage_has_costs_when_asked(client, issued):
 
 def test_a_reconciliation_is_asked_for_and_kept(client, issued):
     """It answers with what was compared; the last ones are listed."""
-    period = {"from": WINDOW["from"], "to": to_rfc3339(now_ms())}
+    period = {"from": WINDOW["from"], "to": to_rfc3339(PAST + 4 * BUCKET_MS)}
     told = client.post("/reconciliations", json={"period": period})
     body = told.json()
     assert (told.status_code, body["count"], body["compared"]["invoices"]) == (201, 0, 1)
     assert client.get("/reconciliations").json()["items"] == [body]
+    odd = client.post("/reconciliations", json={"period": period | {"to": to_rfc3339(PAST + 1)}})
+    assert (odd.status_code, odd.json()["error"]["field"]) == (400, "period")
 
 
 @pytest.mark.parametrize(

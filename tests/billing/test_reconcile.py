@@ -122,6 +122,25 @@ def test_one_digit_is_found(store, database):
     assert quantity in [a["detail"] for a in alarms]
 
 
+def test_records_may_be_counted_elsewhere(store):
+    """Where raw records are archived, who keeps them counts; what agrees is no difference."""
+    key = ("acme", "rows", "acme/digits", "digits:1", "standard", "basic:1")
+    asked = []
+
+    def recount(start, end):
+        asked.append((start, end))
+        return [(key, 5, 6), (key, 7, 7)]
+
+    directory = Directory(CENTS, acme="basic")
+    used(store, usage_record())
+    reconciler = Reconciler(
+        store=store, plans=directory, tenants=directory, recount=recount, clock=lambda: NOW
+    )
+    (found,) = reconciler.run()["differences"]
+    assert (found["where"]["meter"], found["found"], found["expected"]) == ("rows", "5", "6")
+    assert asked == [(MONTH, NOW)]
+
+
 def test_a_record_that_was_lost_is_found(store, database):
     """Whatever happened to the rows themselves."""
     directory = Directory(CENTS, acme="basic")
@@ -176,7 +195,7 @@ def test_the_period_says_which_invoices(store):
     used(store, usage_record())
     made(store, directory)
     assert run(store, directory)["compared"]["invoices"] == 1
-    bounds = {"start_ms": MONTH, "end_ms": END - 1}
+    bounds = {"start_ms": MONTH, "end_ms": END - HOUR}
     assert run(store, directory, **bounds)["compared"]["invoices"] == 0
     late = END + 70 * 24 * HOUR
     assert run(store, directory, now=late)["compared"]["invoices"] == 0

@@ -216,6 +216,33 @@ def test_usage_and_invoice(
     assert f"total {made['total']} EUR" in out
 
 
+def test_invoices_and_reports(run: Run, tmp_path: Path, tenant: Callable[[str], str]) -> None:
+    """`meuse invoice` lists, shows and writes documents; `forecast`, `reconcile`, `usage --cost`
+    tell of the month. What cannot be done says why."""
+    name = tenant("umbrella")
+    made = answer(run("invoice", "make", name, "--period", "2026-02", "--json"))
+    assert (made["status"], made["total"]) == ("paid", "0.00")
+    number = made["number"]
+    assert number in ok(run("invoice", "list", "--tenant", name))
+    assert answer(run("invoice", "list", "--tenant", "*", "--status", "void", "--json")) == []
+    assert ok(run("invoice", "show", number)).startswith(f"paid {number} for {name}")
+    page = tmp_path / "page.html"
+    ok(run("invoice", "show", number, "--format", "html", "--output", str(page)))
+    assert number in page.read_text()
+    sheet = ok(run("invoice", "show", number, "--format", "csv", "--output", "-"))
+    assert sheet.startswith("number,")
+    for verb, field in (
+        (("show", number, "--format", "doc"), "format"), (("issue", number), "status"),
+        (("pay", number, "1.00", "--reference", "b"), "amount"),
+        (("credit", number, "--reason", "x"), "amount"),
+        (("void", number, "--reason", "x"), "status"),
+    ):  # fmt: skip
+        refused(run("invoice", *verb), f"field: {field}")
+    assert "expected" in ok(run("forecast", "--tenant", name))
+    assert "0 differences" in ok(run("reconcile"))
+    assert "total" in ok(run("usage", "--tenant", name, "--by", "week,model", "--cost"))
+
+
 def test_plans(run: Run, tmp_path: Path, tenant: Callable[[str], str]) -> None:
     """`meuse plans` puts a plan, lists and shows it, and says what a month had come to."""
     name = tenant("globex")

@@ -11,6 +11,8 @@ import pytest
 import sqlalchemy as sa
 
 from billing.make_usage import DAY, HOUR, usage_record
+from meuse.billing.invoice_ports import NewPayment
+from meuse.billing.settling import pay
 from meuse.core.errors import Code, MeuseError
 from meuse.meter.record import encode
 from meuse.store import invoice_tables as t
@@ -265,3 +267,29 @@ def test_invoices_of_an_older_platform_are_kept(database_url):
     assert settle(store, found, status="paid", payment=Paid()).invoice.status == "paid"
     assert issue(store, 3).number == "INV-2026-000001"
     database.close()
+
+
+def test_payments_that_come_at_once_never_exceed_what_is_due(database_url, store):
+    """Eight of 0.40 for an invoice of 1.00, on connections of their own: two are taken."""
+    one = issue(store)
+    databases = [Database(database_url) for _ in range(8)]
+    refused: list[str] = []
+
+    def run(number: int, mine: Database) -> None:
+        paid = NewPayment("payment", "manual", f"bank-{number}", "0.40", "2026-12-01")
+        try:
+            MoneyStore(mine).settle(None, one.id, lambda account: pay(account, paid))
+        except MeuseError as error:
+            refused.append(error.message)
+
+    threads = [threading.Thread(target=run, args=pair) for pair in enumerate(databases)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for mine in databases:
+        mine.close()
+    account = store.account(None, one.id)
+    assert [p.amount for p in account.payments] == ["0.40", "0.40"]
+    assert len(refused) == 6
+    assert all("above what is due: 0.20 EUR" in message for message in refused)

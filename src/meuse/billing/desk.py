@@ -10,7 +10,7 @@ from meuse.billing.ingest import Ingester
 from meuse.billing.invoice_ports import Account, CreditNote, Invoice, Payment, Step
 from meuse.billing.invoices import DEFAULT, make_invoice
 from meuse.billing.manual import ManualPayments
-from meuse.billing.ports import BookReader, LedgerStore, Payments, Plans, Postings, Tenants
+from meuse.billing.ports import BookReader, LedgerStore, Payments, Plans, Postings, Recount, Tenants
 from meuse.billing.reconciling import Reconciler
 from meuse.billing.terms import Terms
 from meuse.core.clock import Clock, now_ms, to_rfc3339
@@ -38,6 +38,7 @@ class Desk:
     terms: Terms = DEFAULT
     postings: Postings | None = None
     books: BookReader | None = None
+    recount: Recount | None = None
     payments: Payments = _MANUAL
     font: str = ""
     """A TrueType file for PDF; empty: one that is found."""
@@ -47,7 +48,7 @@ class Desk:
     def reconciler(self) -> Reconciler:
         return Reconciler(
             store=self.store, plans=self.plans, tenants=self.tenants, books=self.books,
-            clock=self.clock,
+            recount=self.recount, clock=self.clock,
         )  # fmt: skip
 
     def invoice(

@@ -161,10 +161,13 @@ def _void(desk: Desk, tenant: str | None, invoice_id: str, body: Body) -> Respon
 
 def _checked(body: Body, fields: tuple[str, ...]) -> Body:
     known(body, fields)
-    for name, kind in (("issue_now", bool), ("unrated_as", str)):
+    for name, kind, told in (
+        ("issue_now", bool, "Use true or false."),
+        ("unrated_as", str, 'Name a plan version, such as "basic:2".'),
+    ):
         value = body.get(name)
         if value is not None and not isinstance(value, kind):
-            raise invalid(name, f"{value!r} is not a {kind.__name__}")
+            raise invalid(name, f"{value!r} cannot be", told)
     return {name: value for name, value in body.items() if value is not None}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Literal, Protocol
 
@@ -107,6 +107,11 @@ class Postings(Protocol):
         ...
 
     def post_void(self, books: Any, *, invoice: Invoice, now_ms: int) -> None: ...
+
+
+Recount = Callable[[int, int], Iterable[tuple[tuple[str, ...], int, int]]]
+"""[start, end) → where the rollup is not what raw records say, wherever these are kept: (tenant,
+meter, model, version, tier, plan version), what it says, what they say."""
 
 
 class BookReader(Protocol):

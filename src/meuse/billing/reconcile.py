@@ -47,9 +47,14 @@ def records_and_rollup(
     records: Mapping[tuple[str, ...], int], rollup: Mapping[tuple[str, ...], int]
 ) -> list[Difference]:
     """Every quantity that records have is in the rollup, and no other."""
+    keys = sorted({*records, *rollup})
+    return counted_again((key, rollup.get(key, 0), records.get(key, 0)) for key in keys)
+
+
+def counted_again(counts: Iterable[tuple[tuple[str, ...], int, int]]) -> list[Difference]:
+    """As `ports.Recount` says them: where, what the rollup has, what records have."""
     found = []
-    for key in sorted({*records, *rollup}):
-        mine, kept = records.get(key, 0), rollup.get(key, 0)
+    for key, kept, mine in counts:
         if mine != kept:
             where = dict(zip(WHERE, key, strict=True))
             tenant = where.pop("tenant")

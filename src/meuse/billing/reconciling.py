@@ -14,13 +14,14 @@ from meuse.billing.invoice_ports import Account, Alarm, Invoice, RollupRow
 from meuse.billing.invoices import cuts_of, known_plan, plan_versions, remedied, unrated_alarm
 from meuse.billing.issued import issued_in
 from meuse.billing.plans.calendar import Month, months, stints, windows
-from meuse.billing.ports import BookReader, LedgerStore, Plans, Tenants
+from meuse.billing.ports import BookReader, LedgerStore, Plans, Recount, Tenants
 from meuse.billing.rating import Rating, is_unrated, rate
 from meuse.billing.reconcile import Difference
 from meuse.billing.snapshot import taxed, taxed_stints
 from meuse.billing.statement import assess
 from meuse.core.billing import BillingDetails, Party
-from meuse.core.clock import Clock, bucket_start, from_rfc3339, now_ms, to_rfc3339
+from meuse.core.clock import BUCKET_MS, Clock, bucket_start, from_rfc3339, now_ms, to_rfc3339
+from meuse.core.errors import invalid
 from meuse.core.plans import Tax
 from meuse.core.states import InvoiceStatus
 
@@ -33,23 +34,36 @@ _LOOK_S = 30.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciler:
-    """`books` None: there is no ledger, and what it has is not compared."""
+    """`books` None: there is no ledger, and what it has is not compared. `recount` None: all
+    records are in the database, and are counted there as a whole."""
 
     store: LedgerStore
     plans: Plans
     tenants: Tenants
     books: BookReader | None = None
+    recount: Recount | None = None
     clock: Clock = now_ms
 
     def run(self, start_ms: int | None = None, end_ms: int | None = None) -> dict[str, Any]:
         """Compare all records and all that was issued for periods that end in [start, end), by
         default from last month on. Kept, and an alarm for each difference and for usage
         without a price. {id, at, period, compared, count, differences, late, unrated, skipped}.
+
+        Raises `invalid_field` for bounds inside a quarter of an hour.
         """
         now = self.clock()
         end = bucket_start(now) if end_ms is None else end_ms
         start = _last_month(now) if start_ms is None else start_ms
-        found: list[Difference] = reconcile.records_and_rollup(*self.store.sums())
+        if start % BUCKET_MS or end % BUCKET_MS:
+            raise invalid(
+                "period", "it begins or ends inside a quarter of an hour",
+                "Usage is kept per quarter of an hour: use :00, :15, :30 or :45.",
+            )  # fmt: skip
+        found: list[Difference] = (
+            reconcile.records_and_rollup(*self.store.sums())
+            if self.recount is None
+            else reconcile.counted_again(self.recount(start, end))
+        )
         late: list[str] = []
         compared = {"invoices": 0, "tenants": 0}
         for account in self._issued(start, end):

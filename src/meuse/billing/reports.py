@@ -110,7 +110,8 @@ def _rows(cost: Cost) -> Iterable[dict[str, Any]]:
         flags["shared"] = True
     if cost.unrated:
         flags["unrated"] = cost.unrated
-    for currency, amount in sorted(cost.by_currency.items()) or [(None, Decimal(0))]:
+    costs_: list[tuple[str | None, Decimal]] = [*sorted(cost.by_currency.items())]
+    for currency, amount in costs_ or [(None, Decimal(0))]:
         with localcontext(prec=PRECISION):
             text = decimal_text(amount)
         yield {"quantity": quantity, "cost": text, "currency": currency, **flags}

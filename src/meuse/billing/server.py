@@ -29,7 +29,7 @@ from meuse.billing import invoice_calls
 from meuse.billing.desk import Desk
 from meuse.billing.ingest import Ingester
 from meuse.billing.invoices import DEFAULT, preview_plan
-from meuse.billing.ports import BookReader, LedgerStore, Plans, Postings, Tenants
+from meuse.billing.ports import BookReader, LedgerStore, Plans, Postings, Recount, Tenants
 from meuse.billing.reports import month_forecast, owed, usage_costs
 from meuse.billing.terms import Terms
 from meuse.billing.wire import (
@@ -80,17 +80,18 @@ def make_app(
     *,
     terms: Terms = DEFAULT,
     books: BookReader | None = None,
+    recount: Recount | None = None,
     font: str = "",
 ) -> ASGIApp:
     """`GET /usage`, `GET /forecast`, `POST /what-if`, `POST /reconciliations`, `GET /health`, the
     calls of `invoice_calls`, and `more`.
 
-    `postings` books invoices in the ledger that the store opens, `books` reads it; `font` is
-    for PDF.
+    `postings` books invoices in the ledger that the store opens, `books` reads it; `recount`
+    counts raw records that are not all in the store; `font` is for PDF.
     """
     desk = Desk(
         store=store, ingester=ingester, plans=plans, tenants=access, terms=terms,
-        postings=postings, books=books, font=font, clock=clock,
+        postings=postings, books=books, recount=recount, font=font, clock=clock,
     )  # fmt: skip
 
     def usage(request: Request) -> Response:
@@ -103,7 +104,7 @@ def make_app(
         # Read before the rows: they may hold more than is claimed, never less.
         complete_to = ingester.complete_to_ms
         where = {"owner": query.get("owner"), "project": query.get("project")}
-        told = {
+        told: dict[str, Any] = {
             "complete_to": to_rfc3339(complete_to) if complete_to else None,
             "from": to_rfc3339(start),
             "to": to_rfc3339(end),

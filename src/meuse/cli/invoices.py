@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from click import Command, Context
 from typer.core import TyperGroup
 
 from meuse.cli import plans
@@ -20,9 +19,7 @@ from meuse.core.errors import invalid
 class _MakeByDefault(TyperGroup):
     """`meuse invoice acme` is `meuse invoice make acme`."""
 
-    def resolve_command(
-        self, ctx: Context, args: list[str]
-    ) -> tuple[str | None, Command | None, list[str]]:
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in self.commands and not args[0].startswith("-"):
             args = ["make", *args]
         return super().resolve_command(ctx, args)
@@ -61,10 +58,12 @@ def list_(
     """Invoices, the newest period first."""
     with connect() as client:
         found = client.billing.invoices(tenant, status)
-    for one in found:
-        one["from"] = one["period"]["from"][:10]
-    columns = ["number", "tenant", "from", "status", "total", "due", "currency", "due_on", "id"]
-    table(found, columns, json_)
+    columns = ["invoice", "tenant", "from", "status", "total", "due", "currency", "due_on"]
+    rows = [
+        {**one, "invoice": one["number"] or one["id"], "from": one["period"]["from"][:10]}
+        for one in found
+    ]
+    table(found if json_ else rows, columns, json_)
 
 
 @app.command()

@@ -149,7 +149,8 @@ class MoneyStore(Invoices):
         """The invoices for whose period usage came in after they were issued."""
         query = sa.select(t.alarms.c.detail).where(t.alarms.c.kind == "late_usage")
         with self._database.read() as connection:
-            return {json.loads(detail)["invoice"] for detail in connection.execute(query).scalars()}
+            found = [json.loads(detail) for detail in connection.execute(query).scalars()]
+        return {detail["invoice"] for detail in found if "invoice" in detail}
 
     def keep_reconciliation(self, differences: int, body: Mapping[str, Any]) -> dict[str, Any]:
         """Keep what was found; it gets an id and the moment."""

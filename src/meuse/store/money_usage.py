@@ -86,7 +86,9 @@ def parts(
     r = t.rollup.c
     columns = list(_columns(by, start_ms, end_ms).values())
     key = (r.meter, r.deployment, r.plan_version, r.tier)
-    query = sa.select(*columns, *key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms))
+    query: sa.Select[Any] = sa.select(
+        *columns, *key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms)
+    )
     query = _filtered(query, start_ms, end_ms, {"tenant": tenant})
     groups = list(dict.fromkeys([*columns, *key]))
     found: list[tuple[tuple[Any, ...], RollupRow]] = []
@@ -109,7 +111,7 @@ def rollup_rows(
     key = (r.meter, r.deployment, r.plan_version, r.tier)
     found: list[RollupRow] = []
     for start, end in windows:
-        query = sa.select(*key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms))
+        query: sa.Select[Any] = sa.select(*key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms))
         query = _filtered(query, start, end, {"tenant": tenant})
         for meter, deployment, plan, tier, quantity, first in connection.execute(
             query.group_by(*key).order_by(*key)

@@ -41,7 +41,8 @@ def sheet(kind: str, view: Mapping[str, Any]) -> bytes:
 
 def _line(line: Mapping[str, Any], view: Mapping[str, Any]) -> dict[str, Any]:
     head = {name: view[name] for name in ("number", "status", "tenant", "currency")}
-    return head | dict(line) | (line.get("period") or view["period"])
+    period: dict[str, Any] = line.get("period") or view["period"]
+    return head | dict(line) | period
 
 
 def _cell(name: str, value: Any) -> str:
