@@ -57,17 +57,16 @@ class Check:
         """How long a rate takes for so many units, in microseconds."""
         return -(-units * self.rate_us // self.limit.amount)
 
-    def micros(self, stamp: int, atoms: int) -> int:
-        """What to count for so many atoms more. Each process rounds its sum up, not each request:
-        of a million requests at a tenth of a micro none would be counted for less than a whole."""
-        if self.spare_of != stamp:
-            self.spare, self.spare_of = 0, stamp
-        self.spare -= atoms
-        if self.spare >= 0:  # what was counted before is enough
+    def rounded(self, stamp: int, atoms: int) -> int:
+        """What to count for a part of a micro: 0 or 1. Each process rounds its sum up, not each
+        request: of a million requests at a tenth of a micro none would be counted for less than a
+        whole."""
+        spare = self.spare if self.spare_of == stamp else 0
+        if atoms <= spare:  # what was counted before is enough
+            self.spare = spare - atoms
             return 0
-        micros = -(self.spare // ATOMS)
-        self.spare += micros * ATOMS
-        return micros
+        self.spare, self.spare_of = spare + ATOMS - atoms, stamp
+        return 1
 
 
 class Plan:

@@ -235,20 +235,15 @@ class Limits:
         """Count what a request used in place of what it had reserved. Takes no lock, cannot
         fail; a second call changes nothing."""
         words, prices = self._cells.words, grant.prices
-        atoms = 0 if prices is None else prices.cost(quantities)
+        micros = rest = 0
+        if prices is not None:
+            micros, rest = divmod(prices.cost(quantities), ATOMS)
         for word, stamp, need, check in grant.held:
             if words[word] == stamp:  # else the period, and with it the reservation, is over
                 # In this order: others may count both, but must not count neither. Stores of
                 # one process are seen in order on x86-64.
                 if check.is_money:
-                    # As `Check.micros`, for the many budgets that a key may have.
-                    spare = (check.spare if check.spare_of == stamp else 0) - atoms
-                    if spare < 0:
-                        micros = -(spare // ATOMS)
-                        words[word + 2] += micros
-                        spare += micros * ATOMS
-                        check.spare_of = stamp
-                    check.spare = spare
+                    words[word + 2] += micros + check.rounded(stamp, rest) if rest else micros
                 elif check.meter is not None:
                     words[word + 2] += quantities.get(check.meter, 0)
                 words[word + 1] -= need
@@ -262,16 +257,16 @@ class Limits:
         that is not in `left` holds on. As `settle`, takes no lock and cannot fail."""
         words, prices = self._cells.words, grant.prices
         needs = {**grant.needs, **left}
-        atoms = 0
+        micros = rest = 0
         if prices is not None:
-            atoms = prices.cost(more)
+            micros, rest = divmod(prices.cost(more), ATOMS)
             needs[COST] = prices.bound(needs)
         held = []
         for word, stamp, need, check in grant.held:
             keeps = need if check.meter is None else needs.get(check.meter, need)
             if words[word] == stamp:
                 if check.is_money:
-                    words[word + 2] += check.micros(stamp, atoms)
+                    words[word + 2] += micros + check.rounded(stamp, rest)
                 elif check.meter is not None:
                     words[word + 2] += more.get(check.meter, 0)
                 words[word + 1] -= need - keeps
