@@ -50,3 +50,23 @@ def test_values_that_cannot_work_are_refused_at_once(tmp_path: Path, name: str, 
     with pytest.raises(MeuseError) as refusal:
         load(tmp_path, {f"MEUSE_{name.upper()}": value})
     assert refusal.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("env", "field"),
+    [
+        ({"MEUSE_INVOICE_SERIES": "inv 1"}, "invoice_series"),
+        ({"MEUSE_CREDIT_NOTE_SERIES": ""}, "credit_note_series"),
+        ({"MEUSE_INVOICE_SERIES": "CN"}, "credit_note_series"),
+        ({"MEUSE_INVOICE_GRACE_S": "-1"}, "invoice_grace_s"),
+        ({"MEUSE_INVOICE_DUE_DAYS": "400"}, "invoice_due_days"),
+        ({"MEUSE_RECONCILE_HOUR": "24"}, "reconcile_hour"),
+    ],
+)
+def test_invoices_have_terms_that_make_sense(
+    tmp_path: Path, env: dict[str, str], field: str
+) -> None:
+    """Numbers can be told apart and read, and periods end."""
+    with pytest.raises(MeuseError) as refusal:
+        load(tmp_path, env)
+    assert field == refusal.value.field

@@ -33,6 +33,8 @@ MEANING = {
     "quarantined": "This request ended the engine's process more than once.",
     "cancelled": "The job was cancelled.",
     "budget_exceeded": "A hard budget has not enough left; the message says when it resets.",
+    "unrated": "A hard budget counts money, and what this work costs is not known: no plan, no "
+    "price or another currency.",
     "overloaded": "The queue is full; try again later.",
     "rate_limited": "A rate or concurrency limit is reached; `Retry-After` says how long to wait.",
     "limit_exceeded": "A tenant's quota is used up; the message names it and has the numbers.",

@@ -1,4 +1,4 @@
-"""Mutation testing of rating: which small changes of its code no test notices.
+"""Mutation testing of rating and the ledger: which small changes of its code no test notices.
 
     python tools/mutate.py REPORT.md [--seconds 1200] [--folder FOLDER]
 
@@ -30,9 +30,16 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 MUTATED = (
     "rating.py", "statement.py", "lines.py", "plans/curve.py", "plans/match.py",
-    "plans/calendar.py", "plans/budget.py",
+    "plans/calendar.py", "plans/budget.py", "ledger/books.py", "ledger/credit.py",
+    "ledger/wallets.py", "ledger/postings.py",
 )  # fmt: skip
-TESTS = ("test_worked_examples.py", "test_statement.py", "test_rating.py", "test_owed.py")
+TESTS = (
+    "test_worked_examples.py", "test_statement.py", "test_rating.py", "test_owed.py",
+    "ledger/test_wallets.py", "ledger/test_postings.py", "ledger/test_words.py",
+    "ledger/test_wallets_stateful.py",
+)  # fmt: skip
+PURE = ("-k", "not sqlite and not postgres and not in_the_database")
+"""Tests of the ledger that need no database."""
 MOST_S = 120
 """A mutant that takes longer runs for ever: it is killed."""
 CONFTEST = """
@@ -53,6 +60,8 @@ also_copy=
     pytest.ini
 pytest_add_cli_args=
     -q
+    -k
+    not sqlite and not postgres and not in_the_database
 pytest_add_cli_args_test_selection=
 {tests}
 """
@@ -121,7 +130,8 @@ def run(folder: Path, names: list[str], seconds: float) -> dict[str, str]:
     reach = json.loads(Path("mutmut-stats.json").read_text())["tests_by_mangled_function_name"]
     forks = Forks(names, reach, time.monotonic() + seconds)
     pytest.main(
-        ["-q", "--tb=no", "-p", "no:randomly", *(f"tests/billing/{t}" for t in TESTS)], [forks]
+        ["-q", "--tb=no", "-p", "no:randomly", *PURE, *(f"tests/billing/{t}" for t in TESTS)],
+        [forks],
     )
     return forks.tried
 
@@ -177,9 +187,10 @@ def told(folder: Path, tried: dict[str, str], made: int) -> str:
     ]
     whole = "" if len(tried) == made else f", a sample of {made} drawn by a fixed seed"
     by_state = ", ".join(f"{n} {state}" for state, n in counts.most_common())
+    today = datetime.datetime.now(datetime.UTC)
     return "\n".join(
         [
-            f"# Mutation testing of rating, {datetime.datetime.now(datetime.UTC):%Y-%m-%d}",
+            f"# Mutation testing of rating and the ledger, {today:%Y-%m-%d}",
             "",
             f"{killed} of {len(tried)} mutants{whole} are killed: "
             f"{killed / max(len(tried), 1):.1%} ({by_state}).",

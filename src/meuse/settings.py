@@ -93,6 +93,9 @@ class Settings:
     external_hosts: str = ""
     """Hosts of servers that deployments may stand in front of, as `data_allowed_hosts`; empty:
     none."""
+    webhook_hosts: str = ""
+    """Hosts that webhooks may point to although they are not https or not public, as
+    `data_allowed_hosts`. Public hosts need no entry."""
     vllm_python: str = ""
     """The interpreter of the environment that vLLM is installed in; empty: there is none."""
     replica_threads: int = 1
@@ -104,6 +107,26 @@ class Settings:
     replica_memory_bytes: int = 0
     """Most memory of all replicas together; 0: three quarters of the machine's."""
 
+    seller_name: str = ""
+    """Who invoices are from, as it stands on them."""
+    seller_address: str = ""
+    """Its lines, parted by semicolons."""
+    seller_tax_id: str = ""
+    seller_email: str = ""
+    payment_terms: str = ""
+    """How to pay, as it stands on invoices: an account, a link."""
+    invoice_due_days: int = 30
+    """From the day that an invoice is issued, unless its tenant's billing details say other."""
+    invoice_grace_s: float = 3 * 86400.0
+    """How long after a period's end late records are waited for, before it is invoiced."""
+    invoice_series: str = "INV"
+    """The begin of invoice numbers: INV-2026-000001, without gaps in each year."""
+    credit_note_series: str = "CN"
+    """The begin of credit notes' numbers."""
+    invoice_font: str = ""
+    """A TrueType file for invoices as PDF; empty: DejaVu Sans where the system has it."""
+    reconcile_hour: int = 3
+    """The hour of UTC at which records, invoices and ledger are compared; -1: never by itself."""
     log_requests: bool = False
     """One JSON line per inference request in the worker's log."""
     otlp_endpoint: str = ""
@@ -204,6 +227,9 @@ _BOUNDS = (
     ("max_replicas", 1, 4096),
     ("spare_replicas", 0, 16),
     ("replica_memory_bytes", 0, 1 << 50),
+    ("invoice_due_days", 0, 365),
+    ("invoice_grace_s", 0.0, 90 * 86400.0),
+    ("reconcile_hour", -1, 23),
     ("trace_ratio", 0.0, 1.0),
 )
 
@@ -255,6 +281,16 @@ def _check(settings: Settings) -> None:
             "otlp_endpoint", f"{settings.otlp_endpoint!r} is not a URL",
             "For example http://127.0.0.1:4318.",
         )  # fmt: skip
+    for name in ("invoice_series", "credit_note_series"):
+        if re.fullmatch(r"[A-Z][A-Z0-9-]{0,15}", getattr(settings, name)) is None:
+            raise invalid(
+                name, f"{getattr(settings, name)!r} cannot begin a number",
+                "Use a capital letter, then capital letters, digits and dashes, 16 at most.",
+            )  # fmt: skip
+    if settings.invoice_series == settings.credit_note_series:
+        raise invalid(
+            "credit_note_series", "invoices are numbered with it", "Number credit notes apart."
+        )
     for name, low, high in _BOUNDS:
         if not low <= getattr(settings, name) <= high:
             raise invalid(name, f"{getattr(settings, name)} is not from {low} to {high}")

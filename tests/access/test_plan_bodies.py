@@ -248,7 +248,7 @@ def upto(end: Any, **fields: Any) -> dict[str, Any]:
         ({"minimum": 5}, "minimum", "5"),
         ({"minimum": "5", "maximum": "4.99"}, "minimum", "more than the maximum"),
         ({"credits": {"amount": "5", "settle": "never"}}, "credits.settle", "'never'"),
-        ({"credits": {"amount": "5", "settle": "credit_only"}}, "credits.settle", "'credit_only'"),
+        ({"credits": {"amount": "-5", "settle": "credit_only"}}, "credits.amount", "'-5'"),
         ({"credits": {}}, "credits.amount", "missing"),
         ({"tax": {"name": "VAT", "percent": "200"}}, "tax.percent", "200"),
         ({"tax": "21"}, "tax", ""),
@@ -268,6 +268,25 @@ def test_mistakes_are_named(body: dict[str, Any], field: str, told: str) -> None
     assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, field)
     assert told in caught.value.message
     assert "`" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("credits", "prepaid", "amount"),
+    [
+        ({"settle": "credit_only"}, True, "0"),
+        ({"amount": "5", "settle": "credit_only"}, True, "5"),
+        ({"amount": "5"}, False, "5"),
+    ],
+)
+def test_a_plan_may_be_prepaid(
+    tenancy: Tenancy, credits: dict[str, str], prepaid: bool, amount: str
+) -> None:
+    """With `credit_only` the wallet pays, and the month's own credit may be left out."""
+    tenancy.put_plan("basic", {"currency": "EUR", "prices": [], "credits": credits})
+    plan = tenancy.plans.plan("basic")
+    assert plan.credits is not None
+    assert (plan.is_prepaid, plan.credits.amount) == (prepaid, amount)
+    assert not check_plan("free", {"currency": "EUR", "prices": []}).is_prepaid
 
 
 @pytest.mark.parametrize(
@@ -294,6 +313,8 @@ def test_mistakes_are_named(body: dict[str, Any], field: str, told: str) -> None
         {"prices": [{**ROWS, "amount": "1", "free": 5}, {**ROWS, "amount": "1", "tier": "batch"}],
          "discounts": [{"name": "a", "percent": "5", "tier": "batch"}]},
         {"minimum": "5", "maximum": "5"},
+        {"credits": {"settle": "credit_only"}},
+        {"credits": {"amount": "5", "settle": "credit_only"}},
         tiers(upto(10), upto(11), LAST),
         tiers({"up_to": None, "amount": "0"}),
     ],

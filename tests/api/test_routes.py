@@ -10,6 +10,7 @@ from meuse.api import (
     dataset_uploads,
     datasets,
     deployments,
+    invoices,
     jobs,
     limits,
     methods,
@@ -20,12 +21,13 @@ from meuse.api import (
     openai_fine_tuning,
     plans,
     reports,
+    wallets,
 )
 from meuse.core.nouns import SCOPES
 
 ROUTERS = (
     dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, plans, limits,
-    money, methods, reports, openai_files, openai_batches,
+    money, invoices, wallets, methods, reports, openai_files, openai_batches,
     openai_fine_tuning,
 )  # fmt: skip
 

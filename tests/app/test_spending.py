@@ -15,8 +15,9 @@ from meuse.app.kinds.budgets import Budgets as Found
 from meuse.app.work.spending import SLICE_MS, TRAINING, Budgets, timed, used_in
 from meuse.core.clock import now_ms
 from meuse.core.errors import MeuseError
-from meuse.core.nouns import Job, Limit, Scope
+from meuse.core.nouns import Job, Limit, PriceTable, Scope
 from meuse.core.ports import JobContext, Paused
+from meuse.core.prices import ATOMS
 from meuse.core.states import JobStatus
 from meuse.meter import limits
 
@@ -154,6 +155,70 @@ def test_which_budgets_hold_for_a_job() -> None:
     ]
     job = Job("j", Scope("t", "p"), "predict", {}, JobStatus.QUEUED, 0.0, 1, {}, None, None,
               False, 0, 0)  # fmt: skip
-    found = Found(lambda: known, Path("cells")).inputs(job, "rows", "m")["budgets"]
+    budgets = Found(lambda: known, Path("cells"), lambda tenant: None)
+    found = budgets.inputs(job, "rows", "m")["budgets"]
     assert [limit["id"] for limit in found["limits"]] == ["tenant", "model", "project"]
-    assert (found["meter"], found["cells"]) == ("rows", "cells")
+    assert (found["meter"], found["cells"], found["prices"]) == ("rows", "cells", None)
+    known.append(Limit("money", "budget", 1, meter="cost", currency="EUR", tenant="t"))
+    table = PriceTable("EUR", {"rows": {"*": "5"}})
+    budgets = Found(lambda: known, Path("cells"), lambda tenant: ("basic:1", table))
+    for meter, also in (("rows", ["tenant", "model", "project"]), (TRAINING, ["time"])):
+        found = budgets.inputs(job, meter, "m")["budgets"]
+        assert [limit["id"] for limit in found["limits"]] == [*also, "money"]
+        assert (found["model"], found["prices"]) == ("t/m", ["basic:1", asdict(table)])
+
+
+def priced(path: Path, meter: str, prices: dict[str, int] | None, *budgets: Limit) -> Any:
+    """What control says to a job of `t/m`; prices in micros."""
+    table = prices and PriceTable(
+        "EUR", {name: {"*": str(micros * ATOMS)} for name, micros in prices.items()}
+    )
+    pays = table and ["basic:1", asdict(table)]
+    return {**told(path, *budgets), "meter": meter, "model": "t/m", "prices": pays}
+
+
+MONEY = Limit("m", "budget", 1000, "month", "cost", tenant="t", currency="EUR")
+
+
+def test_a_job_spends_money(tmp_path: Path) -> None:
+    """Rows at their price, and beside them what the engine took; refused when it is spent."""
+    prices = {"rows": 10, "compute_ms": 1}
+    with Budgets(priced(tmp_path, "rows", prices, MONEY)) as budgets:
+        budgets.settle(0, 80)
+        assert used(tmp_path, MONEY) == (0, 800)
+        budgets.settle(30, 50, compute_ms=100)
+        assert used(tmp_path, MONEY) == (400, 500)
+        with pytest.raises(MeuseError, match=r"0\.001 EUR \(m\) has 0\.0003 EUR left") as caught:
+            budgets.settle(30, 31)
+        assert "the job needs 31 rows" in caught.value.message
+        budgets.settle(0, 30)
+    assert used(tmp_path, MONEY) == (700, 0)
+
+
+@pytest.mark.parametrize("prices", [None, {"compute_ms": 1, "rows": 0}])
+def test_a_job_at_no_known_price_does_not_begin(
+    tmp_path: Path, prices: dict[str, int] | None
+) -> None:
+    """Its payer has no plan; or its plan prices a meter that it uses, for others only."""
+    given = priced(tmp_path, "rows", prices, MONEY)
+    if prices is not None:
+        given["prices"][1]["prices"]["compute_ms"] = {"other": "7"}
+    with Budgets(given) as budgets, pytest.raises(MeuseError) as caught:
+        budgets.settle(0, 1)
+    assert (caught.value.code, caught.value.field) == ("unrated", "budget")
+
+
+def test_two_meters_of_one_job_spend_one_budget(tmp_path: Path) -> None:
+    """The time and the tokens of a training: what one holds the other does not give back."""
+    prices = {TRAINING: 1, "training_tokens": 2}
+    with (
+        Budgets(priced(tmp_path, TRAINING, prices, MONEY)) as time_,
+        Budgets(priced(tmp_path, "training_tokens", prices, MONEY)) as tokens,
+    ):
+        time_.settle(0, 100)
+        tokens.settle(0, 200)
+        assert used(tmp_path, MONEY) == (0, 500)
+        time_.settle(100, 100)
+        tokens.settle(150, 0)
+        assert used(tmp_path, MONEY) == (400, 100)
+    assert used(tmp_path, MONEY) == (400, 0)

@@ -34,7 +34,7 @@ def plan(
 
 
 class Directory:
-    """Plans and tenants in memory: the two look-ups that billing makes."""
+    """Plans and tenants in memory: the look-ups that billing makes."""
 
     def __init__(self, *plans: PlanVersion, **tenants: str | None) -> None:
         self._plans = plans
@@ -51,6 +51,9 @@ class Directory:
 
     def plan_changes(self, name: str) -> list[tuple[int, str | None]]:
         return [(0, self.tenant(name).plan)]
+
+    def billing(self, name: str) -> dict[str, Any] | None:
+        return None
 
     def tenant(self, name: str) -> Tenant:
         if name not in self._tenants:

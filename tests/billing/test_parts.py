@@ -168,7 +168,7 @@ def test_what_is_due_at_the_months_end_is_on_the_last_part(store):
     """The minimum of a plan that ended in the first part, under one that asks for nothing."""
     directory = History(plan(minimum="500"), plan(name="open"),
                         changes=[(0, "basic"), (TENTH, "open")])  # fmt: skip
-    assert told(part(store, directory, HALVES[0])) == ("issued", "EUR", [])
+    assert told(part(store, directory, HALVES[0])) == ("paid", "EUR", [])
     assert told(part(store, directory, HALVES[1])) == ("issued", "EUR", [("minimum", "150.00")])
 
 

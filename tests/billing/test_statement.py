@@ -353,7 +353,8 @@ def test_every_kind_of_line_as_it_is_shown():
         (credit, "credit", "credit", "-40.00", "-40"),
         (tax, "tax", "VAT 21 %", "159.60", "159.6"),
     ):
-        assert line == {**due, "kind": kind, "name": name, "amount": amount, "exact": exact}
+        rate = {"unit_price": "21", "per": 100} if kind == "tax" else {}
+        assert line == {**due, "kind": kind, "name": name, "amount": amount, "exact": exact, **rate}
     low = invoice([], plan(minimum="5")).lines[0].to_dict()
     assert low == {**due, "kind": "minimum", "name": "minimum", "amount": "5.00", "exact": "5"}
 

@@ -5,7 +5,7 @@ from decimal import Decimal
 import pytest
 
 from meuse.core.errors import MeuseError
-from meuse.core.money import check_currency, parse_amount, round_money
+from meuse.core.money import check_currency, parse_amount, parse_sum, round_money
 
 
 @pytest.mark.parametrize(
@@ -36,3 +36,18 @@ def test_currency_is_three_capitals(code: object) -> None:
     """A currency is an ISO 4217 code."""
     with pytest.raises(MeuseError):
         check_currency(code)
+
+
+@pytest.mark.parametrize(
+    ("text", "currency", "told"),
+    [("0", "EUR", "zero"), ("0.00", "EUR", "zero"), ("1.001", "EUR", "2 decimals"),
+     ("1.5", "JPY", "0 decimals"), ("-1", "EUR", "not an amount"), (1, "EUR", "not an amount")],
+)  # fmt: skip
+def test_a_sum_is_paid_in_whole_minor_units(text: object, currency: str, told: str) -> None:
+    """Above zero, and no finer than the currency's smallest coin."""
+    with pytest.raises(MeuseError, match=told) as caught:
+        parse_sum(text, currency, "amount")
+    assert caught.value.field == "amount"
+    assert (parse_sum("1.5", "EUR", "x"), parse_sum("1.500", "BHD", "x")) == (
+        Decimal("1.5"), Decimal("1.5"),
+    )  # fmt: skip

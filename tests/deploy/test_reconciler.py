@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from meuse.billing.budgets.told import Told
+from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import (
     Artifact,
@@ -54,12 +56,13 @@ class World:
         self.live: dict[str, dict[str, Any]] = {}
         self.listeners: dict[str, socket.socket] = {}
         self.elastic = Elastic(folder, list, 8, {}, lambda: self.now)
+        access, plans = SqlAccess(self.database), SqlPlans(self.database)
         self.reconciler = Reconciler(
             deployments=self.deployments,
             registry=self.registry,
-            access=SqlAccess(self.database),
-            plans=SqlPlans(self.database),
-            limits=SqlLimits(self.database),
+            access=access,
+            plans=plans,
+            limits=Told(SqlLimits(self.database), access, plans, now_ms),
             replicas=Replicas(self, folder),
             elastic=self.elastic,
             canaries=Canaries(SqlRollouts(self.database), folder),

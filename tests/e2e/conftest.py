@@ -210,12 +210,13 @@ def compressed(admin: httpx.Client, trained: JSON) -> JSON:
 
 @pytest.fixture(scope="session")
 def served(admin: httpx.Client, compressed: JSON, tenant: Callable[[str], str]) -> JSON:
-    """The deployment `digits` of `digits@champion`, open to acme, globex and initech."""
-    tenant("acme"), tenant("globex"), tenant("initech")
+    """The deployment `digits` of `digits@champion`, open to acme, globex, initech and those whose
+    money is spent (`test_limits`)."""
+    names = [tenant(name) for name in ("acme", "globex", "initech", "initrode", "soylent")]
     number = int(compressed["model"].partition(":")[2])
     response = admin.put("/api/models/digits/aliases/champion", json={"version": number})
     assert response.status_code == 200, response.text
-    access = {"tenants": ["acme", "globex", "initech"]}
+    access = {"tenants": names}
     response = admin.put(
         "/api/deployments/digits", json={"model": "digits@champion", "access": access}
     )

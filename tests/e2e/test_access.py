@@ -42,6 +42,7 @@ NEEDS = {
     "/api/keys": "keys",
     "/api/limits": "keys",
     "/api/budgets": "keys",
+    "/api/webhooks": "keys",
     "/api/tenants": "admin",
     "/v1/files": "data",
     "/v1/batches": "infer",
@@ -51,6 +52,9 @@ NEEDS = {
     "POST /api/plans": "billing",
     "/api/usage": "usage",
     "/api/invoices": "billing",
+    "/api/credit": "billing",
+    "/api/forecast": "billing",
+    "/api/reconciliations": "admin",
 }
 MONTH = datetime.now(UTC).strftime("%Y-%m")
 
@@ -187,8 +191,9 @@ def test_others_things_do_not_exist(
             admin.post("/api/limits", json={"model": "private", "concurrency": 99}).json()["id"],
         ),
     ]
+    webhook = admin.post("/api/webhooks", json={"url": "https://hooks.example.org/"}).json()["id"]
     known = {
-        "budget_id": limits[0][1], "limit_id": limits[1][1],
+        "budget_id": limits[0][1], "limit_id": limits[1][1], "webhook_id": webhook,
         "job_id": job_id, "version": 1, "artifact": artifact, "alias": "champion",
         "key_id": key_id, "invoice_id": made["id"], "plot": "latency",
     }  # fmt: skip
@@ -210,7 +215,7 @@ def test_others_things_do_not_exist(
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "not_found"), path
         walked += 1
     assert walked >= 16
-    for kind, limit_id in limits:
+    for kind, limit_id in (*limits, ("webhooks", webhook)):
         assert admin.delete(f"/api/{kind}/{limit_id}").status_code == 200
     assert get(admin, "/api/models/digits")["aliases"]["champion"] == 2
     assert get(admin, "/api/deployments/private")["status"] == "ready"

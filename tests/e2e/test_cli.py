@@ -216,6 +216,33 @@ def test_usage_and_invoice(
     assert f"total {made['total']} EUR" in out
 
 
+def test_invoices_and_reports(run: Run, tmp_path: Path, tenant: Callable[[str], str]) -> None:
+    """`meuse invoice` lists, shows and writes documents; `forecast`, `reconcile`, `usage --cost`
+    tell of the month. What cannot be done says why."""
+    name = tenant("umbrella")
+    made = answer(run("invoice", "make", name, "--period", "2026-02", "--json"))
+    assert (made["status"], made["total"]) == ("paid", "0.00")
+    number = made["number"]
+    assert number in ok(run("invoice", "list", "--tenant", name))
+    assert answer(run("invoice", "list", "--tenant", "*", "--status", "void", "--json")) == []
+    assert ok(run("invoice", "show", number)).startswith(f"paid {number} for {name}")
+    page = tmp_path / "page.html"
+    ok(run("invoice", "show", number, "--format", "html", "--output", str(page)))
+    assert number in page.read_text()
+    sheet = ok(run("invoice", "show", number, "--format", "csv", "--output", "-"))
+    assert sheet.startswith("number,")
+    for verb, field in (
+        (("show", number, "--format", "doc"), "format"), (("issue", number), "status"),
+        (("pay", number, "1.00", "--reference", "b"), "amount"),
+        (("credit", number, "--reason", "x"), "amount"),
+        (("void", number, "--reason", "x"), "status"),
+    ):  # fmt: skip
+        refused(run("invoice", *verb), f"field: {field}")
+    assert "expected" in ok(run("forecast", "--tenant", name))
+    assert "0 differences" in ok(run("reconcile"))
+    assert "total" in ok(run("usage", "--tenant", name, "--by", "week,model", "--cost"))
+
+
 def test_plans(run: Run, tmp_path: Path, tenant: Callable[[str], str]) -> None:
     """`meuse plans` puts a plan, lists and shows it, and says what a month had come to."""
     name = tenant("globex")
@@ -352,10 +379,19 @@ def test_limits_are_set_listed_and_removed(run: Run, platform: Platform) -> None
     assert "100 rows per day" in ok(run("limits", "--key", key, *words))
     listed = [item for item in answer(run("limits", "--json")) if item["key"] == key]
     assert [item.get("hard") for item in listed] == [None, False]
-    refused(run("limits", "--key", key, "--budget", "5", "--meter", "cost"), "field: meter")
+    refused(run("limits", "--key", key, "--budget", "5", "--meter", "cost"), "field: currency")
+    words = ("--budget", "12.50", "--meter", "cost", "--currency", "EUR", "--json")
+    listed.append(answer(run("limits", "--key", key, *words)))
+    assert "0.00 used" in ok(run("limits", "--recount", listed[-1]["id"]))
     for item in listed:
         assert item["id"] in ok(run("limits", "--remove", item["id"]))
     assert key not in ok(run("limits"))
+    hook = answer(run("webhooks", "add", "https://hooks.example.org/", "--json"))["id"]
+    assert hook in [item["id"] for item in answer(run("webhooks", "list", "--json"))]
+    assert hook in ok(run("webhooks", "test", hook))
+    (sent,) = answer(run("webhooks", "deliveries", hook, "--json"))
+    assert sent["status"] == "pending"  # there is no such host
+    assert hook in ok(run("webhooks", "remove", hook))
 
 
 def test_a_home_runs_once(run: Run, platform: Platform, admin: httpx.Client, served: JSON) -> None:

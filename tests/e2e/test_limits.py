@@ -93,6 +93,95 @@ def test_a_hard_budget_is_served_exactly(
     assert call(key).status_code == 200
 
 
+def test_a_budget_of_money(
+    platform: Platform,
+    admin: httpx.Client,
+    tenant: Callable[[str], str],
+    make: Make,
+    call: Callable[..., httpx.Response],
+) -> None:
+    """In the currency that its payer pays in; spent at the plan's price, to the last millionth; the
+    ledger's records say the same. Without a price nothing goes."""
+    key = platform.key("infer", tenant=tenant("initrode"))
+    terms = {"tenant": "initrode", "meter": "cost", "period": "day"}
+    wrong = admin.post("/api/budgets", json={**terms, "limit": "1", "currency": "USD"})
+    assert "in EUR" in refused(wrong, 400, "invalid_field", "currency")["message"]
+    budget = make("budgets", **terms, limit="0.0055", currency="EUR")
+    assert (budget["limit"], budget["currency"], budget["set_aside"]) == ("0.0055", "EUR", "0.00")
+    assert call(key, 8).status_code == 200
+    error = refused(call(key, 4), 402, "budget_exceeded", "budget")
+    assert "0.0015 EUR left; this request needs up to 0.002 EUR" in error["message"]
+    assert call(key, 3).status_code == 200
+    shown = get(admin, f"/api/budgets/{budget['id']}/recount")
+    assert (shown["used"], shown["remaining"], shown["in_flight"]) == ("0.0055", "0.00", "0.00")
+    assert (shown["recounted"]["used"], shown["difference"]) == ("0.0055", "0.00")
+    assert shown["recounted"]["unrated"] == {}
+    refused(admin.get("/api/budgets/budget-1/recount"), 404, "not_found", "budget")
+    assert admin.put("/api/tenants/initrode", json={"plan": None}).status_code == 200
+    error = refused(call(key), 402, "unrated", "budget")
+    assert "no plan" in error["message"]
+
+
+def test_a_prepaid_tenant_uses_what_is_in_its_wallet(
+    platform: Platform, admin: httpx.Client, call: Callable[..., httpx.Response]
+) -> None:
+    """Nothing without a wallet; what was paid in, and no more; a top-up lets the next one through
+    within seconds."""
+    prices = [{"meter": "rows", "per": 1000, "amount": "0.50"}]
+    plan = {"currency": "EUR", "prices": prices, "credits": {"settle": "credit_only"}}
+    assert admin.put("/api/plans/prepaid", json=plan).status_code == 200
+    assert admin.put("/api/tenants/soylent", json={"plan": "prepaid"}).status_code == 200
+    key = platform.key("infer", tenant="soylent")
+    until(lambda: call(key).status_code == 402, "the ledger has looked", 15.0)
+    error = refused(call(key), 402, "budget_exceeded", "budget")
+    assert "prepaid balance in EUR" in error["message"]
+    wallet = admin.post("/api/wallets", json={"tenant": "soylent", "currency": "EUR"}).json()["id"]
+
+    def pay(reference: str) -> None:
+        body = {"amount": "0.01", "kind": "purchased", "reference": reference}
+        assert admin.post(f"/api/wallets/{wallet}/grants", json=body).status_code == 201
+
+    pay("first")
+    until(lambda: call(key, 16).status_code == 200, "the top-up counts", 15.0)
+    error = refused(call(key, 5), 402, "budget_exceeded", "budget")
+    assert "has 0.002 EUR left; this request needs up to 0.0025 EUR" in error["message"]
+    assert call(key, 4).status_code == 200
+    refused(call(key), 402, "budget_exceeded", "budget")
+    pay("second")
+    until(lambda: call(key, 20).status_code == 200, "the top-up counts", 15.0)
+    shown = next(b for b in get(admin, "/api/budgets")["items"] if b["tenant"] == "soylent")
+    assert (shown["prepaid"], shown["limit"], shown["used"]) == (True, "0.02", "0.02")
+    again = get(admin, f"/api/budgets/{shown['id']}/recount")
+    assert (again["recounted"]["used"], again["difference"]) == ("0.02", "0.00")
+
+
+def test_webhooks_are_ones_own_and_point_outside(
+    platform: Platform, admin: httpx.Client, stranger: httpx.Client
+) -> None:
+    """The secret is shown once; nobody else sees them, and none points into the network."""
+    made = stranger.post("/api/webhooks", json={"url": "https://hooks.example.org/a"})
+    assert made.status_code == 201, made.text
+    webhook = made.json()
+    assert webhook["secret"].startswith("whsec_")
+    path = f"/api/webhooks/{webhook['id']}"
+    assert "secret" not in get(stranger, path)
+    other = platform.client(platform.key("keys"))
+    refused(other.get(path), 404, "not_found", "webhook")
+    assert get(other, "/api/webhooks")["items"] == []
+    assert webhook["id"] in {w["id"] for w in get(admin, "/api/webhooks")["items"]}
+    for url in ("https://127.0.0.1/", "http://example.org/", "https://[::1]/", "https://10.1.2.3/"):
+        refused(stranger.post("/api/webhooks", json={"url": url}), 403, "forbidden", "url")
+        refused(stranger.patch(path, json={"url": url}), 403, "forbidden", "url")
+    refused(stranger.post("/api/webhooks", json={"url": "hooks"}), 400, "invalid_field", "url")
+    everyone = {"url": "https://hooks.example.org/", "tenant": "*"}
+    refused(stranger.post("/api/webhooks", json=everyone), 403, "forbidden", "tenant")
+    assert stranger.patch(path, json={"disabled": True}).json()["disabled"] is True
+    refused(stranger.post(f"{path}/test"), 409, "conflict", "webhook")
+    assert get(stranger, f"{path}/deliveries")["items"] == []
+    assert stranger.delete(path).status_code == 200
+    assert get(stranger, "/api/webhooks")["items"] == []
+
+
 def test_limits_of_a_key_at_a_model(
     platform: Platform, tenant: Callable[[str], str], make: Make, call: Any
 ) -> None:
@@ -136,7 +225,22 @@ def test_limits_of_a_key_at_a_model(
         ("budgets", {"tenant": "default", "meter": "rows", "limit": 5, "period": "day",
                      "hard": "yes"}, "hard"),
         ("budgets", {"tenant": "default", "meter": "cost", "limit": 5, "period": "day",
-                     "currency": "EUR"}, "meter"),
+                     "currency": "EUR"}, "limit"),
+        ("budgets", {"tenant": "default", "meter": "cost", "limit": "-1", "period": "day",
+                     "currency": "EUR"}, "limit"),
+        ("budgets", {"tenant": "default", "meter": "cost", "limit": "0.0000001", "period": "day",
+                     "currency": "EUR"}, "limit"),
+        ("budgets", {"tenant": "default", "meter": "cost", "limit": "9" * 12, "period": "day",
+                     "currency": "EUR"}, "limit"),
+        ("budgets", {"tenant": "default", "meter": "cost", "limit": "5", "period": "day",
+                     "currency": "ECU"}, "currency"),
+        ("budgets", {"tenant": "default", "meter": "cost", "limit": "5", "period": "day"},
+         "currency"),
+        ("budgets", {"tenant": "default", "meter": "rows", "limit": 5, "period": "day",
+                     "currency": "EUR"}, "currency"),
+        ("limits", {"tenant": "default", "tokens": 0, "per": "minute"}, "tokens"),
+        ("limits", {"tenant": "default", "tokens": 5, "requests": 5, "per": "minute"},
+         "requests"),
         ("budgets", {"tenant": "default", "meter": "compute_ms", "limit": 5, "period": "day"},
          "meter"),
         ("budgets", {"tenant": "default", "meter": "smiles", "limit": 5, "period": "day"}, "meter"),

@@ -5,10 +5,17 @@ from __future__ import annotations
 import json
 import random
 import sqlite3
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from decimal import Decimal
+from typing import Any
 
+import pytest
+
+from billing.test_alerts import Receiver
 from faults.load import BROKEN, FULL, Load
 from faults.rig import Platform, until
 from meuse.client import Client
@@ -56,6 +63,115 @@ def settled_usage(platform: Platform, client: Client) -> dict[str, dict[str, int
 
     until(same_twice, 30.0, 0.2)
     return before[-1]
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Receiver]:
+    """Who is told of alerts."""
+    receiver = Receiver()
+    threading.Thread(target=receiver.serve_forever, daemon=True).start()
+    yield receiver
+    receiver.shutdown()
+    receiver.server_close()
+
+
+@pytest.fixture(scope="module")
+def platform(make_platform: Callable[[str], Platform], receiver: Receiver) -> Platform:
+    """One that may tell it."""
+    return make_platform(f'webhook_hosts = "http://127.0.0.1:{receiver.port}@ipv4"')
+
+
+PRICE = 500
+"""Of a row, in millionths."""
+LIMIT = 4_000_000
+
+
+def test_a_budget_of_money_under_kill_9(platform: Platform, receiver: Receiver) -> None:
+    """64 clients spend a hard budget while workers, control and ledger die at random: it is spent
+    to the last millionth and no further, what the dead had reserved is free again, every answer
+    has one record, and each alert comes once."""
+    client = platform.client()
+    client.put_plan("rows", "EUR", [{"meter": "rows", "per": 1000, "amount": "0.50"}])
+    client.put_tenant("hooli", "rows")
+    client.deploy("spent", "reference:1", scale={"min": 2}, access={"tenants": ["hooli"]})
+    made = [client.make_key(f"client-{i}", ["infer"], tenant="hooli") for i in range(16)]
+    client.wait_ready("spent")
+    client.add_webhook(f"http://127.0.0.1:{receiver.port}/", tenant="*")
+    budget = client.budget(tenant="hooli", meter="cost", limit="4", currency="EUR", period="month")
+    assert (budget["limit"], budget["remaining"]) == ("4.00", "4.00")
+
+    keys = [key["key"] for key in made for _ in range(4)]
+    chance, killed = random.Random(7), Counter[str]()
+    with Load(platform.port, keys, "default/spent", most_rows=MOST_ROWS, pause=0.02) as load:
+        until(lambda: load.answered() > len(keys))
+        end = time.monotonic() + SECONDS
+        while time.monotonic() < end:
+            time.sleep(EVERY_S)
+            role = chance.choice(("worker", "worker", "control", "ledger"))
+            there = sorted((n, p) for n, p in platform.processes().items() if n.startswith(role))
+            if there and platform.kill(chance.choice(there)[1]):
+                killed[role] += 1
+        until(lambda: (FULL, 402) in load.counts(), 30.0)
+    assert len(killed) == 3, killed
+    counts = load.counts()
+    assert counts.keys() <= {(FULL, 200), (FULL, 402), (FULL, 429), (FULL, 503), (BROKEN, 0)}
+    until(platform.control_answers, 30.0)
+    until(lambda: len(platform.processes()) >= 6, 30.0)
+
+    def recounted() -> dict[str, Any]:
+        found: dict[str, Any] = client.recount(budget["id"])
+        return found
+
+    # Small requests take what larger ones did not: nothing is blocked that is not spent.
+    until(lambda: recounted()["in_flight"] == "0.00", 15.0, 0.2)
+    with Load(platform.port, keys[:1], "default/spent", pause=0.005) as rest:
+        until(lambda: (FULL, 402) in rest.counts(), 60.0)
+    found = recounted()
+    assert (found["used"], found["remaining"], found["in_flight"]) == ("4.00", "0.00", "0.00")
+
+    cut = [o for mine in load.outcomes for o in mine if o.kind == BROKEN]
+    assert Decimal(found["recounted"]["used"]) <= 4
+    assert 0 <= Decimal(found["difference"]) * 10**6 <= PRICE * sum(o.rows for o in cut)
+    assert found["recounted"]["unrated"] == {}
+    assert_each_has_a_record(platform, made, load, rest)
+    until(lambda: len(told(receiver, budget["id"])) == 3, 30.0, 0.1)
+    time.sleep(1.5)  # another look
+    alerts = told(receiver, budget["id"])
+    assert sorted(data["threshold"] for data in alerts.values()) == [50, 80, 100]
+
+
+def told(receiver: Receiver, budget: str) -> dict[str, dict[str, Any]]:
+    """What was told of a budget, by message: one may come twice, under the same id."""
+    found = {}
+    for headers, body in list(receiver.got):
+        data = json.loads(body)["data"]
+        if data.get("budget") == budget:
+            assert found.setdefault(headers["webhook-id"], data) == data
+    return found
+
+
+def assert_each_has_a_record(
+    platform: Platform, made: list[dict[str, Any]], load: Load, rest: Load
+) -> None:
+    """One for each answer of 200, none for a refusal, at most one for what was cut off; and all
+    together they are no more than the budget pays for."""
+    path = f"file:{platform.home / 'money.db'}?mode=ro"
+    with closing(sqlite3.connect(path, uri=True)) as money:
+        records = money.execute(
+            "SELECT id, key_id, quantities FROM usage_record WHERE tenant_id = 'hooli'"
+        ).fetchall()
+    assert len({record[0] for record in records}) == len(records)
+    found: dict[str, Counter[int]] = {key["id"]: Counter() for key in made}
+    for _, key, text in records:
+        found[key][json.loads(text)["rows"]] += 1
+    assert PRICE * sum(rows * n for mine in found.values() for rows, n in mine.items()) <= LIMIT
+    for number, key in enumerate(made):
+        outcomes = [o for mine in load.outcomes[4 * number : 4 * number + 4] for o in mine]
+        outcomes += rest.all() if number == 0 else []
+        answered = Counter(o.rows for o in outcomes if (o.kind, o.status) == (FULL, 200))
+        cut = Counter(o.rows for o in outcomes if o.kind == BROKEN)
+        assert not answered - found[key["id"]], "an answer has no record"
+        assert not found[key["id"]] - answered - cut, "a record has no request"
 
 
 def test_chaos(platform: Platform) -> None:

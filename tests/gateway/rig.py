@@ -23,7 +23,7 @@ from typing import Any
 
 import meuse
 from meuse.access import keys
-from meuse.core.nouns import Limit
+from meuse.core.nouns import Limit, PriceTable
 from meuse.meter import segments
 from meuse.meter.record import UsageRecord
 from meuse.serve import engines, snapshot, stats
@@ -131,6 +131,10 @@ class Rig:
     def limit(self, *limits: Limit) -> None:
         """The limits of the next snapshot."""
         self.state = _with(self.state, limits=limits)
+
+    def price(self, plan: str, table: PriceTable) -> None:
+        """What a plan version says, in the next snapshot."""
+        self.state = _with(self.state, prices=self.state.prices | {plan: table})
 
     def publish(self) -> int:
         """Write the next snapshot; when the stand-in for control runs, wait for every ack."""

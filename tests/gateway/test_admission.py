@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -15,10 +16,11 @@ import pytest
 from msgspec import to_builtins
 
 from gateway.rig import TESTS, Rig, Worker, target, until
-from meuse.core.nouns import Limit
+from meuse.core.nouns import Limit, PriceTable
+from meuse.core.prices import ATOMS
 from meuse.gateway.wire import inference_pb2 as pb
 from meuse.gateway.wire.inference_pb2_grpc import GRPCInferenceServiceStub
-from meuse.meter.limits import spent
+from meuse.meter.limits import Limits, spent
 from serve import models
 
 BUDGET = Limit("budget-a", "budget", 500, "total", "rows", tenant="acme")
@@ -79,6 +81,83 @@ def test_two_workers_serve_a_budget_exactly(rig: Rig) -> None:
     for worker in workers:
         assert worker.stop() == 0
     assert sum(record.quantities["rows"] for record in rig.records()) == 500
+
+
+def test_money_over_two_workers_is_never_overspent(rig: Rig) -> None:
+    """64 clients on two workers with a hard budget that pays for 200 requests of three rows and
+    something: exactly those are served, and what is counted is what their records come to."""
+    budget = Limit("m", "budget", 200 * 31 + 30, "month", "cost", tenant="acme", currency="EUR")
+    key = prepared(rig, budget)
+    blue = rig.key("blue")  # its tenant has no plan
+    rig.deploy("acme/m", *rig.state.deployments["acme/m"].targets, access=("blue",))
+    rig.limit(budget, replace(budget, id="n", tenant="blue"))
+    prices = {"rows": {"*": str(10 * ATOMS)}, "requests": {"m": str(ATOMS)}}
+    rig.price("basic:3", PriceTable("EUR", prices))
+    rig.publish()
+    workers = [rig.worker(), rig.worker(slot=1)]
+    answers: list[Any] = []
+
+    def hammer(worker: Worker) -> None:
+        with client_of(worker, key) as client:
+            while (answer := ask(client, rows=3)).status_code in (200, 429, 503):
+                answers.append(answer)
+            answers.append(answer)
+
+    threads = [threading.Thread(target=hammer, args=(workers[i % 2],)) for i in range(64)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    statuses = Counter(answer.status_code for answer in answers)
+    assert (statuses[200], statuses[402]) == (200, 64)
+    error = answers[-1].json()["error"]
+    assert (error["code"], error["field"]) == ("budget_exceeded", "budget")
+    assert "0.00003 EUR left; this request needs up to 0.000031 EUR" in error["message"]
+    assert "It resets at" in error["hint"]
+    assert used(rig, budget) == (200 * 31, 0)
+    with client_of(workers[0], blue) as client:
+        body = {"model": "acme/m", "input_data": [[1, 2]]}
+        refused = client.post("/predict", json=body)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (402, "unrated")
+    for worker in workers:
+        assert worker.stop() == 0
+    records = rig.records()
+    assert len(records) == 200
+    assert sum(10 * r.quantities["rows"] + r.quantities["requests"] for r in records) == 6200
+
+
+def test_time_of_the_engine_is_paid_up_to_the_deadline(rig: Rig) -> None:
+    """What nobody knows beforehand is reserved as long as the request may take."""
+    budget = Limit("m", "budget", 10_000, "month", "cost", tenant="acme", currency="EUR")
+    key = prepared(rig, budget)
+    rig.price("basic:3", PriceTable("EUR", {"compute_ms": {"*": str(ATOMS)}}))
+    rig.publish()
+    worker = rig.worker()
+    with client_of(worker, key) as client:
+        assert ask(client).status_code == 402  # 10,001 by the deployment's timeout
+        body = {"model": "m", "input_data": [[1, 2]]}
+        answer = client.post("/predict", json=body, headers={"x-timeout-ms": "100"})
+        assert answer.status_code in (200, 402)
+    worker.stop()
+    spent_ = sum(record.quantities["compute_ms"] for record in rig.records())
+    assert used(rig, budget) == (spent_, 0)
+
+
+def test_budgets_of_a_damaged_file_wait_for_the_ledger(rig: Rig) -> None:
+    """503 with Retry-After, for nobody knows what is left; budgets that are younger go on."""
+    old = Limit("old", "budget", 500, "total", "rows", tenant="acme", since_ms=1)
+    key = prepared(rig, old)
+    worker = rig.worker()
+    with client_of(worker, key) as client:
+        lost = ask(client)
+        assert (lost.status_code, lost.json()["error"]["code"]) == (503, "unavailable")
+        assert lost.headers["retry-after"] == "1"
+        limits = Limits(rig.limits_file)
+        limits.seed(old, 498, time.time_ns() // 1000)
+        limits.close()
+        assert ask(client, rows=2).status_code == 200
+        assert ask(client).status_code == 402
+    assert used(rig, old) == (500, 0)
 
 
 def test_a_rate_limit_says_when_to_come_back(rig: Rig) -> None:

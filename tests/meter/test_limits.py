@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Limit, Spent
+from meuse.core.periods import period_at
 from meuse.meter import cells
-from meuse.meter.limits import Grant, Limits, period_at, spent
+from meuse.meter.checks import Grant
+from meuse.meter.limits import Limits, spent
 
 CHILD = Path(__file__).with_name("limit_child.py")
 S = 1_000_000
@@ -554,7 +556,8 @@ def test_a_damaged_file_is_replaced(
     caplog: pytest.LogCaptureFixture,
     damage: Callable[[Path], None],
 ) -> None:
-    """A file that cannot be trusted is put aside with an error in the log, and a new one used."""
+    """A file that cannot be trusted is put aside with an error in the log, and a new one used.
+    A budget that does not say since when it counts begins at zero."""
     one = host(budget(5))
     one.use(2)
     one.limits.close()
@@ -563,7 +566,7 @@ def test_a_damaged_file_is_replaced(
     with caplog.at_level(logging.ERROR):
         fresh = Host(one.path, budget(5))
     try:
-        assert "budgets count from zero" in caplog.text
+        assert "budgets are counted anew" in caplog.text
         assert one.path.with_name("cells.damaged").read_bytes() == damaged
         fresh.use(5)
         assert fresh.refused().code is Code.BUDGET_EXCEEDED

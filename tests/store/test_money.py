@@ -19,7 +19,7 @@ from billing.make_usage import DAY, HOUR, usage_record
 from meuse.core.clock import BUCKET_MS
 from meuse.core.errors import Code, MeuseError
 from meuse.meter.record import encode
-from meuse.store import money_tables
+from meuse.store import invoice_tables, money_tables
 from meuse.store.database import MIGRATIONS, Database
 from meuse.store.money import MoneyStore
 
@@ -31,6 +31,9 @@ class Draft:
     body: dict[str, Any] = field(default_factory=lambda: {"lines": []})
     final: bool = False
     alarms: tuple[Any, ...] = ()
+    series: str = "INV-2026"
+    due_on: str | None = None
+    book: Any = None
 
 
 @dataclass
@@ -378,7 +381,7 @@ def test_invoices_get_gapless_numbers_and_drafts_keep_their_id(store):
     again, new = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(total="2.00"))
     assert (again.id, again.total, new) == (draft.id, "2.00", False)
     issued, new = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(final=True))
-    assert (issued.id, issued.number, new) == (draft.id, "INV-000001", False)
+    assert (issued.id, issued.number, new) == (draft.id, "INV-2026-000001", False)
 
     def fails(rows):
         raise MeuseError(Code.CONFLICT, "no")
@@ -386,8 +389,8 @@ def test_invoices_get_gapless_numbers_and_drafts_keep_their_id(store):
     with pytest.raises(MeuseError, match="no"):
         store.put_invoice("other", DAY, DAY + HOUR, fails)
     second, new = store.put_invoice("other", DAY, DAY + HOUR, lambda rows: Draft(final=True))
-    assert (second.number, new) == ("INV-000002", True)
-    assert json.loads(second.body)["number"] == "INV-000002"
+    assert (second.number, new) == ("INV-2026-000002", True)
+    assert json.loads(second.body)["number"] == "INV-2026-000002"
     assert [i.id for i in store.list_invoices("acme")] == [issued.id]
     assert len(store.list_invoices(None)) == 2
     with pytest.raises(MeuseError):
@@ -420,11 +423,11 @@ def test_a_preview_leaves_nothing(store, caplog):
     issued, _ = store.put_invoice(
         "acme", DAY, DAY + HOUR, lambda rows: Draft(final=True, alarms=(alarm,))
     )
-    assert issued.number == "INV-000001"
+    assert issued.number == "INV-2026-000001"
     assert "alarm unrated_usage of tenant acme" in caplog.text
     same, _ = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(), keep=False)
     assert same == issued
-    with pytest.raises(MeuseError, match="INV-000001"):
+    with pytest.raises(MeuseError, match="INV-2026-000001"):
         store.put_invoice("acme", DAY, DAY + 2 * HOUR, lambda rows: Draft(), keep=False)
 
 
@@ -433,7 +436,7 @@ def test_an_issued_invoice_cannot_be_changed(store, database):
     issued, _ = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(final=True))
     same, _ = store.put_invoice("acme", DAY, DAY + HOUR, lambda rows: Draft(total="9.00"))
     assert same == issued
-    table = money_tables.invoices
+    table = invoice_tables.invoices
     for statement in (sa.update(table).values(total="0.00"), sa.delete(table)):
         refused = pytest.raises(sa.exc.DBAPIError, match="issued invoice is immutable")
         with refused, database.write() as connection:
@@ -447,7 +450,7 @@ def test_no_usage_is_invoiced_twice(store):
     with pytest.raises(MeuseError) as caught:
         store.put_invoice("acme", DAY + HOUR, DAY + 3 * HOUR, lambda rows: Draft())
     assert caught.value.code is Code.CONFLICT
-    assert "INV-000001" in caught.value.message
+    assert "INV-2026-000001" in caught.value.message
     store.put_invoice("acme", DAY + 2 * HOUR, DAY + 3 * HOUR, lambda rows: Draft(final=True))
     store.put_invoice("guest", DAY + HOUR, DAY + 3 * HOUR, lambda rows: Draft())
 

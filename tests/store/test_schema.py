@@ -80,7 +80,7 @@ def test_plans_from_before_their_terms_are_kept(database_url: str) -> None:
 
 def test_every_owned_table_has_tenant_project_and_owner() -> None:
     """Whose a row is stands in every table, from the first migration."""
-    operators = {"tenant", "tenant_plan", "plan_version"}
+    operators = {"tenant", "tenant_plan", "tenant_billing", "plan_version"}
     for name, table in metadata.tables.items():
         if name not in operators:
             assert {"tenant_id", "project_id", "owner"} <= set(table.columns.keys()), name

@@ -15,6 +15,7 @@ from msgspec import Meta, Struct, to_builtins
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.money import AMOUNT_PATTERN
 from meuse.core.nouns import METERS
+from meuse.core.plans import SETTLE
 
 _MOST = 10**18
 _Amount = Annotated[
@@ -75,17 +76,18 @@ class DiscountBody(_Body):
 
 
 class CreditsBody(_Body):
-    """What each period is credited with."""
+    """What each period is credited with, and whether the rest is invoiced or not served."""
 
-    amount: _Amount
-    settle: Literal["credit_then_invoice"] = "credit_then_invoice"
+    amount: _Amount | None = None
+    settle: Literal[SETTLE] = "credit_then_invoice"  # type: ignore[valid-type]
 
 
 class TaxBody(_Body):
-    """Added to what is left to pay."""
+    """Added to what is left to pay; `text` says on the invoice why the rate is what it is."""
 
     name: _Name
     percent: _Amount
+    text: Annotated[str, Meta(max_length=500)] = ""
 
 
 class PlanBody(_Body):
@@ -139,7 +141,7 @@ _HINTS = {
     "tier": 'Use "standard", "batch", "internal", or "*" for all.',
     "scheme": "Use unit, graduated, volume or package.",
     "stacking": "Use stack, best_of or precedence.",
-    "settle": "Use credit_then_invoice: there are no wallets yet to pay from beforehand.",
+    "settle": "Use credit_then_invoice, or credit_only: nothing is served without credit.",
     "currency": "Use an ISO 4217 code such as EUR.",
 }  # fmt: skip
 _NAMES = {

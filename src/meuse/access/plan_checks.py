@@ -137,6 +137,14 @@ def _check_terms(given: plan_body.PlanBody) -> None:
     for i, discount in enumerate(given.discounts):
         _check_model(discount.model, f"discounts[{i}].model")
         _check_percent(discount.percent, f"discounts[{i}].percent")
+    credit = given.credits
+    if credit is not None and credit.amount is None and credit.settle != "credit_only":
+        raise invalid(
+            "credits.amount",
+            "amount is missing",
+            'Say what a month is credited with, such as "40". Only credit_only goes without: it '
+            "spends the tenant's wallet.",
+        )
     if given.tax is not None:
         _check_percent(given.tax.percent, "tax.percent")
     for field, names in (("fees", given.fees), ("discounts", given.discounts)):

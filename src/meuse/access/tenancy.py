@@ -10,8 +10,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from meuse.access import keys
+from meuse.access import billing_body, keys
 from meuse.access.plan_checks import check_plan
+from meuse.core.billing import BillingDetails, Party, details_body, details_of
 from meuse.core.clock import BUCKET_MS, Clock, bucket_start, from_rfc3339, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.fields import known
@@ -144,6 +145,20 @@ class Tenancy:
             wanted = self.plans.plan(check_name(plan, "plan"))
             self._check_currency(check_name(name, "tenant"), wanted)
         return self.store.put_tenant(check_name(name, "tenant"), plan)
+
+    def put_billing(self, name: str, body: Mapping[str, Any]) -> BillingDetails:
+        """Keep how a tenant is invoiced (`billing_body.read`) from now on; what is issued stays
+        as it is. Raises `not_found` for the tenant."""
+        self.store.tenant(check_name(name, "tenant"))
+        details = billing_body.read(body)
+        self.store.put_billing(name, details_body(details))
+        return details
+
+    def billing(self, name: str) -> BillingDetails:
+        """How a tenant is invoiced; by its name alone when nobody has said more."""
+        self.store.tenant(check_name(name, "tenant"))
+        kept = self.store.billing(name)
+        return BillingDetails(party=Party(name=name)) if kept is None else details_of(kept)
 
     def _check_currency(self, tenant: str, wanted: PlanVersion) -> None:
         changes = self.store.plan_changes(tenant)

@@ -8,6 +8,7 @@ from fastapi import APIRouter
 from fastapi.responses import JSONResponse
 
 from meuse.api.context import Body, Parts, requires
+from meuse.core.billing import details_body
 from meuse.core.clock import to_rfc3339
 from meuse.core.nouns import KeyRecord, Principal, Tenant
 
@@ -59,6 +60,18 @@ def put_tenant(parts: Parts, caller: Admin, tenant: str, body: Body) -> dict[str
     """Make a tenant, or change its plan: {plan}."""
     made = parts.tenancy.put_tenant(tenant, body)
     return _tenant(made) | {"published": parts.reconciler.publish()}
+
+
+@router.put("/tenants/{tenant}/billing")
+def put_billing(parts: Parts, caller: Admin, tenant: str, body: Body) -> dict[str, Any]:
+    """How a tenant is invoiced: {name, address?: [lines], tax_id?, email?, tax?: {name, percent,
+    text?}, due_days?}. `tax` takes the place of its plan's. Issued invoices stay as they are."""
+    return details_body(parts.tenancy.put_billing(tenant, body))
+
+
+@router.get("/tenants/{tenant}/billing")
+def get_billing(parts: Parts, caller: Admin, tenant: str) -> dict[str, Any]:
+    return details_body(parts.tenancy.billing(tenant))
 
 
 @router.get("/tenants")

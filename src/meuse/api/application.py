@@ -20,6 +20,7 @@ from meuse.api import (
     deployments,
     external,
     files,
+    invoices,
     jobs,
     limits,
     methods,
@@ -31,6 +32,8 @@ from meuse.api import (
     plans,
     recipes,
     reports,
+    wallets,
+    webhooks,
 )
 from meuse.api.context import ANY, Control, error_response, requires
 from meuse.core.errors import Code, MeuseError
@@ -54,8 +57,8 @@ def make_app(control: Control) -> FastAPI:
     app.state.control = control
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
-        access, plans, limits, money, recipes, methods, reports, openai_files, openai_batches,
-        openai_fine_tuning,
+        access, plans, limits, money, invoices, wallets, webhooks, recipes, methods, reports,
+        openai_files, openai_batches, openai_fine_tuning,
     ):  # fmt: skip
         app.include_router(part.router)
 

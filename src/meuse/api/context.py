@@ -17,6 +17,8 @@ from meuse.access.sealing import Sealer
 from meuse.access.tenancy import Tenancy
 from meuse.api.bell import Bell
 from meuse.api.ledger import LedgerClient
+from meuse.billing.alerts.ports import WebhookStore
+from meuse.billing.alerts.post import Allowed
 from meuse.core import openai_errors
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.ids import new_id
@@ -67,6 +69,10 @@ class Control:
     deployments: DeploymentStore
     limits: LimitStore
     spent: Spending
+    budgets: Callable[[], Iterable[Limit]]
+    """Every limit as hosts are told of it, and those of prepaid balances."""
+    webhooks: WebhookStore
+    webhook_hosts: Allowed
     reconciler: Reconciler
     ledger: LedgerClient
     inspect: Inspect

@@ -17,6 +17,13 @@ class LedgerClient:
         transport = httpx.HTTPTransport(uds=str(socket))
         self._http = httpx.Client(transport=transport, base_url="http://ledger", timeout=30.0)
 
+    def document(self, path: str, params: dict[str, Any]) -> tuple[bytes, dict[str, str]]:
+        """(bytes, the headers that say what they are). Raises as `call`."""
+        response = self._send("GET", path, params, None)
+        names = ("content-type", "content-disposition")
+        headers = {name: response.headers[name] for name in names if name in response.headers}
+        return response.content, headers
+
     def call(
         self,
         method: str,
@@ -26,6 +33,12 @@ class LedgerClient:
         body: dict[str, Any] | None = None,
     ) -> tuple[int, Any]:
         """(status, JSON). Raises what the ledger refused, or `unavailable` when it is down."""
+        response = self._send(method, path, params, body)
+        return response.status_code, response.json()
+
+    def _send(
+        self, method: str, path: str, params: dict[str, Any] | None, body: dict[str, Any] | None
+    ) -> httpx.Response:
         params = {k: v for k, v in (params or {}).items() if v is not None}
         try:
             response = self._http.request(method, path, params=params, json=body)
@@ -35,7 +48,6 @@ class LedgerClient:
                 "the ledger is not answering",
                 hint="Usage waits in the journal and nothing is lost; try again shortly.",
             ) from None
-        answer = response.json()
         if response.status_code >= 400:
-            raise MeuseError.from_dict(answer["error"])
-        return response.status_code, answer
+            raise MeuseError.from_dict(response.json()["error"])
+        return response

@@ -16,7 +16,8 @@ from meuse.api.context import Body, Control, Parts, requires
 from meuse.core.clock import now_ms, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.ids import check_name, new_id
-from meuse.core.nouns import Deployment, Limit, LimitRecord, Principal, Scope, Spent
+from meuse.core.micros import money_text
+from meuse.core.nouns import COST, Deployment, Limit, LimitRecord, Principal, Scope, Spent
 from meuse.meter import terms
 
 router = APIRouter(prefix="/api", tags=["limits"])
@@ -35,25 +36,40 @@ def _limit(record: LimitRecord) -> dict[str, Any]:
     limit = record.limit
     rule: dict[str, Any] = {"concurrency": limit.amount}
     if limit.kind == "rate":
-        rule = {"requests": limit.amount, "per": limit.period, "burst": limit.burst}
+        rule = {limit.meter: limit.amount, "per": limit.period, "burst": limit.burst}
     return {"id": limit.id, **_subjects(limit), **rule, "created": to_rfc3339(record.created_ms)}
 
 
-def _budget(record: LimitRecord, spent: Spent) -> dict[str, Any]:
-    limit = record.limit
+def _budget(limit: Limit, spent: Spent) -> dict[str, Any]:
+    """Money is decimal text in `currency`; `set_aside` of it is for what the plan owes beside the
+    price of units. A prepaid one has as `limit` what was paid in since it began."""
+    is_money = limit.meter == COST
+    currency = {"currency": limit.currency} if is_money else {}
+    aside = {"set_aside": _amount(limit, limit.aside)} if is_money and not limit.moves else {}
     return {
         "id": limit.id,
         **_subjects(limit),
         "meter": limit.meter,
-        "limit": limit.amount,
+        "limit": _amount(limit, spent.most if limit.moves else limit.amount),
+        **currency,
+        **aside,
         "period": limit.period,
         "hard": limit.hard,
-        "used": spent.used,
-        "in_flight": spent.reserved,
-        "remaining": max(limit.amount - spent.used, 0),
+        "prepaid": limit.moves,
+        "used": _amount(limit, spent.used),
+        "in_flight": _amount(limit, spent.reserved),
+        "remaining": _amount(limit, max(_most(limit, spent) - spent.used, 0)),
         "resets": None if spent.resets_ms is None else to_rfc3339(spent.resets_ms),
-        "created": to_rfc3339(record.created_ms),
+        "created": to_rfc3339(limit.since_ms),
     }
+
+
+def _most(limit: Limit, spent: Spent) -> int:
+    return spent.most if limit.moves else limit.amount - limit.aside
+
+
+def _amount(limit: Limit, units: int) -> int | str:
+    return money_text(units, limit.currency) if limit.meter == COST else units
 
 
 def _subjects(limit: Limit) -> dict[str, str | None]:
@@ -63,7 +79,8 @@ def _subjects(limit: Limit) -> dict[str, str | None]:
 @router.post("/limits", status_code=201)
 def make_limit(parts: Parts, caller: Keys, body: Body) -> JSONResponse:
     """Limit the requests of {tenant?, project?, key?, model?} (all that are given must match)
-    to {requests, per: second|minute|hour, burst?} or to {concurrency} at once."""
+    to {requests | tokens, per: second|minute|hour, burst?} or to {concurrency} at once. Tokens
+    are those of prompt and answer: reserved at the door, corrected by what was used."""
     record = _made(parts, caller, body, "limit", terms.parse_limit(body))
     return JSONResponse({**_limit(record), "published": parts.reconciler.publish()}, 201)
 
@@ -81,22 +98,53 @@ def delete_limit(parts: Parts, caller: Keys, limit_id: str) -> dict[str, Any]:
 
 @router.post("/budgets", status_code=201)
 def make_budget(parts: Parts, caller: Keys, body: Body) -> JSONResponse:
-    """Give {tenant?, project?, key?, model?} a budget of {limit} units of {meter:
-    requests|rows|training_ms} per {period: minute|day|month|total, UTC}, counted from now on.
+    """Give {tenant?, project?, key?, model?} a budget of {limit} units of {meter: requests|rows|
+    prompt_tokens|completion_tokens|training_ms|training_tokens}, or of money {meter: "cost",
+    limit: "12.50", currency}, per {period: minute|day|month|total, UTC}, counted from now on.
     Beyond it requests are refused with 402 and jobs stop at a checkpoint, unless {hard: false}.
-    Jobs (of no key) spend rows when they predict, and the milliseconds of their training."""
-    record = _made(parts, caller, body, "budget", terms.parse_budget(body))
+    Jobs (of no key) spend rows when they predict, and the time and tokens of their training.
+    Money counts the highest price of the payer's plan; work without a price is refused."""
+    rule = terms.parse_budget(body)
+    record = _made(parts, caller, body, "budget", rule)
     published = parts.reconciler.publish()
-    spent = parts.spent([record.limit])[record.limit.id]
-    return JSONResponse({**_budget(record, spent), "published": published}, 201)
+    limit = next(one for one in parts.budgets() if one.id == record.limit.id)
+    spent = parts.spent([limit])[limit.id]
+    return JSONResponse({**_budget(limit, spent), "published": published}, 201)
 
 
 @router.get("/budgets")
 def list_budgets(parts: Parts, caller: Keys) -> dict[str, Any]:
-    """What is used is what this host's workers have counted: ahead of the ledger's usage."""
-    records = [r for r in _seen(parts, caller) if r.limit.kind == "budget"]
-    spent = parts.spent([r.limit for r in records])
-    return {"items": [_budget(r, spent.get(r.limit.id, _UNUSED)) for r in records]}
+    """What is used is what this host's workers have counted: ahead of the ledger's usage. The
+    prepaid balance of a tenant is one of them, which nobody makes or deletes."""
+    found = seen_budgets(parts, caller)
+    spent = parts.spent(found)
+    return {"items": [_budget(limit, spent.get(limit.id, _UNUSED)) for limit in found]}
+
+
+@router.get("/budgets/{budget_id}/recount")
+def recount(parts: Parts, caller: Keys, budget_id: str) -> dict[str, Any]:
+    """A budget as its host has it, and beside it what it comes to by the ledger's records:
+    `remaining` is limit - used - in_flight, on both sides. `difference` is what the host has
+    counted more; it is 0 when nothing is in flight, but for lines of batches that were asked
+    twice, the fraction of a millionth per process, and usage within milliseconds of a period's
+    end. `unrated` is usage that a budget of money cannot count."""
+    limit = next((one for one in seen_budgets(parts, caller) if one.id == budget_id), None)
+    if limit is None:
+        raise not_found("budget", budget_id)
+    told = parts.ledger.call("GET", f"/budgets/{budget_id}")[1]
+    spent = parts.spent([limit])[limit.id]
+    most = _most(limit, spent)
+    by_records = {
+        "used": _amount(limit, told["used"]),
+        "remaining": _amount(limit, max(most - told["used"] - spent.reserved, 0)),
+        "from": to_rfc3339(told["start_ms"]),
+        "complete_to": to_rfc3339(told["complete_to_ms"]),
+        "unrated": told["unrated"],
+    }
+    host = _budget(limit, spent)
+    host["remaining"] = _amount(limit, max(most - spent.used - spent.reserved, 0))
+    difference = _amount(limit, spent.used - told["used"])
+    return {**host, "recounted": by_records, "difference": difference}
 
 
 @router.delete("/budgets/{budget_id}")
@@ -106,10 +154,23 @@ def delete_budget(parts: Parts, caller: Keys, budget_id: str) -> dict[str, Any]:
     return {"id": budget_id, "published": parts.reconciler.publish()}
 
 
+def seen_budgets(parts: Control, caller: Principal) -> list[Limit]:
+    """Those that the caller made or meets; all for an administrator."""
+    seen = {r.limit.id for r in _seen(parts, caller)}
+    admin = "admin" in caller.scopes
+    return [
+        limit
+        for limit in parts.budgets()
+        if limit.kind == "budget"
+        and (limit.id in seen or (limit.moves and (admin or limit.tenant == caller.tenant)))
+    ]
+
+
 def _made(
     parts: Control, caller: Principal, body: Mapping[str, Any], prefix: str, rule: dict[str, Any]
 ) -> LimitRecord:
     subjects = _resolve(parts, caller, body)
+    _check_currency(parts, subjects, rule.get("currency", ""))
     admin = "admin" in caller.scopes
     limit = Limit(id=new_id(prefix), **rule, **subjects)
     record = LimitRecord(limit, caller.scope, admin, now_ms())
@@ -141,6 +202,21 @@ def _resolve(parts: Control, caller: Principal, body: Mapping[str, Any]) -> dict
         # Of a tenant's requests, or those to a deployment of others, one's own project's.
         given |= {"tenant": caller.tenant, "project": caller.project}
     return given
+
+
+def _check_currency(parts: Control, subjects: Mapping[str, Any], currency: str) -> None:
+    """A budget of money that its payer could never be counted by is refused."""
+    payer = subjects["tenant"]
+    if payer is None and subjects["key"] is not None:
+        key = parts.tenancy.store.key(subjects["key"])
+        payer = None if key is None else key.scope.tenant
+    plan = None if payer is None or not currency else parts.tenancy.plan_of(payer)
+    if plan is not None and plan.currency != currency:
+        raise invalid(
+            "currency",
+            f"tenant {payer!r} pays by plan {plan.name!r} in {plan.currency}",
+            f"Use {plan.currency}.",
+        )
 
 
 def _check_key(parts: Control, caller: Principal, given: Mapping[str, Any]) -> bool:

@@ -1,22 +1,21 @@
-"""Usage and invoices: checks who may see what, then asks the ledger."""
+"""Usage, forecasts, reconciliations: checks who may see what, then asks the ledger."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
-from urllib.parse import quote
 
 from fastapi import APIRouter, Query
-from fastapi.responses import JSONResponse
 
 from meuse.api.context import Body, Parts, requires, tenant_scope
 from meuse.api.plans import checked_period
-from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.errors import Code, MeuseError
 from meuse.core.fields import known
 from meuse.core.nouns import Principal
 
 router = APIRouter(prefix="/api", tags=["money"])
 Usage = Annotated[Principal, requires("usage")]
 Billing = Annotated[Principal, requires("billing")]
+Admin = Annotated[Principal, requires("admin")]
 
 
 @router.get("/usage")
@@ -28,60 +27,47 @@ def usage(
     by: str = "day,model,meter",
     tenant: str | None = None,
     fresh: bool = False,
+    cost: bool = False,
 ) -> Any:
-    """What was used, [from, to) on quarters of an hour, grouped `by` day, model, meter,
-    version, key, project, deployment, owner or tier. `fresh=true` reads the journal to its
-    end first. An administrator may name a tenant, or `*` for all (then also by=tenant)."""
+    """What was used, [from, to) on quarters of an hour, grouped `by` hour, day, week, month
+    (of UTC), model, meter, version, key, project, deployment, owner or tier. `cost=true` says
+    what it cost as well, unrounded, and `owed`: what the period comes to by kind of line.
+    `fresh=true` reads the journal to its end first. An administrator may name a tenant, or `*`
+    for all (then also by=tenant)."""
+    if cost and not caller.may("billing"):
+        raise MeuseError(
+            Code.FORBIDDEN, "costs need the scope 'billing'", field="cost",
+            hint="Without cost=true the answer has quantities alone.",
+        )  # fmt: skip
     everyone = tenant == "*" and "admin" in caller.scopes
     who = "*" if everyone else tenant_scope(caller, tenant).tenant
-    params = {"from": start, "to": to, "by": by, "tenant": who, "fresh": str(fresh).lower()}
+    params = {"from": start, "to": to, "by": by, "tenant": who, "fresh": str(fresh).lower(),
+              "cost": str(cost).lower()}  # fmt: skip
     if "admin" not in caller.scopes:
         params["project"] = caller.project
     return parts.ledger.call("GET", "/usage", params=params)[1]
 
 
-@router.post("/invoices", status_code=201)
-def make_invoice(parts: Parts, caller: Billing, body: Body) -> JSONResponse:
-    """An invoice for {tenant, period: "2026-11" | {from, to}}; an open period gives a draft.
-
-    Only an administrator issues: for others it is a preview, of which nothing is kept. A draft
-    is rated anew each time; with `unrated_as`, a plan version ("basic:2"), an administrator has
-    usage without a price rated by that.
-    """
-    known(body, ("tenant", "period", "unrated_as"))
-    tenant = body.get("tenant")
-    if tenant is not None and not isinstance(tenant, str):
-        raise invalid("tenant", f"{tenant!r} is not a tenant")
+@router.get("/forecast")
+def forecast(parts: Parts, caller: Billing, tenant: str | None = None) -> Any:
+    """What the present month is likely to come to: {so_far, expected, low, high, confidence, days,
+    currency, lines}. low and high hold 80 of 100 months; null when fewer than two days were
+    seen."""
     who = tenant_scope(caller, tenant).tenant
-    admin = "admin" in caller.scopes
-    asked = {"tenant": who, "period": checked_period(body.get("period")), "issue": admin}
-    if body.get("unrated_as") is not None:
-        asked["unrated_as"] = _plan_ref(body["unrated_as"], admin)
-    status, answer = parts.ledger.call("POST", "/invoices", body=asked)
-    return JSONResponse(answer, status)
+    return parts.ledger.call("GET", "/forecast", params={"tenant": who})[1]
 
 
-def _plan_ref(ref: object, admin: bool) -> str:
-    if not admin:
-        raise MeuseError(
-            Code.FORBIDDEN,
-            "only an administrator says how usage without a price is rated",
-            field="unrated_as",
-        )
-    if not isinstance(ref, str):
-        raise invalid("unrated_as", f"{ref!r} is not a plan", 'Name one, such as "basic:2".')
-    return ref
+@router.post("/reconciliations", status_code=201)
+def reconcile(parts: Parts, caller: Admin, body: Body) -> Any:
+    """Compare records, invoices and ledger now: {period?: "2026-11" | {from, to}}, by default from
+    last month on. Answers with every difference and its numbers; each raises an alarm."""
+    known(body, ("period",))
+    period = body.get("period")
+    asked = {} if period is None else {"period": checked_period(period)}
+    return parts.ledger.call("POST", "/reconciliations", body=asked)[1]
 
 
-@router.get("/invoices")
-def list_invoices(parts: Parts, caller: Billing, tenant: str | None = None) -> Any:
-    who = tenant_scope(caller, tenant).tenant
-    return parts.ledger.call("GET", "/invoices", params={"tenant": who})[1]
-
-
-@router.get("/invoices/{invoice_id}")
-def one_invoice(parts: Parts, caller: Billing, invoice_id: str, tenant: str | None = None) -> Any:
-    who = tenant_scope(caller, tenant).tenant
-    return parts.ledger.call(
-        "GET", f"/invoices/{quote(invoice_id, safe='')}", params={"tenant": who}
-    )[1]
+@router.get("/reconciliations")
+def reconciliations(parts: Parts, caller: Admin) -> Any:
+    """The last thirty comparisons, newest first."""
+    return parts.ledger.call("GET", "/reconciliations")[1]

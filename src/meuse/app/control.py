@@ -20,9 +20,11 @@ from meuse.api.bell import Bell
 from meuse.api.context import Control
 from meuse.api.ledger import LedgerClient
 from meuse.app import commands
+from meuse.app.alerter import Alerter
 from meuse.app.inspector import Inspector
 from meuse.app.kinds import kinds as job_kinds
 from meuse.app.kinds.batch import Batches
+from meuse.app.kinds.budgets import Budgets
 from meuse.app.kinds.fine_tuning_api import FineTunings
 from meuse.app.kinds.finetune import Finetune
 from meuse.app.kinds.import_ import Foreign
@@ -31,7 +33,9 @@ from meuse.app.kinds.pull import Sources
 from meuse.app.kinds.shared import Stores
 from meuse.app.sweeper import Sweeper
 from meuse.app.up import write_secret
+from meuse.billing.budgets.told import Told
 from meuse.core.clock import now_ms
+from meuse.core.nouns import PriceTable
 from meuse.data import hosts
 from meuse.deploy import adapters
 from meuse.deploy.canaries import Canaries
@@ -67,6 +71,7 @@ from meuse.store.limits import SqlLimits
 from meuse.store.registry import SqlRegistry
 from meuse.store.rollouts import SqlRollouts
 from meuse.store.uploads import SqlUploads
+from meuse.store.webhooks import SqlWebhooks
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +92,7 @@ def main(argv: Sequence[str]) -> int:
     deployments, jobs = SqlDeployments(database), SqlJobs(database, bell.ring)
     access, plans = SqlAccess(database), SqlPlans(database)
     limits = SqlLimits(database)
+    told = Told(limits, access, plans, now_ms)
     pepper = settings.pepper.read_bytes()
     tenancy = Tenancy(access, plans, pepper, settings.environment, now_ms)
     tenancy.bootstrap(lambda key: write_secret(settings.admin_key, key.encode() + b"\n"))
@@ -127,7 +133,7 @@ def main(argv: Sequence[str]) -> int:
         registry=registry,
         access=access,
         plans=plans,
-        limits=limits,
+        limits=told,
         replicas=Replicas(processes, sockets, build=options.build, spares=spares),
         elastic=elastic,
         footprints=Footprints(
@@ -176,8 +182,7 @@ def main(argv: Sequence[str]) -> int:
             settings.max_pull_bytes,
             settings.pull_seconds,
         ),
-        lambda: [record.limit for record in limits.list()],
-        settings.limits,
+        Budgets(told.limits, settings.limits, lambda tenant: _table(told, tenancy, tenant)),
         Batches(
             batches, files, lambda key, until_ms: keys.mint_pass(pepper, key, until_ms), http_url
         ),
@@ -203,12 +208,23 @@ def main(argv: Sequence[str]) -> int:
         ),
     )
     queue.launch()
-    threading.Thread(target=reconciler.run, name="reconciler", daemon=True).start()
-    threading.Thread(target=upstreams.run, name="upstreams", daemon=True).start()
     sweeper = Sweeper(
         upload_store, jobs, datasets, blobs, files, file_blobs, uploads, settings.upload_expiry_s
     )
-    threading.Thread(target=sweeper.run, name="sweeper", daemon=True).start()
+    alerter = Alerter(
+        SqlWebhooks(database),
+        sealer,
+        {(h.scheme, h.name, h.port): h.private for h in hosts.parse(settings.webhook_hosts)},
+        told.limits,
+        limits.list,
+        lambda budgets: spent(settings.limits, budgets, now_ms()),
+    )
+    _keep_running(
+        reconciler=reconciler.run,
+        upstreams=upstreams.run,
+        sweeper=sweeper.run,
+        alerter=alerter.run,
+    )
     inspector = Inspector(settings)
     app = make_app(
         Control(
@@ -222,7 +238,10 @@ def main(argv: Sequence[str]) -> int:
             kinds=kinds,
             deployments=deployments,
             limits=limits,
-            spent=lambda budgets: spent(settings.limits, budgets, now_ms()),
+            spent=alerter.spent,
+            budgets=told.limits,
+            webhooks=alerter.store,
+            webhook_hosts=alerter.allowed,
             reconciler=reconciler,
             ledger=LedgerClient(sockets / "ledger.sock"),
             inspect=inspector.table,
@@ -302,6 +321,17 @@ class _Server(uvicorn.Server):
     async def shutdown(self, sockets: list[Any] | None = None) -> None:
         await super().shutdown(sockets)
         self._at_end()
+
+
+def _keep_running(**loops: Callable[[], None]) -> None:
+    """Each in a thread of its name, until the process ends."""
+    for name, loop in loops.items():
+        threading.Thread(target=loop, name=name, daemon=True).start()
+
+
+def _table(told: Told, tenancy: Tenancy, tenant: str) -> tuple[str, PriceTable] | None:
+    plan = tenancy.plan_of(tenant)
+    return None if plan is None else (plan.ref, told.table(plan))
 
 
 def _netloc(host: str) -> str:

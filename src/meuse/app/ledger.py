@@ -1,4 +1,4 @@
-"""The ledger process: journal ingest, usage, rating, invoices."""
+"""The ledger process: journal ingest, usage, rating, invoices, wallets."""
 
 from __future__ import annotations
 
@@ -8,15 +8,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from meuse.app import commands
+from meuse.app.keeper import Keeper
+from meuse.billing.budgets.prepaid import Balances
+from meuse.billing.budgets.routes import budget_routes
+from meuse.billing.budgets.told import Told
 from meuse.billing.ingest import Ingester
+from meuse.billing.ledger import chores
+from meuse.billing.ledger.balance import Spendable, spendable
+from meuse.billing.ledger.bookkeeper import Bookkeeper, BookReader
+from meuse.billing.ledger.routes import wallet_routes
+from meuse.billing.reconciling import Reconciler, nightly
 from meuse.billing.server import make_app, run
+from meuse.billing.terms import Terms
+from meuse.core.billing import Party
 from meuse.core.clock import now_ms
 from meuse.meter.segments import JournalReader
 from meuse.runtime import lifeline
-from meuse.settings import load
+from meuse.settings import Settings, load
 from meuse.store.access import SqlAccess, SqlPlans
 from meuse.store.database import Database
+from meuse.store.ledger import LedgerStore, SqlBooks
+from meuse.store.limits import SqlLimits
 from meuse.store.money import MoneyStore
+from meuse.store.money_budgets import BudgetUsage
 
 
 def main(argv: Sequence[str]) -> int:
@@ -26,18 +40,70 @@ def main(argv: Sequence[str]) -> int:
     settings = load(options.home)
     money = Database(settings.database("money"))
     money.migrate("money")
-    store = MoneyStore(money)
+    store = MoneyStore(money, books=SqlBooks)
+    ledger = LedgerStore(money)
     # Read only: plans and tenants are control's to write.
     meuse = Database(settings.database("meuse"))
+    plans, access = SqlPlans(meuse), SqlAccess(meuse)
     ingester = Ingester(store, JournalReader(settings.journal))
-    app = make_app(store, ingester, SqlPlans(meuse), SqlAccess(meuse), now_ms)
-    stop = threading.Event()
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    run(
-        app,
-        ingester,
-        Path(options.sockets) / "ledger.sock",
-        stop=stop,
-        started=lambda: lifeline.tell_ready(options.ready),
+    keeper = Keeper(
+        settings.limits,
+        Told(SqlLimits(meuse), access, plans, now_ms),
+        plans,
+        lambda tenant: access.tenant(tenant).plan,
+        BudgetUsage(money),
+        _balances(ledger),
+        ingester.run_once,
+        lambda: ingester.complete_to_ms,
     )
+    reader = BookReader(ledger)
+    more = [*wallet_routes(ledger, access), *budget_routes(keeper.tell)]
+    app = make_app(
+        store, ingester, plans, access, now_ms,
+        terms=terms_of(settings), font=settings.invoice_font,
+        postings=Bookkeeper(), books=reader, more=more,
+    )  # fmt: skip
+    stop = threading.Event()
+    threading.Thread(target=keeper.run, args=(stop,), name="keeper", daemon=True).start()
+    if settings.reconcile_hour >= 0:
+        reconciler = Reconciler(store=store, plans=plans, tenants=access, books=reader)
+        threading.Thread(
+            target=nightly, args=(reconciler, settings.reconcile_hour, stop), name="nightly",
+            daemon=True,
+        ).start()  # fmt: skip
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with chores.kept(ledger, stop):
+        run(
+            app,
+            ingester,
+            Path(options.sockets) / "ledger.sock",
+            stop=stop,
+            started=lambda: lifeline.tell_ready(options.ready),
+        )
     return 0
+
+
+def terms_of(settings: Settings) -> Terms:
+    """Who invoices are from and when they are made, as the settings say."""
+    address = [line.strip() for line in settings.seller_address.split(";")]
+    return Terms(
+        seller=Party(
+            name=settings.seller_name,
+            address=tuple(line for line in address if line),
+            tax_id=settings.seller_tax_id,
+            email=settings.seller_email,
+        ),
+        payment=settings.payment_terms,
+        due_days=settings.invoice_due_days,
+        grace_ms=round(settings.invoice_grace_s * 1000),
+        invoice_series=settings.invoice_series,
+        credit_note_series=settings.credit_note_series,
+    )
+
+
+def _balances(ledger: LedgerStore) -> Balances:
+    def balance(tenant: str, currency: str) -> Spendable | None:
+        found = spendable(ledger, tenant, now_ms())
+        return next((wallet for wallet in found if wallet.currency == currency), None)
+
+    return balance

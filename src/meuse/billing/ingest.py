@@ -10,7 +10,8 @@ import logging
 import threading
 from dataclasses import dataclass
 
-from meuse.billing.ports import Alarm, Batch, Cursor, CursorState, Journal, UsageSink
+from meuse.billing.invoice_ports import Alarm
+from meuse.billing.ports import Batch, Cursor, CursorState, Journal, UsageSink
 from meuse.core.clock import Clock, now_ms
 
 _log = logging.getLogger(__name__)

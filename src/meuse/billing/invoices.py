@@ -9,27 +9,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from meuse.billing.invoice_ports import Alarm, Invoice, InvoiceDraft, InvoiceStore, RollupRow
 from meuse.billing.issued import Issued, issued_in
-from meuse.billing.lines import Unpriced, amount_text
+from meuse.billing.lines import Line, Unpriced, amount_text
 from meuse.billing.plans.calendar import Stint, months, stints, until, windows
-from meuse.billing.ports import (
-    Alarm,
-    Invoice,
-    InvoiceDraft,
-    InvoiceStore,
-    LedgerStore,
-    Plans,
-    RollupRow,
-    Tenants,
-)
+from meuse.billing.ports import LedgerStore, Plans, Postings, Tenants
 from meuse.billing.rating import Rating, is_unrated
+from meuse.billing.snapshot import (
+    dates,
+    details,
+    parties,
+    plans_of,
+    sums,
+    taxed,
+    taxed_stints,
+)
 from meuse.billing.statement import as_under, assess, what_if
+from meuse.billing.terms import Terms, series
 from meuse.core.clock import Clock, now_ms, parse_period, to_rfc3339
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.nouns import PlanVersion, Tenant
 
 SETTLE_MS = 1_000
 """A record is stamped right before it is journaled; this long it may be under way."""
+
+DEFAULT = Terms()
 
 NO_CURRENCY = "XXX"
 """ISO 4217's code for "none": a draft whose usage has no plan, for a tenant without one."""
@@ -44,14 +48,20 @@ def make_invoice(
     period: object,
     complete_to_ms: int,
     issue: bool = True,
+    issue_now: bool = False,
     unrated_as: str | None = None,
+    terms: Terms = DEFAULT,
+    postings: Postings | None = None,
     clock: Clock = now_ms,
 ) -> tuple[Invoice, bool]:
     """(invoice, whether it is new). `period` is "2026-11" or {"from": …, "to": …}.
 
-    A draft when the period is open, not wholly ingested (`complete_to_ms`) or has unrated
-    usage: the body's `draft_because` says which. Otherwise issued with the next number, from
-    then on unchanging: asking again returns the same. Without `issue` it is a preview: a
+    A draft when the period is open, not wholly ingested (`complete_to_ms`), within the grace
+    for late records (`terms`) or has unrated usage: the body's `draft_because` says which. With
+    `issue_now` neither ingestion nor grace is waited for; `issued_early` says for what was not.
+    Otherwise issued with the next number, from then on unchanging: asking again returns the
+    same. It keeps who it is from and for, its plans and its tax, and is in the ledger
+    (`postings`) from the same moment on. Without `issue` it is a preview: a
     draft without an id, of which nothing is stored, not even an alarm; a period that is issued
     gives its invoice all the same. A draft is rated anew each time; with `unrated_as`, a plan
     version such as `basic:2`, usage that has no price is rated by that, and the body says so.
@@ -62,17 +72,19 @@ def make_invoice(
     """
     start, end = parse_period(period)
     payer = tenants.tenant(tenant)
+    customer = details(tenant, tenants.billing(tenant))
     now = clock()
 
-    calendar = _calendar(tenant, tenants, plans, start, end)
+    calendar = taxed_stints(calendar_of(tenant, tenants, plans, start, end), customer)
     held = [stint.plan for stint in until(calendar, end) if stint.end_ms > start]
-    issued = _issued(store, tenant, start, end)
-    remedy = None if unrated_as is None else _known_plan(unrated_as, plans)
+    issued = issued_before(store, tenant, start, end)
+    remedy = None if unrated_as is None else known_plan(unrated_as, plans)
 
     def build(rows: Sequence[RollupRow]) -> InvoiceDraft:
-        rows, known = _remedied(rows, plans, issued, start, remedy)
+        rows, found = remedied(rows, plans, issued, start, remedy)
+        known = {ref: taxed(plan, customer) for ref, plan in found.items()}
         rating = assess(rows, known, calendar, start, end, issued)
-        fallback = held[-1] if held else _current_plan(payer, plans)
+        fallback = held[-1] if held else current_plan(payer, plans)
         used = any(row.from_ms >= start for row in rows)
         if fallback is None and not rating.lines and not used:
             raise MeuseError(
@@ -82,19 +94,33 @@ def make_invoice(
                 hint=f'Put a plan on the tenant: PUT /api/tenants/{tenant} {{"plan": …}}.',
             )
         currency = rating.currency or (fallback.currency if fallback else NO_CURRENCY)
-        because = _draft_because(now, end, complete_to_ms, rating)
+        because = _draft_because(now, end, rating)
+        early = _too_early(now, end, complete_to_ms, terms.grace_ms)
+        because += [] if issue_now else early
         if any(_is_open(row.from_ms, start, issued) and is_unrated(row, known) for row in rows):
             because.append("usage of an earlier part of the month is unrated: invoice that first")
         if not issue:
             because.append("it was not asked to be issued")
         body = _body(tenant, (start, end), rating, currency)
+        body |= dates(now, terms, customer) | parties(terms, customer)
+        named = known | {stint.plan.ref: stint.plan for stint in calendar}
+        body |= sums(rating.lines, named, currency)
+        body["plans"] = plans_of(rating.lines, named)
         if remedy is not None:
             body["unrated_as"] = remedy.ref
         body |= {"draft_because": because, "complete_to": to_rfc3339(complete_to_ms)}
-        alarms = tuple(_unrated(tenant, start, end, missing) for missing in rating.unrated)
-        return InvoiceDraft(currency, body["total"], body, not because, alarms)
+        if because:
+            body |= {"issued": None, "due_on": None}
+        elif early:
+            body["issued_early"] = early
+        alarms = tuple(unrated_alarm(tenant, start, end, missing) for missing in rating.unrated)
+        return InvoiceDraft(
+            currency, body["total"], body, not because, alarms,
+            series=series(terms.invoice_series, now), due_on=body["due_on"],
+            book=_booking(postings, tenant, currency, rating.lines, (start, end), now),
+        )  # fmt: skip
 
-    spans = windows(start, end, _cuts(issued))
+    spans = windows(start, end, cuts_of(issued))
     return store.put_invoice(tenant, start, end, build, windows=spans, keep=issue)
 
 
@@ -115,14 +141,16 @@ def preview_plan(
     """
     start, end = parse_period(period)
     payer = tenants.tenant(tenant)
-    wanted = _known_plan(plan, plans)
-    issued = _issued(store, tenant, start, end)
-    rows = store.rollup_rows(tenant, start, end, windows=windows(start, end, _cuts(issued)))
-    calendar = _calendar(tenant, tenants, plans, start, end)
-    current = _current_plan(payer, plans)
-    was, known = _remedied(rows, plans, issued, start)
+    wanted = known_plan(plan, plans)
+    issued = issued_before(store, tenant, start, end)
+    rows = store.rollup_rows(tenant, start, end, windows=windows(start, end, cuts_of(issued)))
+    customer = details(tenant, tenants.billing(tenant))
+    calendar = taxed_stints(calendar_of(tenant, tenants, plans, start, end), customer)
+    current = current_plan(payer, plans)
+    was, found = remedied(rows, plans, issued, start)
+    known = {ref: taxed(plan, customer) for ref, plan in found.items()}
     actual = assess(was, known, calendar, start, end, issued)
-    other = what_if(rows, wanted, start, end)
+    other = what_if(rows, taxed(wanted, customer), start, end)
     paid_in = actual.currency or (current.currency if current else wanted.currency)
     same = paid_in == wanted.currency
     return {
@@ -135,12 +163,43 @@ def preview_plan(
     }
 
 
-def _draft_because(now: int, end: int, complete_to: int, rating: Rating) -> list[str]:
-    """Why this cannot be issued yet; empty when it can."""
+def _booking(
+    postings: Postings | None,
+    tenant: str,
+    currency: str,
+    lines: Sequence[Line],
+    period: tuple[int, int],
+    now: int,
+) -> Callable[[Any, str, str], dict[str, Any]] | None:
+    """What puts an invoice into the books, and says what a wallet has paid of it."""
+    if postings is None:
+        return None
+
+    def book(books: Any, invoice: str, number: str) -> dict[str, Any]:
+        paid = postings.post_invoice(
+            books, invoice=invoice, number=number, tenant=tenant, currency=currency,
+            lines=lines, start_ms=period[0], end_ms=period[1], now_ms=now,
+        )  # fmt: skip
+        return {"from_wallet": amount_text(paid, currency)} if paid else {}
+
+    return book
+
+
+def _draft_because(now: int, end: int, rating: Rating) -> list[str]:
+    """Why this cannot be issued, whoever asks; empty when it can."""
     reasons = {
         "the period is still open": now < end,
-        "not all usage of the period is ingested yet": complete_to < end + SETTLE_MS,
         "some usage is unrated": bool(rating.unrated),
+    }
+    return [reason for reason, holds in reasons.items() if holds]
+
+
+def _too_early(now: int, end: int, complete_to: int, grace: int) -> list[str]:
+    """What would be waited for before it is issued."""
+    waited = to_rfc3339(end + grace)
+    reasons = {
+        "not all usage of the period is ingested yet": complete_to < end + SETTLE_MS,
+        f"late records are waited for until {waited}": end <= now < end + grace,
     }
     return [reason for reason, holds in reasons.items() if holds]
 
@@ -162,7 +221,7 @@ def _sum(rating: Rating, currency: str) -> dict[str, Any]:
     }
 
 
-def _unrated(tenant: str, start: int, end: int, missing: Unpriced) -> Alarm:
+def unrated_alarm(tenant: str, start: int, end: int, missing: Unpriced) -> Alarm:
     detail = missing.to_dict() | {"from": to_rfc3339(start), "to": to_rfc3339(end)}
     key = (
         tenant,
@@ -176,7 +235,7 @@ def _unrated(tenant: str, start: int, end: int, missing: Unpriced) -> Alarm:
     return Alarm("unrated_usage", detail, "unrated:" + ":".join(key), tenant)
 
 
-def _calendar(
+def calendar_of(
     tenant: str, tenants: Tenants, plans: Plans, start: int, end: int
 ) -> tuple[Stint, ...]:
     touched = months(start, end)
@@ -184,7 +243,7 @@ def _calendar(
     return stints(tenants.plan_changes(tenant), plans.versions, begin, after)
 
 
-def _issued(store: InvoiceStore, tenant: str, start: int, end: int) -> tuple[Issued, ...]:
+def issued_before(store: InvoiceStore, tenant: str, start: int, end: int) -> tuple[Issued, ...]:
     """The issued invoices of the first month before this period.
 
     Read before the transaction that makes the invoice: one that is issued in between says what
@@ -194,7 +253,7 @@ def _issued(store: InvoiceStore, tenant: str, start: int, end: int) -> tuple[Iss
     return issued_in(store.list_invoices(tenant), begin, start) if begin < start else ()
 
 
-def _cuts(issued: Iterable[Issued]) -> list[int]:
+def cuts_of(issued: Iterable[Issued]) -> list[int]:
     return [moment for one in issued for moment in (one.start_ms, one.end_ms)]
 
 
@@ -203,7 +262,7 @@ def _is_open(moment: int, start: int, issued: Iterable[Issued]) -> bool:
     return moment < start and not any(one.has(moment) for one in issued)
 
 
-def _remedied(
+def remedied(
     rows: Sequence[RollupRow],
     plans: Plans,
     issued: Sequence[Issued],
@@ -214,11 +273,11 @@ def _remedied(
     its issued invoice names, else under `remedy`; of parts without an invoice it stays as it is.
     """
     named: list[tuple[Callable[[int], bool], PlanVersion]] = [
-        (one.has, _known_plan(one.unrated_as, plans)) for one in issued if one.unrated_as
+        (one.has, known_plan(one.unrated_as, plans)) for one in issued if one.unrated_as
     ]
     if remedy is not None:
         named.append((lambda moment: not _is_open(moment, start, issued), remedy))
-    known, found = _plans_of(rows, plans), list(rows)
+    known, found = plan_versions(rows, plans), list(rows)
     for holds, plan in named:
         mine = [row for row in found if holds(row.from_ms)]
         others = [row for row in found if not holds(row.from_ms)]
@@ -227,7 +286,7 @@ def _remedied(
     return found, known
 
 
-def _plans_of(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]:
+def plan_versions(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]:
     found: dict[str, PlanVersion] = {}
     for ref in {row.plan_version for row in rows if row.plan_version}:
         plan = _plan(ref, plans)
@@ -236,11 +295,11 @@ def _plans_of(rows: Iterable[RollupRow], plans: Plans) -> dict[str, PlanVersion]
     return found
 
 
-def _current_plan(tenant: Tenant, plans: Plans) -> PlanVersion | None:
+def current_plan(tenant: Tenant, plans: Plans) -> PlanVersion | None:
     return None if tenant.plan is None else _plan(tenant.plan, plans)
 
 
-def _known_plan(ref: str, plans: Plans) -> PlanVersion:
+def known_plan(ref: str, plans: Plans) -> PlanVersion:
     plan = _plan(ref, plans)
     if plan is None:
         raise not_found("plan", ref, "Make it with PUT /api/plans/{name}.")

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from decimal import Decimal, localcontext
 from typing import Any
 
-from meuse.billing.lines import Line, difference
+from meuse.billing.invoice_ports import Invoice
+from meuse.billing.lines import Line, difference, total_of
 from meuse.billing.plans.curve import PRECISION, Slice
-from meuse.billing.ports import Invoice
 from meuse.core.clock import parse_period
+from meuse.core.states import InvoiceStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,15 @@ class Issued:
     unrated_as: str | None
     lines: tuple[Line, ...] | None
 
+    @property
+    def tax(self) -> str | None:
+        """The name of the tax that it has; "" when nothing was owed that could be taxed."""
+        lines = self.lines or ()
+        named = [line.name for line in lines if line.kind == "tax"]
+        if named:
+            return named[0]
+        return None if total_of(lines) else ""
+
     def has(self, moment_ms: int) -> bool:
         return self.start_ms <= moment_ms < self.end_ms
 
@@ -40,7 +50,7 @@ def issued_in(invoices: Iterable[Invoice], start_ms: int, end_ms: int) -> tuple[
     """Those of [start, end), which begins with a month and ends within it, in order of time."""
     found: list[Issued] = []
     for invoice in invoices:
-        if invoice.status != "issued":
+        if not InvoiceStatus(invoice.status).is_final:
             continue
         body = json.loads(invoice.body)
         begun, after = parse_period(body["period"])

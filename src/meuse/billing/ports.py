@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from decimal import Decimal
 from typing import Any, Literal, Protocol
 
-from meuse.core.nouns import DEFAULT_TENANT, PlanVersion, Tenant
+from meuse.billing.invoice_ports import (
+    Alarm,
+    Invoice,
+    InvoiceStore,
+    NewPayment,
+    RollupRow,
+)
+from meuse.core.nouns import PlanVersion, Tenant
 
 CursorState = Literal["open", "closed", "quarantined"]
 
@@ -42,16 +49,6 @@ class Cursor(Protocol):
     def last_ts_ms(self) -> int: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Alarm:
-    """Something a person must look at. `dedup`: raised twice, it is kept once."""
-
-    kind: str
-    detail: Mapping[str, Any]
-    dedup: str
-    tenant: str = DEFAULT_TENANT
-
-
 class Ingested(Protocol):
     @property
     def new(self) -> int: ...
@@ -76,71 +73,72 @@ class UsageSink(Protocol):
         ...
 
 
-class RollupRow(Protocol):
-    """A payer's quantity of one meter on one deployment at one tier under one plan version.
+class Postings(Protocol):
+    """What is booked in the ledger of invoices: `books` is the ledger inside the transaction
+    that keeps the thing, so that neither is without the other. Idempotent by reference.
 
-    It is of a window of time that begins at `from_ms`; `first_ms` is its first bucket there.
+    `lines` have kind, amount and exact. Amounts are decimals of the currency.
     """
 
-    @property
-    def meter(self) -> str: ...
-    @property
-    def deployment(self) -> str: ...
-    @property
-    def plan_version(self) -> str | None: ...
-    @property
-    def quantity(self) -> int: ...
-    @property
-    def tier(self) -> str: ...
-    @property
-    def first_ms(self) -> int: ...
-    @property
-    def from_ms(self) -> int: ...
-
-
-@dataclass(frozen=True, slots=True)
-class InvoiceDraft:
-    """What an invoice says; `final` issues it. The store adds id, number, status, created."""
-
-    currency: str
-    total: str
-    body: dict[str, Any]
-    final: bool
-    alarms: tuple[Alarm, ...] = field(default=())
-
-
-class Invoice(Protocol):
-    """An invoice; `body` is its JSON text, unchanging once issued. A preview has no id."""
-
-    @property
-    def id(self) -> str | None: ...
-    @property
-    def status(self) -> str: ...
-    @property
-    def body(self) -> str: ...
-
-
-class InvoiceStore(Protocol):
-    def put_invoice(
+    def post_invoice(
         self,
+        books: Any,
+        *,
+        invoice: str,
+        number: str,
         tenant: str,
+        currency: str,
+        lines: Sequence[Any],
         start_ms: int,
         end_ms: int,
-        build: Callable[[Sequence[RollupRow]], InvoiceDraft],
-        *,
-        windows: Sequence[tuple[int, int]] = (),
-        keep: bool = True,
-    ) -> tuple[Invoice, bool]:
-        """(invoice, whether it is new); `build` runs in the transaction that keeps it.
-
-        It has the rows of `windows`, each by itself; without them those of [start, end).
-        Without `keep` nothing is stored, and what is built has neither id nor number.
-        """
+        now_ms: int,
+    ) -> Decimal:
+        """What a wallet paid of it."""
         ...
 
-    def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice: ...
+    def post_payment(self, books: Any, *, invoice: Invoice, paid: NewPayment, now_ms: int) -> None:
+        """Money that came in, or went back to where it came from (`kind` refund)."""
+        ...
 
-    def list_invoices(self, tenant: str | None) -> Sequence[Invoice]: ...
+    def post_credit_note(
+        self, books: Any, *, invoice: Invoice, note: str, lines: Sequence[Any], now_ms: int
+    ) -> Decimal:
+        """What went back to the wallet that had paid it."""
+        ...
+
+    def post_void(self, books: Any, *, invoice: Invoice, now_ms: int) -> None: ...
+
+
+Recount = Callable[[int, int], Iterable[tuple[tuple[str, ...], int, int]]]
+"""[start, end) → where the rollup is not what raw records say, wherever these are kept: (tenant,
+meter, model, version, tier, plan version), what it says, what they say."""
+
+
+class BookReader(Protocol):
+    """What the ledger has, for comparison with what invoices and wallets say."""
+
+    def standing(self, tenant: str, invoice: str) -> Mapping[str, Decimal] | None:
+        """{total, credited, paid, from_wallet, due} of an invoice; None: it is not booked."""
+        ...
+
+    def unbalanced(self) -> Sequence[Mapping[str, str]]:
+        """What does not add up in itself: entries whose legs are not zero, wallets that show
+        another balance than their entries have, …; each with the two numbers."""
+        ...
+
+
+class Payments(Protocol):
+    """Where money comes from: outside of the platform. An adapter makes a payment of what it
+    is told of one."""
+
+    @property
+    def name(self) -> str: ...
+
+    def received(
+        self, told: Mapping[str, Any], kind: str, currency: str, now_ms: int
+    ) -> NewPayment:
+        """A payment that came in, or a refund that went out. Raises `invalid_field`."""
+        ...
 
 
 class LedgerStore(InvoiceStore, Protocol):
@@ -162,6 +160,35 @@ class LedgerStore(InvoiceStore, Protocol):
         owner: str | None = None,
         project: str | None = None,
     ) -> list[dict[str, Any]]: ...
+
+    def usage_parts(
+        self, tenant: str, start_ms: int, end_ms: int, by: Sequence[str]
+    ) -> Sequence[tuple[tuple[Any, ...], RollupRow]]:
+        """What a payer used, by the values of `by` and by all that rating looks at."""
+        ...
+
+    def payers(self, start_ms: int, end_ms: int) -> Sequence[str]:
+        """The tenants that used anything."""
+        ...
+
+    def raise_alarms(self, alarms: Sequence[Alarm]) -> None: ...
+
+    def sums(self) -> tuple[Mapping[tuple[str, ...], int], Mapping[tuple[str, ...], int]]:
+        """(what all records have, what the rollup has) as of one moment, by tenant, meter,
+        model, version, tier and plan version."""
+        ...
+
+    def invoiced_late(self) -> set[str]:
+        """The invoices (ids) for whose period usage came in after they were issued."""
+        ...
+
+    def keep_reconciliation(self, differences: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep what was found; with id and moment."""
+        ...
+
+    def reconciliations(self, limit: int) -> list[dict[str, Any]]:
+        """Newest first."""
+        ...
 
     def newest_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """(how many alarms there are, the newest of them)."""
@@ -185,4 +212,8 @@ class Tenants(Protocol):
 
     def plan_changes(self, tenant: str) -> Sequence[tuple[int, str | None]]:
         """Which plan a tenant had from when on, oldest first."""
+        ...
+
+    def billing(self, tenant: str) -> Mapping[str, Any] | None:
+        """How a tenant is invoiced, as `core.billing.details_of` reads it; None: nobody said."""
         ...

@@ -19,10 +19,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal, localcontext
 
+from meuse.billing.invoice_ports import RollupRow
 from meuse.billing.lines import Line, Unpriced, amount_text, total_of
 from meuse.billing.plans.curve import PRECISION, Slice, cost, slices
 from meuse.billing.plans.match import discounts_for, left_of, price_for
-from meuse.billing.ports import RollupRow
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import PlanVersion, Price
 
@@ -70,7 +70,7 @@ def rate(rows: Iterable[RollupRow], plans: Mapping[str, PlanVersion]) -> Rating:
     for row in rows:
         ref = row.plan_version or ""
         where = (row.deployment, row.meter, ref, row.tier)
-        found = _rule(row, plans)
+        found = rule_of(row, plans)
         if isinstance(found, str):
             unrated[*where, found] += row.quantity
         elif found is None:
@@ -96,7 +96,7 @@ def rate(rows: Iterable[RollupRow], plans: Mapping[str, PlanVersion]) -> Rating:
 
 def is_unrated(row: RollupRow, plans: Mapping[str, PlanVersion]) -> bool:
     """Whether usage has no price and is not included."""
-    return isinstance(_rule(row, plans), str)
+    return isinstance(rule_of(row, plans), str)
 
 
 def one_currency(plans: Iterable[PlanVersion]) -> str | None:
@@ -109,7 +109,7 @@ def one_currency(plans: Iterable[PlanVersion]) -> str | None:
     return next(iter(currencies), None)
 
 
-def _rule(row: RollupRow, plans: Mapping[str, PlanVersion]) -> Price | str | None:
+def rule_of(row: RollupRow, plans: Mapping[str, PlanVersion]) -> Price | str | None:
     """The price of usage; None: it is included; a reason: it is unrated."""
     plan = plans.get(row.plan_version or "")
     if plan is None:

@@ -10,8 +10,7 @@ import gc
 import logging
 import socket as sockets
 import threading
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,10 +25,25 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from meuse.billing import invoice_calls
+from meuse.billing.desk import Desk
 from meuse.billing.ingest import Ingester
-from meuse.billing.invoices import make_invoice, preview_plan
-from meuse.billing.ports import LedgerStore, Plans, Tenants
-from meuse.core.clock import Clock, from_rfc3339, now_ms, parse_period, to_rfc3339
+from meuse.billing.invoices import DEFAULT, preview_plan
+from meuse.billing.ports import BookReader, LedgerStore, Plans, Postings, Recount, Tenants
+from meuse.billing.reports import month_forecast, owed, usage_costs
+from meuse.billing.terms import Terms
+from meuse.billing.wire import (
+    as_json,
+    bounds,
+    decode,
+    error_answer,
+    flag,
+    on_http_error,
+    on_meuse_error,
+    query_of,
+    tenant_of,
+)
+from meuse.core.clock import Clock, now_ms, parse_period, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid
 
 _log = logging.getLogger(__name__)
@@ -41,14 +55,12 @@ _GC_THRESHOLDS = (20_000, 20, 50)
 _NEWEST_ALARMS = 5
 KEEP_ALIVE_S = 75
 """Longer than any client keeps an idle connection, so that it is the client who closes it."""
-_USAGE = {"from", "to", "by", "tenant", "owner", "project", "fresh"}
+_USAGE = {"from", "to", "by", "tenant", "owner", "project", "fresh", "cost"}
+_KEPT_RECONCILIATIONS = 30
 
 
-class _NewInvoice(msgspec.Struct, forbid_unknown_fields=True):
-    tenant: str
-    period: str | dict[str, str]
-    issue: bool = True
-    unrated_as: str | None = None
+class _Reconcile(msgspec.Struct, forbid_unknown_fields=True):
+    period: str | dict[str, str] | None = None
 
 
 class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
@@ -58,54 +70,55 @@ class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def make_app(
-    store: LedgerStore, ingester: Ingester, plans: Plans, access: Tenants, clock: Clock = now_ms
+    store: LedgerStore,
+    ingester: Ingester,
+    plans: Plans,
+    access: Tenants,
+    clock: Clock = now_ms,
+    postings: Postings | None = None,
+    more: Sequence[Route] = (),
+    *,
+    terms: Terms = DEFAULT,
+    books: BookReader | None = None,
+    recount: Recount | None = None,
+    font: str = "",
 ) -> ASGIApp:
-    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`."""
+    """`GET /usage`, `GET /forecast`, `POST /what-if`, `POST /reconciliations`, `GET /health`, the
+    calls of `invoice_calls`, and `more`.
+
+    `postings` books invoices in the ledger that the store opens, `books` reads it; `recount`
+    counts raw records that are not all in the store; `font` is for PDF.
+    """
+    desk = Desk(
+        store=store, ingester=ingester, plans=plans, tenants=access, terms=terms,
+        postings=postings, books=books, recount=recount, font=font, clock=clock,
+    )  # fmt: skip
 
     def usage(request: Request) -> Response:
-        query = _query(request, _USAGE)
-        start, end = _bounds(query, clock())
+        query = query_of(request, _USAGE)
+        start, end = bounds(query, clock())
         by = [name.strip() for name in query.get("by", "day,model,meter").split(",")]
-        tenant, fresh = _tenant(query), _flag(query, "fresh")
+        tenant, fresh = tenant_of(query), flag(query, "fresh")
         if fresh:
             ingester.run_once()
         # Read before the rows: they may hold more than is claimed, never less.
         complete_to = ingester.complete_to_ms
-        owner, project = query.get("owner"), query.get("project")
-        rows = store.usage(start, end, by, tenant=tenant, owner=owner, project=project)
-        return _json(
-            {
-                "rows": rows,
-                "complete_to": to_rfc3339(complete_to) if complete_to else None,
-                "from": to_rfc3339(start),
-                "to": to_rfc3339(end),
-            }
-        )
-
-    async def new_invoice(request: Request) -> Response:
-        wanted = _decode(await request.body(), _NewInvoice)
-        if wanted.tenant == "*":
-            raise invalid("tenant", "an invoice has one tenant", "Name the tenant that pays.")
-
-        def make() -> Response:
-            progress = ingester.run_once()
-            invoice, new = make_invoice(
-                store,
-                plans,
-                access,
-                tenant=wanted.tenant,
-                period=wanted.period,
-                issue=wanted.issue,
-                unrated_as=wanted.unrated_as,
-                complete_to_ms=progress.complete_to_ms,
-                clock=clock,
-            )
-            return _text(invoice.body, 201 if new else 200)
-
-        return await run_in_threadpool(make)
+        where = {"owner": query.get("owner"), "project": query.get("project")}
+        told: dict[str, Any] = {
+            "complete_to": to_rfc3339(complete_to) if complete_to else None,
+            "from": to_rfc3339(start),
+            "to": to_rfc3339(end),
+        }
+        if not flag(query, "cost"):
+            return as_json({"rows": store.usage(start, end, by, tenant=tenant, **where), **told})
+        who = store.payers(start, end) if tenant is None else [tenant]
+        rows = usage_costs(store, plans, who, start, end, by, where)
+        if tenant is not None and not any(where.values()):
+            told["owed"] = owed(store, plans, access, tenant, start, end)
+        return as_json({"rows": rows, **told})
 
     async def new_what_if(request: Request) -> Response:
-        wanted = _decode(await request.body(), _WhatIf)
+        wanted = decode(await request.body(), _WhatIf)
 
         def make() -> Response:
             complete_to = ingester.run_once().complete_to_ms
@@ -117,22 +130,35 @@ def make_app(
                 period=wanted.period,
                 plan=wanted.plan,
             )
-            return _json(body | {"complete_to": to_rfc3339(complete_to)})
+            return as_json(body | {"complete_to": to_rfc3339(complete_to)})
 
         return await run_in_threadpool(make)
 
-    def list_invoices(request: Request) -> Response:
-        found = store.list_invoices(_tenant(_query(request, {"tenant"})))
-        return _text('{"invoices":[' + ",".join(invoice.body for invoice in found) + "]}")
+    def get_forecast(request: Request) -> Response:
+        tenant = tenant_of(query_of(request, {"tenant"}))
+        if tenant is None:
+            raise invalid("tenant", "a forecast has one tenant", "Name the tenant that pays.")
+        ingester.run_once()
+        return as_json(month_forecast(store, plans, access, tenant, clock()))
 
-    def get_invoice(request: Request) -> Response:
-        tenant = _tenant(_query(request, {"tenant"}))
-        return _text(store.get_invoice(tenant, request.path_params["id"]).body)
+    def get_reconciliations(request: Request) -> Response:
+        query_of(request, set())
+        return as_json({"items": store.reconciliations(_KEPT_RECONCILIATIONS)})
+
+    async def new_reconciliation(request: Request) -> Response:
+        wanted = decode(await request.body() or b"{}", _Reconcile)
+
+        def make() -> Response:
+            ingester.run_once()
+            bounds = (None, None) if wanted.period is None else parse_period(wanted.period)
+            return as_json(desk.reconciler.run(*bounds), 201)
+
+        return await run_in_threadpool(make)
 
     def health(_request: Request) -> Response:
         complete_to = ingester.complete_to_ms
         count, newest = store.newest_alarms(_NEWEST_ALARMS)
-        return _json(
+        return as_json(
             {
                 "status": "ok",
                 "complete_to": to_rfc3339(complete_to) if complete_to else None,
@@ -144,14 +170,16 @@ def make_app(
         routes=[
             Route("/usage", usage, methods=["GET"]),
             Route("/what-if", new_what_if, methods=["POST"]),
-            Route("/invoices", new_invoice, methods=["POST"]),
-            Route("/invoices", list_invoices, methods=["GET"]),
-            Route("/invoices/{id}", get_invoice, methods=["GET"]),
+            *invoice_calls.routes(desk),
+            Route("/forecast", get_forecast, methods=["GET"]),
+            Route("/reconciliations", new_reconciliation, methods=["POST"]),
+            Route("/reconciliations", get_reconciliations, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
+            *more,
         ],
         exception_handlers={
-            MeuseError: _on_meuse_error,
-            HTTPException: _on_http_error,
+            MeuseError: on_meuse_error,
+            HTTPException: on_http_error,
         },
         middleware=[Middleware(_LastResort)],
     )
@@ -254,88 +282,6 @@ def _bind(path: Path) -> sockets.socket:
     return listener
 
 
-# --- decode and encode ---
-
-_INVOICE_HINT = (
-    'Send {"tenant": "acme", "period": "2026-11"}, or "period": {"from": …, "to": …} in RFC 3339.'
-)
-
-
-def _decode(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except msgspec.ValidationError as error:
-        raise MeuseError(Code.INVALID_REQUEST, str(error), hint=_INVOICE_HINT) from None
-    except msgspec.DecodeError as error:
-        raise MeuseError(Code.INVALID_JSON, str(error), hint=_INVOICE_HINT) from None
-
-
-def _query(request: Request, known: set[str]) -> dict[str, str]:
-    query: dict[str, str] = {}
-    for name, value in request.query_params.multi_items():
-        if name not in known:
-            raise invalid(name, "there is no such parameter", f"Known: {', '.join(sorted(known))}.")
-        if name in query:
-            raise invalid(name, "the parameter is given twice", "Give it once.")
-        query[name] = value
-    return query
-
-
-def _tenant(query: dict[str, str]) -> str | None:
-    """The tenant that is asked for; None is all of them."""
-    tenant = query.get("tenant")
-    if not tenant:
-        raise invalid(
-            "tenant", "the tenant is missing", 'Name one; "*" is all, for administrators.'
-        )
-    return None if tenant == "*" else tenant
-
-
-def _flag(query: dict[str, str], name: str) -> bool:
-    value = query.get(name, "false").lower()
-    if value not in ("true", "false", "1", "0"):
-        raise invalid(name, f"{value!r} is not a boolean", "Use true or false.")
-    return value in ("true", "1")
-
-
-def _bounds(query: dict[str, str], now: int) -> tuple[int, int]:
-    """[from, to) in Unix milliseconds; by default the UTC month of now."""
-    start, end = parse_period(datetime.fromtimestamp(now / 1000, UTC).strftime("%Y-%m"))
-    if "from" in query:
-        start = from_rfc3339(query["from"], "from")
-    if "to" in query:
-        end = from_rfc3339(query["to"], "to")
-    if end <= start:
-        raise invalid("to", "the period is empty", "`to` must lie after `from`.")
-    return start, end
-
-
-def _json(body: Any, status: int = 200) -> Response:
-    return Response(msgspec.json.encode(body), status, media_type="application/json")
-
-
-def _text(body: str, status: int = 200) -> Response:
-    """JSON as it is kept: an issued invoice is the same bytes each time."""
-    return Response(body, status, media_type="application/json")
-
-
-def _error(error: MeuseError) -> Response:
-    return _json({"error": error.to_dict()}, error.http_status)
-
-
-def _on_meuse_error(_request: Request, error: Exception) -> Response:
-    if not isinstance(error, MeuseError):
-        raise error
-    return _error(error)
-
-
-def _on_http_error(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 500)
-    codes = {404: Code.NOT_FOUND, 405: Code.METHOD_NOT_ALLOWED}
-    code = codes.get(status, Code.INVALID_REQUEST if status < 500 else Code.INTERNAL)
-    return _error(MeuseError(code, f"{request.method} {request.url.path}: {error}"))
-
-
 class _LastResort:
     """Answers what no handler expected. Starlette's own handler raises the error again after
     its answer, and uvicorn then resets the connection under the client's next call."""
@@ -358,4 +304,4 @@ class _LastResort:
             if begun:
                 raise  # a broken answer must look broken
             error = MeuseError(Code.INTERNAL, "the ledger failed; its log says why")
-            await _error(error)(scope, receive, send)
+            await error_answer(error)(scope, receive, send)

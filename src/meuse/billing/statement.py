@@ -13,11 +13,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal, localcontext
 
+from meuse.billing.invoice_ports import RollupRow
 from meuse.billing.issued import Issued, as_issued
 from meuse.billing.lines import Kind, Line, amount_text, difference, total_of
 from meuse.billing.plans.calendar import Month, Stint, months, projected, until
 from meuse.billing.plans.curve import PRECISION
-from meuse.billing.ports import RollupRow
 from meuse.billing.rating import Rating, is_unrated, one_currency, rate
 from meuse.core.nouns import PlanVersion
 from meuse.core.plans import Fee
@@ -95,10 +95,33 @@ def _of_month(
         return difference(to(end), to(start), currency)
 
     begin, at = part
-    then = to(begin)
+    now, then = to(at), to(begin)
     if begin > month.start_ms:
         then = as_issued(then, issued, between, currency)
-    return (replace(line, period=part) for line in difference(to(at), then, currency))
+    lines = difference(now, then, currency)
+    if _is_taxed_anew(now, issued if begin > month.start_ms else (), currency):
+        lines = difference(_untaxed(now), _untaxed(then), currency)
+        lines += tuple(_tax_again(line, lines, currency) for line in now if line.kind == "tax")
+    return (replace(line, period=part) for line in lines)
+
+
+def _is_taxed_anew(now: Iterable[Line], issued: Iterable[Issued], currency: str) -> bool:
+    """Whether an earlier invoice has another tax than is due now. It keeps it: what is new is
+    then taxed by itself, not as a part of the month."""
+    name = next((line.name for line in now if line.kind == "tax"), None)
+    said = {one.tax for one in issued if one.lines is not None and one.currency == currency}
+    return bool(said - {name, ""})
+
+
+def _untaxed(lines: Iterable[Line]) -> tuple[Line, ...]:
+    return tuple(line for line in lines if line.kind != "tax")
+
+
+def _tax_again(tax: Line, lines: Iterable[Line], currency: str) -> Line:
+    """The same tax on these lines alone."""
+    with localcontext(prec=PRECISION):
+        exact = total_of(lines) * Decimal(tax.unit_price or "0") / tax.per
+    return replace(tax, exact=exact, amount=amount_text(exact, currency))
 
 
 def month_to_date(
@@ -268,7 +291,8 @@ def _tax(
         return []
     with localcontext(prec=PRECISION):
         exact = owed * Decimal(plan.tax.percent) / 100
-    return [_due("tax", plan, exact, f"{plan.tax.name} {plan.tax.percent} %")]
+    line = _due("tax", plan, exact, f"{plan.tax.name} {plan.tax.percent} %")
+    return [replace(line, unit_price=plan.tax.percent, per=100)]
 
 
 def _due(kind: Kind, plan: PlanVersion, exact: Decimal, name: str = "") -> Line:

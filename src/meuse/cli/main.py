@@ -11,7 +11,19 @@ import sys
 
 import typer
 
-from meuse.cli import compress, finetune, learning, llm, machine, money, plans, serving
+from meuse.cli import (
+    compress,
+    finetune,
+    invoices,
+    learning,
+    limits,
+    llm,
+    machine,
+    money,
+    plans,
+    serving,
+    wallets,
+)
 from meuse.core.errors import MeuseError
 
 app = typer.Typer(
@@ -26,7 +38,7 @@ VERBS = (
     learning.data, learning.train, learning.search, compress.compress, compress.methods,
     llm.pull, finetune.finetune, learning.evaluate, learning.promote, learning.jobs,
     learning.models, serving.deploy, serving.rollout, serving.predict, llm.chat, llm.tune_engine,
-    money.usage, money.invoice, money.keys, money.limits,
+    money.usage, money.forecast, money.reconcile, money.keys, limits.limits,
 )  # fmt: skip
 """In the order in which the help lists them."""
 
@@ -34,6 +46,9 @@ for verb in VERBS:
     app.command()(verb)
 app.add_typer(machine.toolchains, name="toolchains")
 app.add_typer(plans.app, name="plans")
+app.add_typer(limits.webhooks, name="webhooks")
+app.add_typer(invoices.app, name="invoice")
+app.add_typer(wallets.app, name="wallet")
 
 
 def main() -> None:

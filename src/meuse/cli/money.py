@@ -1,14 +1,13 @@
-"""The verbs of who may call and what it costs: keys, limits, usage, invoices."""
+"""The verbs of who may call and what it costs: keys, usage, forecasts."""
 
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
-from typing import Annotated, Any
+from decimal import Decimal
+from typing import Annotated
 
 import typer
 
-from meuse.cli import plans
 from meuse.cli.shared import (
     Json,
     connect,
@@ -16,48 +15,73 @@ from meuse.cli.shared import (
     table,
 )
 
+_COST = ["cost", "currency"]
+_BY = "hour, day, week, month, model, meter, version, key, project, deployment, owner, tier."
+
 
 def usage(
     start: Annotated[str | None, typer.Option("--from", help="RFC 3339, inclusive.")] = None,
     to: Annotated[str | None, typer.Option(help="RFC 3339, exclusive.")] = None,
-    by: Annotated[str, typer.Option(help="Grouping.")] = "day,model,meter",
+    by: Annotated[str, typer.Option(help=_BY)] = "day,model,meter",
     tenant: Annotated[str | None, typer.Option(help="Another tenant (administrator).")] = None,
+    cost: Annotated[bool, typer.Option("--cost", help="What it cost as well.")] = False,
     json_: Json = False,
 ) -> None:
-    """What was used."""
-    given = {"from": start, "to": to, "by": by, "tenant": tenant}
+    """What was used, and what it cost."""
+    given = {"from": start, "to": to, "by": by, "tenant": tenant, "cost": cost or None}
     query = {name: value for name, value in given.items() if value is not None}
     with connect() as client:
         answer = client.usage(fresh=True, **query)
     if json_:
         print(json.dumps(answer, indent=1))
     else:
-        table(answer["rows"], [*by.split(","), "quantity"], False)
+        table(answer["rows"], [*by.split(","), "quantity", *_COST[: 2 * cost]], False)
+        for kind, amount in answer.get("owed", {}).items():
+            print(f"{kind:9} {amount or '-'}")
         print(f"complete to {answer['complete_to']}")
 
 
-def invoice(
-    tenant: Annotated[str, typer.Argument(help="Who pays.")],
-    period: Annotated[str | None, typer.Option(help="YYYY-MM; by default this month.")] = None,
-    unrated_as: Annotated[
-        str | None, typer.Option(help="Plan version that rates usage without a price: basic:2.")
-    ] = None,
+def forecast(
+    tenant: Annotated[str | None, typer.Option(help="Another tenant (administrator).")] = None,
     json_: Json = False,
 ) -> None:
-    """Make the invoice of a tenant (a draft, rated anew each time, while the period is open)."""
+    """What this month is likely to come to."""
     with connect() as client:
-        wanted = period or datetime.now(UTC).strftime("%Y-%m")
-        made = client.invoice(tenant, wanted, unrated_as)
+        told = client.billing.forecast(tenant)
     if json_:
-        print(json.dumps(made, indent=1))
+        print(json.dumps(told, indent=1))
         return
-    print(f"{made['status']} {made['number'] or made['id']} for {tenant}")
-    table(made["lines"], plans.LINE, False)
-    print(f"total {made['total']} {made['currency']}")
-    for row in made["unrated"]:
-        print(f"unrated: {row['quantity']} {row['meter']} of {row['model']}: {row['reason']}")
-    for reason in made["draft_because"]:
-        print(f"a draft: {reason}")
+    currency = told["currency"] or ""
+    print(f"so far    {told['so_far'] or '-'} {currency}")
+    print(f"expected  {told['expected'] or '-'} {currency}")
+    if told["low"] is not None:
+        share = int(Decimal(told["confidence"]) * 100)
+        print(f"{share} of 100 months like this  {told['low']} to {told['high']} {currency}")
+    print(f"of {told['days']} whole days")
+
+
+def reconcile(
+    period: Annotated[str | None, typer.Option(help="YYYY-MM; by default last month on.")] = None,
+    json_: Json = False,
+) -> None:
+    """Compare records, invoices and ledger; exit status 1 when they differ."""
+    with connect() as client:
+        told = client.billing.reconcile(period)
+    if json_:
+        print(json.dumps(told, indent=1))
+    else:
+        rows = [{**one, **one.pop("where")} for one in told["differences"]]
+        where = ["invoice", "line", "what", "meter", "model", "version", "tier", "plan"]
+        columns = ["check", "tenant", *(n for n in where if any(n in row for row in rows))]
+        if rows:
+            table(rows, [*columns, "found", "expected"], False)
+        for one in told["unrated"]:
+            print(f"unrated: {one['quantity']} {one['meter']} of {one['model']} ({one['tenant']})")
+        for name in told["skipped"]:
+            print(f"not compared: {name}")
+        print(f"{told['compared']['invoices']} invoices, {told['count']} differences")
+    if told["count"]:
+        raise typer.Exit(1)
 
 
 def keys(
@@ -79,41 +103,3 @@ def keys(
             say(f"{made['key']}\nIt is shown this once.", made, json_)
         else:
             table(client.keys(), ["id", "name", "tenant", "scopes", "expires"], json_)
-
-
-def limits(
-    requests: Annotated[int | None, typer.Option(help="Limit to so many per --per.")] = None,
-    per: Annotated[str, typer.Option(help="second, minute or hour.")] = "minute",
-    burst: Annotated[int | None, typer.Option(help="At most so many at once.")] = None,
-    concurrency: Annotated[int | None, typer.Option(help="Limit to so many in flight.")] = None,
-    budget: Annotated[int | None, typer.Option(help="Units of --meter per --period.")] = None,
-    meter: Annotated[str, typer.Option(help="requests or rows.")] = "requests",
-    period: Annotated[str, typer.Option(help="minute, day, month or total.")] = "month",
-    hard: Annotated[bool, typer.Option(help="Refuse what is beyond the budget.")] = True,
-    tenant: Annotated[str | None, typer.Option(help="Whose requests.")] = None,
-    project: Annotated[str | None, typer.Option(help="Of which project.")] = None,
-    key: Annotated[str | None, typer.Option(help="By which key (its id).")] = None,
-    model: Annotated[str | None, typer.Option(help="To which deployment.")] = None,
-    remove: Annotated[str | None, typer.Option(help="Take away the one of this id.")] = None,
-    json_: Json = False,
-) -> None:
-    """List limits and budgets; set or remove one."""
-    named = {"tenant": tenant, "project": project, "key": key, "model": model}
-    whom: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
-    with connect() as client:
-        if remove is not None:
-            say(f"{remove} is gone", client.remove_limit(remove), json_)
-        elif budget is not None:
-            made = client.budget(**whom, meter=meter, limit=budget, period=period, hard=hard)
-            span = "in total" if period == "total" else f"per {period}"
-            say(f"{made['id']}: {budget} {meter} {span}", made, json_)
-        elif concurrency is not None:
-            made = client.limit(**whom, concurrency=concurrency)
-            say(f"{made['id']}: {concurrency} at once", made, json_)
-        elif requests is not None:
-            made = client.limit(**whom, requests=requests, per=per, burst=burst)
-            say(f"{made['id']}: {requests} requests per {per}", made, json_)
-        else:
-            found = client.limits() + client.budgets()
-            rule = ["requests", "per", "burst", "concurrency", "limit", "meter", "period", "used"]
-            table(found, ["id", *named, *rule], json_)

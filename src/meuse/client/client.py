@@ -11,12 +11,14 @@ from urllib.parse import quote
 
 import httpx
 
+from meuse.client.billing import Billing
+from meuse.client.wallets import WalletCalls
 from meuse.core.errors import Code, MeuseError, invalid
 
 JSON = dict[str, Any]
 
 
-class Client:
+class Client(WalletCalls):
     """`Client("http://127.0.0.1:8080", key)`. Every failure is a `MeuseError`.
 
     Usable as a context manager. Thread-safe, as its connection pool is.
@@ -44,6 +46,11 @@ class Client:
 
     def close(self) -> None:
         self._http.close()
+
+    @property
+    def billing(self) -> Billing:
+        """Invoices, payments and reports."""
+        return Billing(self._send)
 
     def call(self, method: str, path: str, **arguments: Any) -> Any:
         """One request; the decoded JSON of the answer."""
@@ -451,8 +458,8 @@ class Client:
         return answer
 
     def limit(self, **terms: Any) -> JSON:
-        """A new limit: any of tenant, project, key, model, and requests, per (second, minute,
-        hour), burst; or concurrency."""
+        """A new limit: any of tenant, project, key, model, and requests or tokens, per (second,
+        minute, hour), burst; or concurrency."""
         answer: JSON = self.call("POST", "/api/limits", json=terms)
         return answer
 
@@ -461,14 +468,44 @@ class Client:
         return items
 
     def budget(self, **terms: Any) -> JSON:
-        """A new budget: any of tenant, project, key, model, and meter (requests, rows), limit,
-        period (minute, day, month, total), hard."""
+        """A new budget: any of tenant, project, key, model, and meter (requests, rows, tokens,
+        …), limit, period (minute, day, month, total), hard. Of money: meter "cost", limit as
+        decimal text, currency."""
         answer: JSON = self.call("POST", "/api/budgets", json=terms)
         return answer
 
     def budgets(self) -> list[JSON]:
         """With what is used and left, and when they reset."""
         items: list[JSON] = self.call("GET", "/api/budgets")["items"]
+        return items
+
+    def recount(self, budget_id: str) -> JSON:
+        """A budget, and beside it what it comes to by the ledger's records."""
+        answer: JSON = self.call("GET", f"/api/budgets/{quote(budget_id)}/recount")
+        return answer
+
+    def webhooks(self) -> list[JSON]:
+        items: list[JSON] = self.call("GET", "/api/webhooks")["items"]
+        return items
+
+    def add_webhook(self, url: str, **more: Any) -> JSON:
+        """Tell a URL when budgets near their end; `secret` is shown this once."""
+        answer: JSON = self.call("POST", "/api/webhooks", json={"url": url, **more})
+        return answer
+
+    def remove_webhook(self, webhook_id: str) -> JSON:
+        answer: JSON = self.call("DELETE", f"/api/webhooks/{quote(webhook_id)}")
+        return answer
+
+    def test_webhook(self, webhook_id: str) -> JSON:
+        """Send it a message of the type `webhook.test`."""
+        answer: JSON = self.call("POST", f"/api/webhooks/{quote(webhook_id)}/test")
+        return answer
+
+    def deliveries(self, webhook_id: str) -> list[JSON]:
+        """What a webhook was sent, the newest first."""
+        path = f"/api/webhooks/{quote(webhook_id)}/deliveries"
+        items: list[JSON] = self.call("GET", path)["items"]
         return items
 
     def remove_limit(self, limit_id: str) -> JSON:
@@ -507,7 +544,7 @@ class Client:
         return answer
 
     def usage(self, **query: Any) -> JSON:
-        """{rows, complete_to, …}. `query`: from, to, by, tenant, fresh."""
+        """{rows, complete_to, …}. `query`: from, to, by, tenant, fresh, cost."""
         if "start" in query:  # `from` is a word of the language
             query["from"] = query.pop("start")
         answer: JSON = self.call("GET", "/api/usage", params=query)

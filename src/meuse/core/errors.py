@@ -31,6 +31,7 @@ class Code(StrEnum):
     QUARANTINED = "quarantined"
     CANCELLED = "cancelled"
     BUDGET_EXCEEDED = "budget_exceeded"
+    UNRATED = "unrated"
     OVERLOADED = "overloaded"
     RATE_LIMITED = "rate_limited"
     LIMIT_EXCEEDED = "limit_exceeded"
@@ -61,6 +62,7 @@ STATUS: dict[Code, tuple[int, str]] = {
     Code.QUARANTINED: (422, "FAILED_PRECONDITION"),
     Code.CANCELLED: (409, "CANCELLED"),
     Code.BUDGET_EXCEEDED: (402, "RESOURCE_EXHAUSTED"),
+    Code.UNRATED: (402, "FAILED_PRECONDITION"),
     Code.OVERLOADED: (429, "RESOURCE_EXHAUSTED"),
     Code.RATE_LIMITED: (429, "RESOURCE_EXHAUSTED"),
     Code.LIMIT_EXCEEDED: (429, "RESOURCE_EXHAUSTED"),

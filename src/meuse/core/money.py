@@ -43,7 +43,26 @@ def check_currency(code: object, field: str = "currency") -> str:
     return code
 
 
+def minor_units(currency: str) -> int:
+    """How many decimals an amount of a currency has: 2 for EUR, 0 for JPY."""
+    return _MINOR_UNITS.get(currency, 2)
+
+
+def parse_sum(text: object, currency: str, field: str) -> Decimal:
+    """A sum of money that can be paid: above zero, in whole minor units of the currency."""
+    amount = parse_amount(text, field)
+    places = minor_units(currency)
+    if amount == 0:
+        raise invalid(field, "the amount is zero", "Say how much; it must be above zero.")
+    if amount != round_money(amount, currency):
+        raise invalid(
+            field, f"{text} {currency} has more than {places} decimals",
+            "Money changes hands in whole minor units of its currency.",
+        )  # fmt: skip
+    return amount
+
+
 def round_money(amount: Decimal, currency: str) -> Decimal:
     """Round half-even to the currency's minor unit: `0.125` EUR → `0.12`."""
-    quantum = Decimal(1).scaleb(-_MINOR_UNITS.get(currency, 2))
+    quantum = Decimal(1).scaleb(-minor_units(currency))
     return amount.quantize(quantum, rounding=ROUND_HALF_EVEN)

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 ANY = "*"
 SCHEMES = ("unit", "graduated", "volume", "package")
 STACKING = ("stack", "best_of", "precedence")
+SETTLE = ("credit_then_invoice", "credit_only")
 TIERS = ("standard", "batch", "internal")
 """The tiers of usage: asked for and answered at once, in idle capacity, by the platform itself."""
 
@@ -88,17 +89,22 @@ class Discount:
 class Credits:
     """`amount` that a period is credited with, to be used in it.
 
-    `settle` says what becomes of the rest: `credit_then_invoice`, it is invoiced.
+    `settle` says what becomes of the rest: `credit_then_invoice`, it is invoiced; `credit_only`,
+    there is none: what the tenant's wallet cannot pay for is not served.
     """
 
-    amount: str
+    amount: str = "0"
     settle: str = "credit_then_invoice"
 
 
 @dataclass(frozen=True, slots=True)
 class Tax:
+    """`percent` of what is left to pay. `text` stands on the invoice beside it: why the rate is
+    what it is, such as "Reverse charge"."""
+
     name: str
     percent: str
+    text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +130,11 @@ class PlanVersion:
     @property
     def ref(self) -> str:
         return f"{self.name}:{self.version}"
+
+    @property
+    def is_prepaid(self) -> bool:
+        """Whether usage is served only while there is credit for it."""
+        return self.credits is not None and self.credits.settle == "credit_only"
 
 
 def price_body(price: Price) -> dict[str, Any]:
@@ -151,8 +162,13 @@ def terms_body(plan: PlanVersion) -> dict[str, Any]:
     if plan.credits is not None:
         terms["credits"] = asdict(plan.credits)
     if plan.tax is not None:
-        terms["tax"] = asdict(plan.tax)
+        terms["tax"] = tax_body(plan.tax)
     return terms
+
+
+def tax_body(tax: Tax) -> dict[str, Any]:
+    """The JSON of a tax: name, percent, and text where there is some."""
+    return _body(tax, ("name", "percent"))
 
 
 def price_of(body: Mapping[str, Any]) -> Price:

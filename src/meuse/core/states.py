@@ -1,4 +1,4 @@
-"""State tables of jobs and deployments: which changes are allowed, nothing else."""
+"""State tables of jobs, deployments and invoices: which changes are allowed, nothing else."""
 
 from __future__ import annotations
 
@@ -48,3 +48,25 @@ class DeploymentStatus(StrEnum):
     IDLE = "idle"
     DEGRADED = "degraded"
     FAILED = "failed"
+
+
+class InvoiceStatus(StrEnum):
+    DRAFT = "draft"
+    ISSUED = "issued"
+    PAID = "paid"
+    """Nothing is due any more: it was paid, credited, or came to nothing."""
+    VOID = "void"
+
+    @property
+    def is_final(self) -> bool:
+        """It has a number and says what is owed for its period."""
+        return self in (InvoiceStatus.ISSUED, InvoiceStatus.PAID)
+
+
+# An invoice that comes to nothing is paid as it is issued. What was paid is credited, never void.
+INVOICE_TRANSITIONS: dict[InvoiceStatus, frozenset[InvoiceStatus]] = {
+    InvoiceStatus.DRAFT: frozenset({InvoiceStatus.ISSUED, InvoiceStatus.PAID}),
+    InvoiceStatus.ISSUED: frozenset({InvoiceStatus.PAID, InvoiceStatus.VOID}),
+    InvoiceStatus.PAID: frozenset(),
+    InvoiceStatus.VOID: frozenset(),
+}

@@ -8,12 +8,12 @@ Standard library only.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from meuse.core.addresses import family_of, is_public
 from meuse.core.errors import Code, MeuseError, invalid
 
 PORTS = {"https": 443, "http": 80}
@@ -103,9 +103,4 @@ def _parts(url: object) -> tuple[SplitResult, str, int]:
 
 def allowed_address(host: Host, address: str) -> bool:
     """Whether this address of the host may be connected to."""
-    found = ipaddress.ip_address(address.partition("%")[0])
-    inner = getattr(found, "ipv4_mapped", None) or getattr(found, "sixtofour", None)
-    if inner is not None:
-        found = inner
-    public = found.is_global and not found.is_multicast
-    return public or host.private == found.version
+    return is_public(address) or host.private == family_of(address)

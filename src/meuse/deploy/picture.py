@@ -1,4 +1,4 @@
-"""What is published: keys, tenants, limits and routes as the stores have them, in a snapshot."""
+"""What is published: keys, tenants and routes as the stores have them, in a snapshot."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Mapping
 import msgspec
 
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import GENERATION, Deployment, Limit, ModelVersion, TensorSpec
-from meuse.core.ports import AccessStore, LimitStore, PlanStore
+from meuse.core.nouns import GENERATION, Deployment, ModelVersion, TensorSpec
+from meuse.core.ports import AccessStore, PlanStore
 from meuse.deploy.plan import Route
 from meuse.serve.snapshot import (
     AdapterEntry,
@@ -49,10 +49,6 @@ def tenants(access: AccessStore, plans: PlanStore) -> dict[str, TenantEntry]:
         tenant.name: TenantEntry(latest.get(tenant.plan) if tenant.plan else None)
         for tenant in access.tenants()
     }
-
-
-def limits(store: LimitStore) -> tuple[Limit, ...]:
-    return tuple(record.limit for record in store.list())
 
 
 def deployments(

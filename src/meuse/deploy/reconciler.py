@@ -16,12 +16,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from meuse.billing.budgets.told import Told
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import GENERATION, Deployment, ModelVersion, Scope
 from meuse.core.ports import (
     AccessStore,
     DeploymentStore,
-    LimitStore,
     PlanStore,
     RegistryStore,
 )
@@ -76,7 +76,7 @@ class Reconciler:
         registry: RegistryStore,
         access: AccessStore,
         plans: PlanStore,
-        limits: LimitStore,
+        limits: Told,
         replicas: Replicas,
         elastic: Elastic,
         footprints: Footprints,
@@ -413,9 +413,11 @@ class Reconciler:
         return State(status, want.generation, observed, routes, error, scaling)
 
     def _snapshot(self) -> Snapshot:
+        limits = self._limits.limits()
+        tenants = picture.tenants(self._access, self._plans)
         return Snapshot(
             keys=picture.keys(self._access),
-            tenants=picture.tenants(self._access, self._plans),
+            tenants=tenants,
             deployments=picture.deployments(
                 self._deployments.list(None),
                 self._routes,
@@ -424,7 +426,8 @@ class Reconciler:
                 self._asked,
                 self._loras,
             ),
-            limits=picture.limits(self._limits),
+            limits=limits,
+            prices=self._limits.prices(limits, [t.plan_version for t in tenants.values()]),
         )
 
     def _load(self, spec: Deployment, ref: str) -> Load:

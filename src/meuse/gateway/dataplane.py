@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
+from meuse.core.prices import Prices
 from meuse.gateway.batches import TIER, record_id
 from meuse.gateway.cache import Cache, Caches, Tensors, key_of
 from meuse.gateway.counters import Counters
@@ -31,7 +32,8 @@ from meuse.gateway.signature import Inputs, check, in_order
 from meuse.gateway.statistics import Statistics, of_target
 from meuse.gateway.usage import Journal, Status, Usage, work_of
 from meuse.meter.cells import BusyError
-from meuse.meter.limits import Grant, Limits, Plan, Standing
+from meuse.meter.checks import Grant, Plan, Standing
+from meuse.meter.limits import Limits
 from meuse.serve.frames import HIGH, NORMAL, size_of
 from meuse.serve.snapshot import EMPTY, Snapshot
 
@@ -186,9 +188,21 @@ class DataPlane:
         """The limits that a caller meets at a deployment."""
         if route not in caller.limits:
             caller.limits[route] = self.limits.plan(
-                caller.tenant, caller.project, caller.key, route.full_name
+                caller.tenant,
+                caller.project,
+                caller.key,
+                route.full_name,
+                lambda: self._prices(caller, route),
             )
         return caller.limits[route]
+
+    def _prices(self, caller: Caller, route: Route) -> Prices | None:
+        """What budgets of money count for a caller at a deployment; None: it has no plan."""
+        version = caller.plan_version
+        table = self._routes.snapshot.prices.get(version or "")
+        if version is None or table is None:
+            return None
+        return Prices(version, table, route.full_name, caller.tier)
 
     def standings(self, caller: Caller, model: str) -> list[Standing]:
         """How the limits stand that a caller meets at a model; none where there is no such."""
@@ -303,7 +317,7 @@ class DataPlane:
                 _priority(call, caller, target),
                 caller.tenant,
             )
-            self._reserve(work)
+            self._reserve(work, timeout_ms)
             cache = route.cache
             if cache is not None and not work.until_ms and self._kept(work, cache, flight):
                 return
@@ -341,7 +355,7 @@ class DataPlane:
             work.outcome = error
             work.done(work)
 
-    def _reserve(self, work: Work) -> None:
+    def _reserve(self, work: Work, timeout_ms: int) -> None:
         """Room under every limit that the caller meets here; no grant where there is none."""
         caller, route = work.caller, work.target.route
         try:
@@ -349,7 +363,13 @@ class DataPlane:
         except KeyError:
             plan = self.plan(caller, route)
         if plan is not None:
-            work.grant = self.limits.admit(plan, {"requests": 1, "rows": work.rows})
+            needs = {"requests": 1, "rows": work.rows}
+            if plan.prices is not None:
+                if plan.counts_time:  # the engine's time for it is within its own
+                    needs["compute_ms"] = timeout_ms + 1
+                if route.cache is not None:
+                    needs["cache_hits"] = 0  # paid in place of rows, if at all
+            work.grant = self.limits.admit(plan, needs)
 
     def _release(self, work: Work) -> None:
         if work.grant is not None:

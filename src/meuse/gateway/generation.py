@@ -27,7 +27,7 @@ from meuse.gateway.routes import Caller, Headers, Target
 from meuse.gateway.streams import Stream
 from meuse.gateway.usage import Status
 from meuse.meter.cells import BusyError
-from meuse.meter.limits import Grant
+from meuse.meter.checks import Grant
 from meuse.serve.frames import HIGH, NORMAL, Finished, Part
 from meuse.serve.generation import messages
 from meuse.serve.generation.messages import Ask
@@ -199,6 +199,8 @@ class Generation:
         if plan is None:
             return
         needs = {"requests": 1, "prompt_tokens": self._bound, "completion_tokens": self._most}
+        if plan.counts_time:  # the engine's time for it is within its own
+            needs["compute_ms"] = 1 + (LONGEST_MS if call.timeout_ms is None else call.timeout_ms)
         elastic = "completion_tokens" if sampling.max_tokens is None else ""
         self._grant = self._plane.limits.admit(plan, needs, elastic=elastic)
         self._most = self._grant.held_of("completion_tokens") or self._most
@@ -213,10 +215,12 @@ class Generation:
     def _started(self) -> None:
         """The prompt is counted: what was reserved above that is free again."""
         stream = self._stream
-        self._bound = stream.prompt_tokens - max(stream.cached_tokens, 0)
+        cached = max(stream.cached_tokens, 0)
+        self._bound = stream.prompt_tokens - cached
         self._recorded_ms = now_ms()
         if self._grant is not None:
-            self._plane.limits.progress(self._grant, {}, {"prompt_tokens": self._bound})
+            left = {"prompt_tokens": self._bound, "cached_tokens": cached}
+            self._plane.limits.progress(self._grant, {}, left)
 
     def _came(self, part: Part) -> None:
         if not self._has_begun:
@@ -254,6 +258,7 @@ class Generation:
                 left = {
                     "requests": 0,
                     "prompt_tokens": 0,
+                    "cached_tokens": 0,
                     "completion_tokens": max(self._most - quantities["completion_tokens"], 0),
                 }
                 self._plane.limits.progress(self._grant, more, left)

@@ -22,7 +22,7 @@ from meuse.gateway.cache import Cache
 from meuse.gateway.counters import Counters
 from meuse.gateway.links import Pool
 from meuse.gateway.rawtensor import JSON_NEVER
-from meuse.meter.limits import Plan
+from meuse.meter.checks import Plan
 from meuse.meter.record import Template
 from meuse.serve.snapshot import DeploymentEntry, KeyEntry, Snapshot, TargetEntry
 from meuse.serve.stats import TargetStats

@@ -15,7 +15,8 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.gateway.batches import TIER
 from meuse.gateway.routes import Caller, Target
-from meuse.meter.limits import Grant, Limits
+from meuse.meter.checks import Grant
+from meuse.meter.limits import Limits
 from meuse.meter.record import RecordError, Template
 
 logger = logging.getLogger(__name__)

@@ -4,7 +4,8 @@ Knows offsets, locks and processes; what a cell means is `limits`' business. Sta
 only. All numbers are native 64-bit integers at multiples of 8 bytes, so that one load or store
 moves one whole; a place is an index of such words.
 
-    header   magic, version, capacity, slots, then: entries ever made, slots in use, snapshot
+    header   magic, version, capacity, slots, then: entries ever made, slots in use, snapshot,
+             when the file was made (Unix milliseconds)
     table    a digest of the limit's id per entry, 16 bytes; zero: the entry is free
     entry    generation, shared cell, then per slot: stamp, reserved, settled
 
@@ -45,6 +46,7 @@ _MAGIC = int.from_bytes(b"meusecel", "little")
 _VERSION = 1
 _FIXED = (_MAGIC, _VERSION, CAPACITY, SLOTS)
 _MADE, _USED_SLOTS, _SNAPSHOT = 4, 5, 6  # words of the header that change
+_BORN = 7
 _TABLE = 4096  # bytes
 _DIGEST = 16
 _ENTRIES = _TABLE + CAPACITY * _DIGEST  # bytes
@@ -77,7 +79,8 @@ class Cells:
     the process's, and go when it closes any descriptor of the file.
 
     Opening makes the file when there is none and replaces one that is damaged or of another
-    version (logged as an error, kept beside as `.damaged`: what was counted is lost). It
+    version (logged as an error, kept beside as `.damaged`: what was counted is lost, see
+    `limits.Limits.seed`). It
     releases what dead processes had reserved. Raises OSError.
     """
 
@@ -88,6 +91,8 @@ class Cells:
             self.map = mmap.mmap(self._fd, _SIZE)
             self.words = memoryview(self.map).cast("q")
             self.slot = self._take_slot()
+        self.born_ms: int = self.words[_BORN]
+        """What was counted before is not in it. 0: made by a version that did not note it."""
         self.reshape()
 
     def close(self) -> None:
@@ -240,6 +245,17 @@ def read(path: Path) -> dict[bytes, tuple[int, ...]]:
         return {}
 
 
+def born_ms(path: Path) -> int:
+    """When the file was made; 0 when there is none, or none that says so."""
+    try:
+        with path.open("rb") as file:
+            head = file.read((_BORN + 1) * 8)
+    except OSError:
+        return 0
+    whole = len(head) == (_BORN + 1) * 8 and struct.unpack_from("q", head)[0] == _MAGIC
+    return int(struct.unpack_from("q", head, _BORN * 8)[0]) if whole else 0
+
+
 def _entries(table: bytes) -> Iterator[tuple[int, bytes]]:
     """(entry, key) of those in use: the lowest are given first, so the end is mostly empty."""
     for entry in range(-(-len(table.rstrip(b"\0")) // _DIGEST)):
@@ -269,7 +285,8 @@ def _open(path: Path) -> int:
     os.close(fd)
     beside = path.with_name(path.name + ".damaged")
     logger.error(
-        "the limits file %s is replaced, %s: budgets count from zero; it is kept as %s",
+        "the limits file %s is replaced, %s: budgets are counted anew from the ledger; it is kept "
+        "as %s",
         path, fault, beside,
     )  # fmt: skip
     path.replace(beside)
@@ -283,6 +300,7 @@ def _create(path: Path) -> int:
         os.ftruncate(fd, _SIZE)
         os.posix_fallocate(fd, 0, _ENTRIES)
         os.pwrite(fd, struct.pack(f"{len(_FIXED)}q", *_FIXED), 0)
+        os.pwrite(fd, struct.pack("q", time.time_ns() // 1_000_000), _BORN * 8)
         os.fsync(fd)
         fresh.replace(path)
     except BaseException:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from meuse.core.nouns import Limit
+from meuse.core.nouns import Limit, PriceTable
 
 
 class KeyEntry(msgspec.Struct, frozen=True):
@@ -123,6 +123,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     tenants: dict[str, TenantEntry] = {}
     deployments: dict[str, DeploymentEntry] = {}  # by "owner/name"
     limits: tuple[Limit, ...] = ()
+    prices: dict[str, PriceTable] = {}
+    """By plan version; of those in force, where a budget counts money."""
 
 
 EMPTY = Snapshot()

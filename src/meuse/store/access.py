@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +13,8 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError, not_found
 from meuse.core.nouns import KeyRecord, PlanVersion, Scope, Tenant
 from meuse.core.plans import plan_of, price_body, terms_body
-from meuse.store.database import Database
-from meuse.store.tables import api_key, plan_version, tenant_plan
+from meuse.store.database import Database, upsert
+from meuse.store.tables import api_key, plan_version, tenant_billing, tenant_plan
 from meuse.store.tables import tenant as tenant_table
 
 
@@ -102,6 +103,17 @@ class SqlAccess:
         query = sa.select(p.from_ms, p.plan).where(p.tenant_id == tenant).order_by(p.from_ms)
         with self._database.read() as connection:
             return [(row.from_ms, row.plan) for row in connection.execute(query)]
+
+    def put_billing(self, tenant: str, body: Mapping[str, Any]) -> None:
+        row = {"tenant_id": tenant, "body": json.dumps(body), "updated_ms": now_ms()}
+        with self._database.write() as connection:
+            upsert(connection, tenant_billing, row)
+
+    def billing(self, tenant: str) -> dict[str, Any] | None:
+        query = sa.select(tenant_billing.c.body).where(tenant_billing.c.tenant_id == tenant)
+        with self._database.read() as connection:
+            body = connection.execute(query).scalar_one_or_none()
+        return None if body is None else dict(json.loads(body))
 
     def tenant(self, name: str) -> Tenant:
         for tenant in self._tenants(tenant_table.c.tenant_id == name):

@@ -11,54 +11,33 @@ Usage is kept per bucket of a quarter of an hour (`core.clock.BUCKET_MS`). Every
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 
-from meuse.core.clock import BUCKET_MS, Clock, day_of, now_ms, to_rfc3339
-from meuse.core.errors import Code, MeuseError, invalid, not_found
+from meuse.core.clock import Clock, now_ms, to_rfc3339
 from meuse.core.ids import new_id
-from meuse.core.nouns import DEFAULT_PROJECT
 from meuse.store import money_tables as t
+from meuse.store import money_usage
 from meuse.store.database import Database
+from meuse.store.invoice_tables import OpenBooks
+from meuse.store.invoices import Invoices
 from meuse.store.money_contexts import Contexts
 from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, tell, to_json
-from meuse.store.money_tables import (
-    Alarm,
-    Cursor,
-    CursorState,
-    Ingested,
-    Invoice,
-    InvoiceDraft,
-    Record,
-    RollupRow,
-)
-
-_DAY_MS = 86_400_000
-_LOCK = 0x6D65757365  # any number, the same everywhere: "meuse"
+from meuse.store.money_tables import Alarm, Cursor, CursorState, Ingested, Record, RollupRow
+from meuse.store.money_usage import Sums, check_bounds
+from meuse.store.turns import take_turn
 
 
-_BY: dict[str, sa.ColumnElement[Any]] = {
-    "day": t.rollup.c.bucket_ms // _DAY_MS,
-    "model": t.rollup.c.deployment,
-    "meter": t.rollup.c.meter,
-    "version": t.rollup.c.version,
-    "key": t.rollup.c.key_id,
-    "project": t.rollup.c.project_id,
-    "tenant": t.rollup.c.tenant_id,
-    "owner": t.rollup.c.owner_id,
-    "deployment": t.rollup.c.deployment,
-    "tier": t.rollup.c.tier,
-}
+class MoneyStore(Invoices):
+    """Usage, and as its parent has them invoices, in one `Database` that was migrated to the
+    branch "money"."""
 
-
-class MoneyStore:
-    """Usage and invoices in one `Database` that was migrated to the branch "money"."""
-
-    def __init__(self, database: Database, clock: Clock = now_ms) -> None:
-        self._database = database
-        self._clock = clock
+    def __init__(
+        self, database: Database, clock: Clock = now_ms, books: OpenBooks | None = None
+    ) -> None:
+        super().__init__(database, clock, books)
         self._contexts: dict[tuple[Any, ...], tuple[int, int]] = {}
 
     # --- ingest ---
@@ -92,7 +71,7 @@ class MoneyStore:
         moved = Cursor(next_offset, state, latest)
         contexts = Contexts(self._contexts)
         with self._database.write() as connection:
-            _take_turn(connection)
+            take_turn(connection)
             move_cursor(connection, segment, offset, moved, now)
             done, raised = add_records(connection, records, contexts)
             fresh = raise_alarms(connection, (*alarms, *raised), now)
@@ -112,127 +91,87 @@ class MoneyStore:
         owner: str | None = None,
         project: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Quantities over whole buckets, grouped and ordered by `by` (names of `USAGE_BY`).
+        """Quantities over whole buckets, grouped and ordered by `by`.
 
         Rows always carry `meter`: quantities of different units never add up. None for
-        tenant (the payer), owner or project takes all.
+        tenant (the payer), owner or project takes all. Raises `invalid_field` for a grouping
+        that is none of `money_usage.INTERVALS` and `DIMENSIONS`.
         """
-        _check_bounds(start_ms, end_ms)
-        names = list(dict.fromkeys((*by, "meter")))
-        for name in names:
-            if name not in _BY:
-                raise invalid("by", f"{name!r} is not a grouping", f"Use {', '.join(_BY)}.")
-        columns = [_BY[name].label(name) for name in names]
-        query = sa.select(*columns, sa.func.sum(t.rollup.c.quantity).label("quantity"))
-        query = query.where(t.rollup.c.bucket_ms >= start_ms, t.rollup.c.bucket_ms < end_ms)
-        wanted = {"tenant": tenant, "owner": owner, "project": project}
-        for name, value in wanted.items():
-            if value is not None:
-                query = query.where(_BY[name] == value)
-        groups = list(dict.fromkeys(_BY[name] for name in names))
+        check_bounds(start_ms, end_ms)
+        where = {"tenant": tenant, "owner": owner, "project": project}
         with self._database.read() as connection:
-            found = connection.execute(query.group_by(*groups).order_by(*groups)).mappings().all()
-        rows = [dict(row) | {"quantity": int(row["quantity"])} for row in found]
-        for row in rows:
-            if "day" in row:
-                row["day"] = day_of(row["day"] * _DAY_MS)
-        return rows
+            return money_usage.usage(connection, start_ms, end_ms, by, where)
+
+    def usage_parts(
+        self, tenant: str, start_ms: int, end_ms: int, by: Sequence[str]
+    ) -> list[tuple[tuple[Any, ...], RollupRow]]:
+        """What a payer used, by the values of `by` and by all that rating looks at."""
+        check_bounds(start_ms, end_ms)
+        with self._database.read() as connection:
+            return money_usage.parts(connection, tenant, start_ms, end_ms, by)
+
+    def payers(self, start_ms: int, end_ms: int) -> list[str]:
+        """The tenants that used anything."""
+        with self._database.read() as connection:
+            return money_usage.payers(connection, start_ms, end_ms)
 
     def rollup_rows(
         self, tenant: str, start_ms: int, end_ms: int, *, windows: Sequence[tuple[int, int]] = ()
     ) -> list[RollupRow]:
         """What a payer used in [start, end), or in each of `windows`, for rating."""
-        _check_bounds(start_ms, end_ms)
+        check_bounds(start_ms, end_ms)
         with self._database.read() as connection:
-            return _rollup_rows(connection, tenant, windows or [(start_ms, end_ms)])
+            return money_usage.rollup_rows(connection, tenant, windows or [(start_ms, end_ms)])
 
-    # --- invoices and alarms ---
+    # --- alarms ---
 
-    def put_invoice(
-        self,
-        tenant: str,
-        start_ms: int,
-        end_ms: int,
-        build: Callable[[Sequence[RollupRow]], InvoiceDraft],
-        *,
-        windows: Sequence[tuple[int, int]] = (),
-        keep: bool = True,
-    ) -> tuple[Invoice, bool]:
-        """Make the invoice of a period; (invoice, whether it is new).
-
-        An issued one is returned as it is; a draft keeps its id and is built again. `build`
-        sees the rollup of [start, end), or of each of `windows`, inside the same transaction:
-        no usage slips in between reading and issuing. A final one gets the next number,
-        without gaps. Raises `conflict` when an issued invoice of another period covers a part
-        of this one, and what `build` raises. Without `keep` nothing is written, and what is
-        built is a draft without an id.
-        """
-        _check_bounds(start_ms, end_ms)
+    def raise_alarms(self, alarms: Sequence[Alarm]) -> None:
+        """Keep alarms that were not raised before, and write them to the log."""
         with self._database.write() as connection:
-            _take_turn(connection)
-            old = _same_or_overlapping(connection, tenant, start_ms, end_ms)
-            if old is not None and old.status == "issued":
-                return _invoice(old), False
-            rows = _rollup_rows(connection, tenant, windows or [(start_ms, end_ms)])
-            draft = build(rows)
-            now = self._clock()
-            if not keep:
-                return _preview(tenant, draft, now), False
-            fresh = raise_alarms(connection, draft.alarms, now)
-            number = _next_number(connection) if draft.final else None
-            created = now if old is None else old.created_ms
-            row = {
-                "id": new_id("inv") if old is None else old.id,
-                "tenant_id": tenant,
-                "project_id": DEFAULT_PROJECT,
-                "number": number,
-                "period_start_ms": start_ms,
-                "period_end_ms": end_ms,
-                "status": "issued" if draft.final else "draft",
-                "currency": draft.currency,
-                "total": draft.total,
-                "created_ms": created,
-                "updated_ms": now,
-            }
-            head = {name: row[name] for name in ("id", "number", "status")}
-            row["body"] = _body(head, draft, created)
-            if old is None:
-                connection.execute(sa.insert(t.invoices).values(row))
-            else:
-                connection.execute(
-                    sa.update(t.invoices).where(t.invoices.c.id == old.id).values(row)
-                )
-            kept = connection.execute(
-                sa.select(t.invoices).where(t.invoices.c.id == row["id"])
-            ).one()
+            take_turn(connection)
+            fresh = raise_alarms(connection, alarms, self._clock())
         tell(fresh)
-        return _invoice(kept), old is None
-
-    def get_invoice(self, tenant: str | None, invoice_id: str) -> Invoice:
-        """Raises `not_found`, also for another tenant's invoice; tenant None sees all."""
-        query = sa.select(t.invoices).where(t.invoices.c.id == invoice_id)
-        if tenant is not None:
-            query = query.where(t.invoices.c.tenant_id == tenant)
-        with self._database.read() as connection:
-            row = connection.execute(query).one_or_none()
-        if row is None:
-            raise not_found("invoice", invoice_id)
-        return _invoice(row)
-
-    def list_invoices(self, tenant: str | None) -> list[Invoice]:
-        """Newest period first; tenant None sees all."""
-        query = sa.select(t.invoices)
-        if tenant is not None:
-            query = query.where(t.invoices.c.tenant_id == tenant)
-        query = query.order_by(t.invoices.c.period_start_ms.desc(), t.invoices.c.id)
-        with self._database.read() as connection:
-            return [_invoice(row) for row in connection.execute(query)]
 
     def alarms(self) -> list[dict[str, Any]]:
         """All alarms, oldest first: {id, ts_ms, kind, tenant, detail}."""
         query = sa.select(t.alarms).order_by(t.alarms.c.ts_ms, t.alarms.c.id)
         with self._database.read() as connection:
             return [_alarm(row) for row in connection.execute(query)]
+
+    # --- reconciliations ---
+
+    def sums(self) -> tuple[Sums, Sums]:
+        """(what all records have, what the rollup has) as of one moment."""
+        with self._database.read() as connection:
+            return money_usage.sums(connection)
+
+    def invoiced_late(self) -> set[str]:
+        """The invoices for whose period usage came in after they were issued."""
+        query = sa.select(t.alarms.c.detail).where(t.alarms.c.kind == "late_usage")
+        with self._database.read() as connection:
+            found = [json.loads(detail) for detail in connection.execute(query).scalars()]
+        return {detail["invoice"] for detail in found if "invoice" in detail}
+
+    def keep_reconciliation(self, differences: int, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Keep what was found; it gets an id and the moment."""
+        now = self._clock()
+        kept = {"id": new_id("rec"), "at": to_rfc3339(now), **body}
+        row = {
+            "id": kept["id"],
+            "ts_ms": now,
+            "differences": differences,
+            "body": to_json(kept),
+        }
+        with self._database.write() as connection:
+            connection.execute(sa.insert(t.reconciliations).values(row))
+        return kept
+
+    def reconciliations(self, limit: int) -> list[dict[str, Any]]:
+        """Newest first."""
+        c = t.reconciliations.c
+        query = sa.select(c.body).order_by(c.ts_ms.desc(), c.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [json.loads(body) for body in connection.execute(query).scalars()]
 
     def newest_alarms(self, limit: int) -> tuple[int, list[dict[str, Any]]]:
         """(how many alarms there are, the newest of them as in `alarms`, newest first)."""
@@ -244,81 +183,6 @@ class MoneyStore:
             return count.scalar_one(), newest
 
 
-def _take_turn(connection: sa.Connection) -> None:
-    """One writer at a time, to the end of the transaction. SQLite's BEGIN IMMEDIATE is that."""
-    if connection.dialect.name != "sqlite":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
-
-
-def _check_bounds(start_ms: int, end_ms: int) -> None:
-    for field, bound in (("from", start_ms), ("to", end_ms)):
-        if bound % BUCKET_MS:
-            raise invalid(
-                field,
-                f"{to_rfc3339(bound)} is not on a quarter of an hour",
-                "Usage is kept per quarter of an hour: use :00, :15, :30 or :45.",
-            )
-
-
-def _rollup_rows(
-    connection: sa.Connection, tenant: str, windows: Sequence[tuple[int, int]]
-) -> list[RollupRow]:
-    """Of each window [start, end) by itself."""
-    r = t.rollup.c
-    key = (r.meter, r.deployment, r.plan_version, r.tier)
-    found: list[RollupRow] = []
-    for start, end in windows:
-        query = sa.select(*key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms)).where(
-            r.tenant_id == tenant, r.bucket_ms >= start, r.bucket_ms < end
-        )
-        for meter, deployment, plan, tier, quantity, first in connection.execute(
-            query.group_by(*key).order_by(*key)
-        ):
-            found.append(
-                RollupRow(meter, deployment, plan or None, int(quantity), tier, first, start)
-            )
-    return found
-
-
-def _same_or_overlapping(
-    connection: sa.Connection, tenant: str, start_ms: int, end_ms: int
-) -> sa.Row[Any] | None:
-    """The invoice of exactly this period. Raises `conflict` for an issued one across it."""
-    i = t.invoices.c
-    query = sa.select(t.invoices).where(
-        i.tenant_id == tenant, i.period_start_ms < end_ms, i.period_end_ms > start_ms
-    )
-    same = None
-    for row in connection.execute(query):
-        if (row.period_start_ms, row.period_end_ms) == (start_ms, end_ms):
-            same = row
-        elif row.status == "issued":
-            raise MeuseError(
-                Code.CONFLICT,
-                f"invoice {row.number} covers {to_rfc3339(row.period_start_ms)} to "
-                f"{to_rfc3339(row.period_end_ms)}, a part of this period",
-                field="period",
-                hint="Use a period that no issued invoice covers: usage is billed once.",
-            )
-    return same
-
-
-def _next_number(connection: sa.Connection) -> str:
-    """`INV-000001`, … Taken with the invoice in one transaction: no gaps."""
-    c = t.counters.c
-    statement = sa.update(t.counters).where(c.series == "default").values(last=c.last + 1)
-    return f"INV-{connection.execute(statement.returning(c.last)).scalar_one():06d}"
-
-
-def _body(head: Mapping[str, Any], draft: InvoiceDraft, created: int) -> str:
-    return to_json({**head, **draft.body, "created": to_rfc3339(created)})
-
-
-def _preview(tenant: str, draft: InvoiceDraft, now: int) -> Invoice:
-    body = _body({"id": None, "number": None, "status": "draft"}, draft, now)
-    return Invoice(None, tenant, None, "draft", draft.currency, draft.total, body)
-
-
 def _alarm(row: sa.Row[Any]) -> dict[str, Any]:
     return {
         "id": row.id,
@@ -327,15 +191,3 @@ def _alarm(row: sa.Row[Any]) -> dict[str, Any]:
         "tenant": row.tenant_id,
         "detail": json.loads(row.detail),
     }
-
-
-def _invoice(row: sa.Row[Any]) -> Invoice:
-    return Invoice(
-        id=row.id,
-        tenant=row.tenant_id,
-        number=row.number,
-        status=row.status,
-        currency=row.currency,
-        total=row.total,
-        body=row.body,
-    )

@@ -230,7 +230,7 @@ def _late(connection: sa.Connection, new: Sequence[Record]) -> list[Alarm]:
         return []
     rows = connection.exec_driver_sql(
         "SELECT id, tenant_id, number, period_start_ms, period_end_ms FROM invoice "  # noqa: S608
-        f"WHERE status = 'issued' AND period_end_ms > {_mark(connection)}",
+        f"WHERE status IN ('issued', 'paid') AND period_end_ms > {_mark(connection)}",
         (min([record.ts for record in new]),),
     )
     found: list[Alarm] = []

@@ -5,7 +5,7 @@ Columns as `MoneyStore` uses them; what makes them (types, keys, guards) is the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -75,21 +75,6 @@ class Alarm(Protocol):
     def dedup(self) -> str: ...
 
 
-class InvoiceDraft(Protocol):
-    """What an invoice shall say. `final` issues it; `body` lacks id, number, status, created."""
-
-    @property
-    def currency(self) -> str: ...
-    @property
-    def total(self) -> str: ...
-    @property
-    def body(self) -> Mapping[str, Any]: ...
-    @property
-    def final(self) -> bool: ...
-    @property
-    def alarms(self) -> Sequence[Alarm]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Ingested:
     """What became of a batch. `late` are new ones inside a period that is invoiced already."""
@@ -116,27 +101,11 @@ class RollupRow:
     from_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Invoice:
-    """An invoice. `body` is its JSON, the same text for ever once it is issued.
-
-    `id` is None for one that is not kept.
-    """
-
-    id: str | None
-    tenant: str
-    number: str | None
-    status: str
-    currency: str
-    total: str
-    body: str
-
-
 metadata = sa.MetaData()
 views = sa.MetaData()
 
 
-def _texts(*names: str, primary_key: bool = False) -> list[sa.Column[str]]:
+def texts(*names: str, primary_key: bool = False) -> list[sa.Column[str]]:
     return [sa.Column(name, sa.Text, primary_key=primary_key) for name in names]
 
 
@@ -147,8 +116,8 @@ contexts = sa.Table(
     metadata,
     sa.Column("context", sa.BigInteger, primary_key=True),
     sa.Column("payer", sa.BigInteger),
-    *_texts("tenant_id", "source", "owner_id", "project_id", "key_id", "deployment", "version"),
-    *_texts("plan_version", "tier", "protocol", "status", "lease"),
+    *texts("tenant_id", "source", "owner_id", "project_id", "key_id", "deployment", "version"),
+    *texts("plan_version", "tier", "protocol", "status", "lease"),
     sa.Column("final", sa.Boolean),
 )
 entries = sa.Table(
@@ -159,60 +128,51 @@ entries = sa.Table(
     sa.Column("seq", sa.Integer),
     sa.Column("context", sa.BigInteger),
     sa.Column("ts_ms", sa.BigInteger),
-    *_texts("quantities"),
+    *texts("quantities"),
 )
 records = sa.Table(
     "usage_record",
     views,
     sa.Column("id", sa.LargeBinary),
-    *_texts("tenant_id", "source"),
+    *texts("tenant_id", "source"),
     sa.Column("seq", sa.Integer),
     sa.Column("final", sa.Boolean),
-    *_texts("owner_id", "project_id", "key_id", "deployment", "version", "plan_version"),
-    *_texts("tier", "protocol", "status"),
+    *texts("owner_id", "project_id", "key_id", "deployment", "version", "plan_version"),
+    *texts("tier", "protocol", "status"),
     sa.Column("ts_ms", sa.BigInteger),
-    *_texts("lease", "quantities"),
+    *texts("lease", "quantities"),
 )
 rollup = sa.Table(
     "usage_rollup",
     metadata,
-    *_texts("tenant_id", primary_key=True),
+    *texts("tenant_id", primary_key=True),
     sa.Column("bucket_ms", sa.BigInteger, primary_key=True),
-    *_texts("owner_id", "project_id", "key_id", "deployment", "version", primary_key=True),
-    *_texts("meter", "tier", "plan_version", primary_key=True),
+    *texts("owner_id", "project_id", "key_id", "deployment", "version", primary_key=True),
+    *texts("meter", "tier", "plan_version", primary_key=True),
     sa.Column("quantity", sa.BigInteger),
 )
 cursors = sa.Table(
     "journal_cursor",
     metadata,
-    *_texts("segment", primary_key=True),
+    *texts("segment", primary_key=True),
     sa.Column("offset", sa.BigInteger),
-    *_texts("state"),
+    *texts("state"),
     sa.Column("last_ts_ms", sa.BigInteger),
     sa.Column("updated_ms", sa.BigInteger),
 )
 alarms = sa.Table(
     "alarm",
     metadata,
-    *_texts("id", primary_key=True),
-    *_texts("tenant_id", "project_id"),
+    *texts("id", primary_key=True),
+    *texts("tenant_id", "project_id"),
     sa.Column("ts_ms", sa.BigInteger),
-    *_texts("kind", "detail", "dedup"),
+    *texts("kind", "detail", "dedup"),
 )
-invoices = sa.Table(
-    "invoice",
+reconciliations = sa.Table(
+    "reconciliation",
     metadata,
-    *_texts("id", primary_key=True),
-    *_texts("tenant_id", "project_id", "number"),
-    sa.Column("period_start_ms", sa.BigInteger),
-    sa.Column("period_end_ms", sa.BigInteger),
-    *_texts("status", "currency", "total", "body"),
-    sa.Column("created_ms", sa.BigInteger),
-    sa.Column("updated_ms", sa.BigInteger),
-)
-counters = sa.Table(
-    "invoice_counter",
-    metadata,
-    *_texts("series", primary_key=True),
-    sa.Column("last", sa.BigInteger),
+    *texts("id", primary_key=True),
+    sa.Column("ts_ms", sa.BigInteger),
+    sa.Column("differences", sa.Integer),
+    *texts("body"),
 )

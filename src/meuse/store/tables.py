@@ -217,6 +217,48 @@ request_limit = _owned(
     name="request_limit",
 )
 
+webhook = _owned(
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("url", sa.Text, nullable=False),
+    # The secret, encrypted for this id.
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("everyone", sa.Boolean, nullable=False),
+    sa.Column("disabled", sa.Boolean, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("id"),
+    name="webhook",
+)
+
+alert = _owned(
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("budget_id", sa.String(63), nullable=False),
+    sa.Column("period", sa.String(63), nullable=False),
+    sa.Column("threshold", sa.Integer, nullable=False),
+    # All whom it concerns.
+    sa.Column("tenants", sa.Text, nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("id"),
+    sa.UniqueConstraint("budget_id", "period", "threshold"),
+    name="alert",
+)
+
+webhook_delivery = _owned(
+    sa.Column("id", sa.String(63), primary_key=True),
+    sa.Column("webhook_id", sa.String(63), nullable=False),
+    sa.Column("alert_id", sa.String(63), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("status", sa.String(16), nullable=False),
+    sa.Column("attempts", sa.Integer, nullable=False),
+    sa.Column("next_ms", sa.BigInteger, nullable=False),
+    sa.Column("answer", sa.Text, nullable=False),
+    sa.Column("created_ms", sa.BigInteger, nullable=False),
+    sa.Column("updated_ms", sa.BigInteger, nullable=False),
+    sa.UniqueConstraint("id"),
+    sa.Index("ix_webhook_delivery_status", "status", "next_ms"),
+    name="webhook_delivery",
+)
+
 tenant = sa.Table(
     "tenant",
     metadata,
@@ -232,6 +274,14 @@ tenant_plan = sa.Table(
     sa.Column("tenant_id", sa.String(63), primary_key=True),
     sa.Column("from_ms", sa.BigInteger, primary_key=True, autoincrement=False),
     sa.Column("plan", sa.String(63)),
+)
+
+tenant_billing = sa.Table(
+    "tenant_billing",
+    metadata,
+    sa.Column("tenant_id", sa.String(63), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("updated_ms", sa.BigInteger, nullable=False),
 )
 
 plan_version = sa.Table(

@@ -20,7 +20,8 @@ from gateway.rig import Rig, until
 from gateway.test_admission import used
 from meuse.billing.ingest import Ingester
 from meuse.core.clock import BUCKET_MS
-from meuse.core.nouns import Limit
+from meuse.core.nouns import Limit, PriceTable
+from meuse.core.prices import ATOMS
 from meuse.meter.segments import JournalReader
 from meuse.store.database import Database
 from meuse.store.money import MoneyStore
@@ -172,6 +173,46 @@ def test_without_max_tokens_an_answer_gets_what_the_budget_leaves(listening: Cha
         chat.say("say 1")
     assert caught.value.status_code == 402
     assert used(chat.rig, completion) == (300, 0)
+
+
+def test_an_answer_gets_what_the_money_leaves(listening: Chat) -> None:
+    """Prompt at its price, cut where the budget ends; then 402, and headers say what was left."""
+    chat = listening
+    money = Limit("money", "budget", 106, "month", "cost", tenant="acme", currency="EUR")
+    meters = {"prompt_tokens": 2, "cached_tokens": 1, "completion_tokens": 1}
+    prices = {meter: {"*": str(micros * ATOMS)} for meter, micros in meters.items()}
+    chat.rig.limit(money)
+    chat.rig.price("basic:3", PriceTable("EUR", prices))
+    chat.rig.publish()
+    with pytest.raises(openai.APIStatusError) as caught:
+        chat.say("say 5", max_tokens=107)
+    assert (caught.value.status_code, caught.value.code) == (402, "insufficient_quota")
+    assert caught.value.response.headers["x-ratelimit-remaining-cost"] == "0.000106"
+    # Until the prompt is counted its bytes and the template are held at its price.
+    first = chat.say("s", max_tokens=2)
+    assert used(chat.rig, money) == (2 + first.usage.completion_tokens, 0)
+    chat.rig.limit()
+    chat.rig.publish()
+
+
+def test_a_rate_of_tokens(listening: Chat) -> None:
+    """Held from above, corrected when the answer is there; 429 says when there are more."""
+    chat = listening
+    limit = Limit(f"rate-{next(_numbers)}", "rate", 60, "hour", "tokens", burst=300, tenant="acme")
+    chat.rig.limit(limit)
+    chat.rig.publish()
+    chat.say("say 100", max_tokens=150)
+    raw = chat.client.chat.completions.with_raw_response.create(
+        model="chat", messages=[{"role": "user", "content": "say 5"}], max_tokens=150
+    )
+    assert int(raw.headers["x-ratelimit-remaining-tokens"]) < 300 - 105
+    with pytest.raises(openai.RateLimitError) as caught:
+        chat.say("say 1", max_tokens=250)
+    assert caught.value.code == "rate_limit_exceeded"
+    assert 0 < int(caught.value.response.headers["retry-after"]) <= 7200
+    with pytest.raises(openai.RateLimitError) as caught:
+        chat.say("say 1", max_tokens=301)
+    assert "retry-after" not in caught.value.response.headers
 
 
 def test_what_is_left_stands_in_the_headers(listening: Chat) -> None:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 from meuse.app.kinds.batch import Batches
 from meuse.app.kinds.budgets import Budgets, TrainingTime
@@ -24,7 +23,6 @@ from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
 from meuse.app.kinds.tune import Tune
-from meuse.core.nouns import Limit
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import JobJournal
 
@@ -36,16 +34,14 @@ def kinds(
     foreign: Foreign,
     intake: Intake,
     sources: Sources,
-    limits: Callable[[], list[Limit]],
-    cells: Path,
+    budgets: Budgets,
     batches: Batches,
     fine_tunings: FineTunings,
     tuning: Finetune,
     threads: int,
 ) -> dict[str, JobKind]:
-    """The kinds that this platform runs, by name. `limits` are all of the platform, counted in
-    the file `cells`; `threads` are a replica's where its deployment does not say."""
-    budgets = Budgets(limits, cells)
+    """The kinds that this platform runs, by name; `threads` are a replica's where its deployment
+    does not say."""
     time = TrainingTime(budgets, journal, plan_of)
     return {
         "train": fine_tunings.around(

@@ -6,13 +6,13 @@ start of an attempt.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from meuse.app.work.spending import TOKENS, TRAINING, used_in
-from meuse.core.nouns import Job, Limit
+from meuse.core.nouns import COST, Job, Limit, PriceTable
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import SOURCE, TIER, JobJournal, record_id
 from meuse.meter.record import UsageRecord
@@ -20,20 +20,28 @@ from meuse.meter.record import UsageRecord
 
 @dataclass(frozen=True, slots=True)
 class Budgets:
-    limits: Callable[[], list[Limit]]
+    """All of the platform, counted in the file `cells`; `prices` has the plan version that a
+    tenant pays by now, and what it says (None: it has no plan)."""
+
+    limits: Callable[[], Iterable[Limit]]
     cells: Path
+    prices: Callable[[str], tuple[str, PriceTable] | None]
 
     def inputs(self, job: Job, meter: str, name: str) -> dict[str, Any]:
-        """What a child needs to count `meter` for the deployment or model `name`."""
+        """What a child needs to count `meter`, and what it costs, for the deployment or model
+        `name`."""
         mine = {"tenant": job.scope.tenant, "project": job.scope.project, "key": None,
                 "model": f"{job.scope.tenant}/{name}"}  # fmt: skip
         found = [
             asdict(limit)
             for limit in self.limits()
-            if limit.kind == "budget" and limit.meter == meter
+            if limit.kind == "budget" and limit.meter in (meter, COST)
             and all(getattr(limit, who) in (None, is_) for who, is_ in mine.items())
         ]  # fmt: skip
-        return {"budgets": {"meter": meter, "limits": found, "cells": str(self.cells)}}
+        told = {"meter": meter, "limits": found, "cells": str(self.cells), "model": mine["model"]}
+        paid = any(limit["meter"] == COST for limit in found)
+        pays = self.prices(job.scope.tenant) if paid else None
+        return {"budgets": {**told, "prices": pays and [pays[0], asdict(pays[1])]}}
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,7 +61,7 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, An
             data = _csv(table, header=start == 0)
             done = min(start + spec["batch_rows"], len(frame))
             parts.append(data, rows=done - start, compute_us=spent_us)
-            budgets.settle(done - start, len(frame) - done)
+            budgets.settle(done - start, len(frame) - done, compute_ms=-(-spent_us // 1000))
             if context.paused():
                 raise Paused
             if time.monotonic() - reported > REPORT_S:

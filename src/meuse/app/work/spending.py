@@ -17,10 +17,13 @@ from typing import Any
 
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Limit
+from meuse.core.nouns import Limit, PriceTable
 from meuse.core.ports import JobContext, Paused
+from meuse.core.prices import Prices
 from meuse.meter.cells import BusyError
-from meuse.meter.limits import Grant, Limits, Plan
+from meuse.meter.checks import Grant, Plan
+from meuse.meter.jobs import TIER
+from meuse.meter.limits import Limits
 
 TRAINING = "training_ms"
 SLICE_MS = 1000
@@ -30,6 +33,11 @@ TOKENS = "training_tokens"
 TOKENS_KEPT = "checkpoint-tokens.json"
 TOKENS_AHEAD = 4096
 _BUSY_S = 0.005
+_COUNTED_S = 30.0
+"""How long a job waits for a budget whose counts were lost."""
+_BESIDE = {"rows": ("compute_ms",)}
+"""Meters that are used beside another one, and cannot be told before: their prices must be known,
+and what they cost counts as it goes."""
 
 
 class Budgets:
@@ -38,10 +46,12 @@ class Budgets:
 
     def __init__(self, told: dict[str, Any]) -> None:
         self._meter: str = told["meter"]
-        self._limits = Limits(Path(told["cells"])) if told["limits"] else None
-        self._plan: Plan = ()
+        self._cells = Path(told["cells"]) if told["limits"] else None
+        self._limits = None if self._cells is None else _opened(self._cells)
+        self._plan = Plan(())
         if self._limits is not None:
-            self._plan = self._limits.plan_of(Limit(**limit) for limit in told["limits"])
+            budgets = [Limit(**limit) for limit in told["limits"]]
+            self._plan = self._limits.plan_of(budgets, _prices(told))
         self._grant: Grant | None = None
 
     def __enter__(self) -> Budgets:
@@ -54,11 +64,12 @@ class Budgets:
         trace: TracebackType | None,
     ) -> None:
         self.settle(0)
-        if self._limits is not None:
-            self._limits.close()
+        if self._cells is not None:
+            _closed(self._cells)
 
-    def settle(self, used: int, ahead: int = 0) -> None:
-        """Count `used` in place of what was reserved, then reserve `ahead`.
+    def settle(self, used: int, ahead: int = 0, **beside: int) -> None:
+        """Count `used` in place of what was reserved, then reserve `ahead`. What was used
+        `beside` its meter (by meter) costs money too, where that is counted.
 
         Raises `budget_exceeded` when that is not there; what is used after that still counts.
         """
@@ -66,29 +77,60 @@ class Budgets:
             return
         if self._grant is not None:
             # It holds nothing any more, and where it gets no successor goes on counting.
-            self._limits.progress(self._grant, {self._meter: used}, {self._meter: 0})
+            more = {self._meter: used, **beside}
+            self._limits.progress(self._grant, more, {self._meter: 0})
         if ahead:
             self._grant = self._reserve(self._limits, ahead)
 
     def _reserve(self, limits: Limits, amount: int) -> Grant:
+        end = time.monotonic() + _COUNTED_S
         while True:
             try:
-                return limits.admit(self._plan, {self._meter: amount})
+                needs = dict.fromkeys(_BESIDE.get(self._meter, ()), 0)
+                return limits.admit(self._plan, {self._meter: amount, **needs})
             except BusyError:
                 time.sleep(_BUSY_S)
             except MeuseError as error:
+                if error.code is Code.UNAVAILABLE and time.monotonic() < end:
+                    time.sleep(0.1)  # counted anew by the ledger, in a moment
+                    continue
                 if error.code not in (Code.BUDGET_EXCEEDED, Code.RATE_LIMITED):
                     raise
-                raise _spent(error, amount) from None
+                raise _spent(error, amount, self._meter) from None
 
 
-def _spent(error: MeuseError, amount: int) -> MeuseError:
+_open: dict[Path, tuple[Limits, int]] = {}
+
+
+def _opened(path: Path) -> Limits:
+    """The limits of this process: it may count several meters, and has one slot in the file."""
+    limits, users = _open.get(path) or (Limits(path), 0)
+    _open[path] = limits, users + 1
+    return limits
+
+
+def _closed(path: Path) -> None:
+    limits, users = _open.pop(path)
+    if users > 1:
+        _open[path] = limits, users - 1
+    else:
+        limits.close()
+
+
+def _prices(told: dict[str, Any]) -> Prices | None:
+    if told.get("prices") is None:
+        return None
+    plan, table = told["prices"]
+    return Prices(plan, PriceTable(**table), told["model"], TIER)
+
+
+def _spent(error: MeuseError, amount: int, meter: str) -> MeuseError:
     what, resets = error.message.partition(";")[0], ""
     if error.code is Code.BUDGET_EXCEEDED:
         resets = f"{error.hint} "
     return MeuseError(
         Code.BUDGET_EXCEEDED,
-        f"{what}; the job needs {amount} to go on",
+        f"{what}; the job needs {amount} {meter} to go on",
         field="budget",
         hint=f"{resets}Retry the job when there is more: it goes on from its last checkpoint.",
     )

@@ -1,5 +1,7 @@
 """The nouns that stages share, as frozen records. No behaviour beyond small derivations."""
 
+from meuse.core.billing import BillingDetails as BillingDetails
+from meuse.core.billing import Party as Party
 from meuse.core.nouns.data import PLAIN_PROFILE as PLAIN_PROFILE
 from meuse.core.nouns.data import Batch as Batch
 from meuse.core.nouns.data import Column as Column
@@ -25,9 +27,11 @@ from meuse.core.nouns.jobs import PRIORITIES as PRIORITIES
 from meuse.core.nouns.jobs import Job as Job
 from meuse.core.nouns.jobs import JobEvent as JobEvent
 from meuse.core.nouns.jobs import QueuedJob as QueuedJob
+from meuse.core.nouns.limits import COST as COST
 from meuse.core.nouns.limits import METERS as METERS
 from meuse.core.nouns.limits import Limit as Limit
 from meuse.core.nouns.limits import LimitRecord as LimitRecord
+from meuse.core.nouns.limits import PriceTable as PriceTable
 from meuse.core.nouns.limits import Spent as Spent
 from meuse.core.nouns.models import ADAPTER as ADAPTER
 from meuse.core.nouns.models import CUSTOM as CUSTOM
@@ -42,6 +46,9 @@ from meuse.core.nouns.models import NewVersion as NewVersion
 from meuse.core.nouns.models import Signature as Signature
 from meuse.core.nouns.models import StoredEvaluation as StoredEvaluation
 from meuse.core.nouns.models import TensorSpec as TensorSpec
+from meuse.core.nouns.webhooks import Alert as Alert
+from meuse.core.nouns.webhooks import Delivery as Delivery
+from meuse.core.nouns.webhooks import Webhook as Webhook
 from meuse.core.nouns.who import DEFAULT_PROJECT as DEFAULT_PROJECT
 from meuse.core.nouns.who import DEFAULT_TENANT as DEFAULT_TENANT
 from meuse.core.nouns.who import SCOPES as SCOPES

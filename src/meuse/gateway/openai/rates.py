@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meuse.core.errors import MeuseError
-from meuse.meter.limits import Standing
+from meuse.core.micros import money_text
+from meuse.core.nouns import COST
+from meuse.meter.checks import TOKENS as BOTH
+from meuse.meter.checks import Standing
 
 TOKENS = ("prompt_tokens", "completion_tokens")
 
@@ -26,20 +29,24 @@ class LimitedError(MeuseError):
 
 
 def headers(standings: Iterable[Standing]) -> list[tuple[bytes, bytes]]:
-    """Of requests and of tokens the tightest limit each; none where there is none."""
+    """Of requests, of tokens and of money the tightest limit each; none where there is none."""
     tightest: dict[str, Standing] = {}
     for standing in standings:
         limit = standing.limit
-        kind = "tokens" if limit.kind == "budget" and limit.meter in TOKENS else "requests"
-        if limit.kind == "budget" and limit.meter not in ("requests", *TOKENS):
+        kind = "tokens" if limit.meter in (*TOKENS, BOTH) else limit.meter
+        if kind not in ("requests", "tokens", COST):
             continue
         if kind not in tightest or standing.left < tightest[kind].left:
             tightest[kind] = standing
     found = []
     for kind, standing in tightest.items():
-        values = (standing.most, standing.left, written(standing.reset_us))
+        amounts = [str(standing.most), str(standing.left)]
+        if kind == COST:
+            currency = standing.limit.currency
+            amounts = [money_text(n, currency) for n in (standing.most, standing.left)]
+        values = (*amounts, written(standing.reset_us))
         for name, value in zip(("limit", "remaining", "reset"), values, strict=True):
-            found.append((f"x-ratelimit-{name}-{kind}".encode(), str(value).encode()))
+            found.append((f"x-ratelimit-{name}-{kind}".encode(), value.encode()))
     return found
 
 

@@ -18,7 +18,7 @@ from meuse.gateway.upstream import events
 from meuse.gateway.upstream.asked import Sent
 from meuse.gateway.upstream.events import Events, Usage
 from meuse.gateway.usage import Status
-from meuse.meter.limits import Grant
+from meuse.meter.checks import Grant
 
 if TYPE_CHECKING:
     from meuse.gateway.dataplane import DataPlane

@@ -1,0 +1,1 @@
+"""Alerts: budgets that near their end, told by webhook (docs/budgets.md)."""

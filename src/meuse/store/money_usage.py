@@ -1,0 +1,227 @@
+"""Queries of the rollup: what was used, by any dimension and interval, and what rating needs.
+
+Every `start_ms` and `end_ms` is [start, end) in Unix milliseconds on a bucket's border.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import sqlalchemy as sa
+
+from meuse.core.clock import BUCKET_MS, day_of, to_rfc3339
+from meuse.core.errors import invalid
+from meuse.store import money_tables as t
+from meuse.store.money_tables import RollupRow
+
+_HOUR_MS = 3_600_000
+_DAY_MS = 86_400_000
+_WEEK_MS = 7 * _DAY_MS
+_MONDAY_MS = 4 * _DAY_MS  # 1970-01-05 was one
+_MOST_MONTHS = 600
+
+DIMENSIONS: dict[str, sa.ColumnElement[Any]] = {
+    "model": t.rollup.c.deployment,
+    "meter": t.rollup.c.meter,
+    "version": t.rollup.c.version,
+    "key": t.rollup.c.key_id,
+    "project": t.rollup.c.project_id,
+    "tenant": t.rollup.c.tenant_id,
+    "owner": t.rollup.c.owner_id,
+    "deployment": t.rollup.c.deployment,
+    "tier": t.rollup.c.tier,
+}
+Key = tuple[str, ...]
+Sums = Mapping[Key, int]
+"""Quantities by tenant, meter, model, version, tier of usage and plan version ("": none)."""
+INTERVALS = ("hour", "day", "week", "month")
+
+
+def check_bounds(start_ms: int, end_ms: int) -> None:
+    for field, bound in (("from", start_ms), ("to", end_ms)):
+        if bound % BUCKET_MS:
+            raise invalid(
+                field,
+                f"{to_rfc3339(bound)} is not on a quarter of an hour",
+                "Usage is kept per quarter of an hour: use :00, :15, :30 or :45.",
+            )
+
+
+def usage(
+    connection: sa.Connection,
+    start_ms: int,
+    end_ms: int,
+    by: Sequence[str],
+    where: Mapping[str, str | None],
+) -> list[dict[str, Any]]:
+    """Quantities grouped and ordered by `by`, always by meter too; `where` by dimension."""
+    names = list(dict.fromkeys((*by, "meter")))
+    columns = _columns(names, start_ms, end_ms)
+    query = sa.select(
+        *(column.label(name) for name, column in columns.items()),
+        sa.func.sum(t.rollup.c.quantity).label("quantity"),
+    )
+    query = _filtered(query, start_ms, end_ms, where)
+    groups = list(dict.fromkeys(columns.values()))
+    found = connection.execute(query.group_by(*groups).order_by(*groups)).mappings()
+    return [
+        {name: told(name, row[name], start_ms) for name in names}
+        | {"quantity": int(row["quantity"])}
+        for row in found
+    ]
+
+
+def parts(
+    connection: sa.Connection,
+    tenant: str,
+    start_ms: int,
+    end_ms: int,
+    by: Sequence[str],
+) -> list[tuple[tuple[Any, ...], RollupRow]]:
+    """What a payer used by `by` (its values first) and by all that rating looks at."""
+    r = t.rollup.c
+    columns = list(_columns(by, start_ms, end_ms).values())
+    key = (r.meter, r.deployment, r.plan_version, r.tier)
+    query: sa.Select[Any] = sa.select(
+        *columns, *key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms)
+    )
+    query = _filtered(query, start_ms, end_ms, {"tenant": tenant})
+    groups = list(dict.fromkeys([*columns, *key]))
+    found: list[tuple[tuple[Any, ...], RollupRow]] = []
+    width = len(columns)
+    for row in connection.execute(query.group_by(*groups).order_by(*groups)):
+        values = tuple(
+            told(name, value, start_ms) for name, value in zip(by, row[:width], strict=True)
+        )
+        meter, deployment, plan, tier, quantity, first = row[width:]
+        kept = RollupRow(meter, deployment, plan or None, int(quantity), tier, first, start_ms)
+        found.append((values, kept))
+    return found
+
+
+def rollup_rows(
+    connection: sa.Connection, tenant: str, windows: Sequence[tuple[int, int]]
+) -> list[RollupRow]:
+    """Of each window [start, end) by itself."""
+    r = t.rollup.c
+    key = (r.meter, r.deployment, r.plan_version, r.tier)
+    found: list[RollupRow] = []
+    for start, end in windows:
+        query: sa.Select[Any] = sa.select(*key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms))
+        query = _filtered(query, start, end, {"tenant": tenant})
+        for meter, deployment, plan, tier, quantity, first in connection.execute(
+            query.group_by(*key).order_by(*key)
+        ):
+            found.append(
+                RollupRow(meter, deployment, plan or None, int(quantity), tier, first, start)
+            )
+    return found
+
+
+def payers(connection: sa.Connection, start_ms: int, end_ms: int) -> list[str]:
+    """Who used anything."""
+    query = _filtered(sa.select(t.rollup.c.tenant_id).distinct(), start_ms, end_ms, {})
+    return sorted(connection.execute(query).scalars())
+
+
+def sums(connection: sa.Connection) -> tuple[Sums, Sums]:
+    """(of all records, of the whole rollup), by tenant, meter, model, version, tier and plan.
+
+    One statement, which sees one moment. Records of the same caller with the same quantities
+    are counted by the database.
+    """
+    c, e, r = t.contexts.c, t.entries.c, t.rollup.c
+    where = ("tenant_id", "deployment", "version", "tier")
+    records = (
+        sa.select(
+            sa.literal("records").label("side"), *(c[name] for name in where),
+            sa.func.coalesce(c.plan_version, "").label("plan_version"),
+            e.quantities.label("what"), sa.func.count().label("n"),
+        )
+        .join_from(t.entries, t.contexts, c.context == e.context)
+        .group_by(*(c[name] for name in where), c.plan_version, e.quantities)
+    )  # fmt: skip
+    rollup = sa.select(
+        sa.literal("rollup"), *(r[name] for name in where), r.plan_version, r.meter,
+        sa.func.sum(r.quantity),
+    ).group_by(*(r[name] for name in where), r.plan_version, r.meter)  # fmt: skip
+    found: dict[str, Counter[Key]] = {"records": Counter(), "rollup": Counter()}
+    for side, tenant, model, version, tier, plan, what, n in connection.execute(
+        sa.union_all(records, rollup)
+    ):
+        quantities = {what: 1} if side == "rollup" else json.loads(what)
+        for meter, quantity in quantities.items():
+            found[side][tenant, meter, model, version, tier, plan] += quantity * int(n)
+    return found["records"], found["rollup"]
+
+
+def told(name: str, value: Any, start_ms: int) -> Any:
+    """A value of a grouping as people read it: days and weeks by their first day."""
+    if name == "hour":
+        return datetime.fromtimestamp(value * 3600, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    if name == "day":
+        return day_of(value * _DAY_MS)
+    if name == "week":
+        return day_of(value * _WEEK_MS + _MONDAY_MS)
+    if name == "month":
+        return day_of(_months(start_ms, start_ms + 1, value + 1)[value])[:7]
+    return value
+
+
+def _filtered(
+    query: sa.Select[Any], start_ms: int, end_ms: int, where: Mapping[str, str | None]
+) -> sa.Select[Any]:
+    query = query.where(t.rollup.c.bucket_ms >= start_ms, t.rollup.c.bucket_ms < end_ms)
+    for name, value in where.items():
+        if value is not None:
+            query = query.where(DIMENSIONS[name] == value)
+    return query
+
+
+def _columns(names: Sequence[str], start_ms: int, end_ms: int) -> dict[str, sa.ColumnElement[Any]]:
+    bucket = t.rollup.c.bucket_ms
+    found: dict[str, sa.ColumnElement[Any]] = {}
+    for name in names:
+        if name == "hour":
+            found[name] = bucket // _HOUR_MS
+        elif name == "day":
+            found[name] = bucket // _DAY_MS
+        elif name == "week":
+            found[name] = (bucket - _MONDAY_MS) // _WEEK_MS
+        elif name == "month":
+            found[name] = _month_of(bucket, start_ms, end_ms)
+        elif name in DIMENSIONS:
+            found[name] = DIMENSIONS[name]
+        else:
+            known = ", ".join((*INTERVALS, *DIMENSIONS))
+            raise invalid("by", f"{name!r} is not a grouping", f"Use {known}.")
+    return found
+
+
+def _month_of(bucket: Any, start_ms: int, end_ms: int) -> sa.ColumnElement[Any]:
+    """The number of its month, from that of `start_ms` (0) on."""
+    begins = _months(start_ms, end_ms, _MOST_MONTHS + 1)
+    if len(begins) > _MOST_MONTHS:
+        raise invalid("from", "the period is too long to be told by month", "Use 50 years.")
+    # A case even of a single month: a bare number in GROUP BY would be a column's place.
+    ends = [*begins[1:], end_ms]
+    return sa.case(*((bucket < end, sa.literal_column(str(n))) for n, end in enumerate(ends)))
+
+
+def _months(start_ms: int, end_ms: int, most: int) -> list[int]:
+    """When the months that [start, end) touches begin, at most so many; of a period of a
+    millisecond, so many from there on."""
+    first = datetime.fromtimestamp(start_ms // 1000, UTC)
+    year, month = first.year, first.month
+    begins: list[int] = []
+    while len(begins) < most:
+        begun = int(datetime(year, month, 1, tzinfo=UTC).timestamp()) * 1000
+        if begun >= end_ms and end_ms - start_ms > 1:
+            break
+        begins.append(begun)
+        year, month = year + month // 12, month % 12 + 1
+    return begins
