@@ -55,6 +55,8 @@ NEEDS = {
     "/api/credit": "billing",
     "/api/forecast": "billing",
     "/api/reconciliations": "admin",
+    "GET /api/wallets": "billing",
+    "POST /api/wallets": "admin",
 }
 MONTH = datetime.now(UTC).strftime("%Y-%m")
 
@@ -183,6 +185,7 @@ def test_others_things_do_not_exist(
     job_id = get(admin, "/api/models/digits/versions/1")["lineage"]["job"]
     key_id = platform.made_key("infer")["id"]
     made = admin.post("/api/invoices", json={"tenant": "globex", "period": MONTH}).json()
+    wallet = admin.post("/api/wallets", json={"tenant": "globex", "currency": "EUR"}).json()
     terms: JSON = {"tenant": "globex", "meter": "requests", "limit": 10**9, "period": "total"}
     limits = [
         ("budgets", admin.post("/api/budgets", json=terms).json()["id"]),
@@ -196,6 +199,7 @@ def test_others_things_do_not_exist(
         "budget_id": limits[0][1], "limit_id": limits[1][1], "webhook_id": webhook,
         "job_id": job_id, "version": 1, "artifact": artifact, "alias": "champion",
         "key_id": key_id, "invoice_id": made["id"], "plot": "latency",
+        "wallet_id": wallet["id"],
     }  # fmt: skip
     walked = 0
     for method, path, scope in control_routes(admin):
