@@ -146,6 +146,11 @@ class Settings:
         return self.home / "files"
 
     @property
+    def archive(self) -> Path:
+        """Blobs of usage records that have left the database."""
+        return self.home / "usage"
+
+    @property
     def jobs(self) -> Path:
         return self.home / "jobs"
 

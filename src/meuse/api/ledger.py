@@ -9,13 +9,15 @@ import httpx
 
 from meuse.core.errors import Code, MeuseError
 
+TIMEOUT_S = 30.0
+
 
 class LedgerClient:
     """One connection pool to the ledger's unix socket. Thread-safe."""
 
     def __init__(self, socket: Path) -> None:
         transport = httpx.HTTPTransport(uds=str(socket))
-        self._http = httpx.Client(transport=transport, base_url="http://ledger", timeout=30.0)
+        self._http = httpx.Client(transport=transport, base_url="http://ledger", timeout=TIMEOUT_S)
 
     def call(
         self,
@@ -24,18 +26,27 @@ class LedgerClient:
         *,
         params: dict[str, Any] | None = None,
         body: dict[str, Any] | None = None,
+        timeout_s: float = TIMEOUT_S,
     ) -> tuple[int, Any]:
         """(status, JSON). Raises what the ledger refused, or `unavailable` when it is down."""
         params = {k: v for k, v in (params or {}).items() if v is not None}
+        response = self._ask(method, path, params=params, json=body, timeout=timeout_s)
+        answer = response.json()
+        if response.status_code >= 400:
+            raise MeuseError.from_dict(answer["error"])
+        return response.status_code, answer
+
+    def send(self, path: str, params: dict[str, str], body: bytes) -> tuple[int, Any]:
+        """POST bytes: (status, JSON), refusals too. Raises `unavailable` when it is down."""
+        response = self._ask("POST", path, params=params, content=body)
+        return response.status_code, response.json()
+
+    def _ask(self, method: str, path: str, **arguments: Any) -> httpx.Response:
         try:
-            response = self._http.request(method, path, params=params, json=body)
+            return self._http.request(method, path, **arguments)
         except httpx.TransportError:
             raise MeuseError(
                 Code.UNAVAILABLE,
                 "the ledger is not answering",
                 hint="Usage waits in the journal and nothing is lost; try again shortly.",
             ) from None
-        answer = response.json()
-        if response.status_code >= 400:
-            raise MeuseError.from_dict(answer["error"])
-        return response.status_code, answer

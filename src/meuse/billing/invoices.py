@@ -56,7 +56,8 @@ def make_invoice(
     gives its invoice all the same. A draft is rated anew each time; with `unrated_as`, a plan
     version such as `basic:2`, usage that has no price is rated by that, and the body says so.
     What the issued invoices of the month say stays: the amounts, and by what they rated usage
-    without a price. Raises `not_found` for the tenant or that plan,
+    without a price. What it bills of an earlier time, whose month was invoiced, stands in `late`
+    with its own quarter of an hour. Raises `not_found` for the tenant or that plan,
     `conflict` without plan and usage, for two currencies, and for a part of the period that is
     invoiced already, `invalid_field` for bounds inside a quarter of an hour.
     """
@@ -68,6 +69,7 @@ def make_invoice(
     held = [stint.plan for stint in until(calendar, end) if stint.end_ms > start]
     issued = _issued(store, tenant, start, end)
     remedy = None if unrated_as is None else _known_plan(unrated_as, plans)
+    late = store.late_usage(tenant, start, end)
 
     def build(rows: Sequence[RollupRow]) -> InvoiceDraft:
         rows, known = _remedied(rows, plans, issued, start, remedy)
@@ -88,6 +90,8 @@ def make_invoice(
         if not issue:
             because.append("it was not asked to be issued")
         body = _body(tenant, (start, end), rating, currency)
+        if late:
+            body["late"] = [{k: v for k, v in row.items() if k != "tenant"} for row in late]
         if remedy is not None:
             body["unrated_as"] = remedy.ref
         body |= {"draft_because": because, "complete_to": to_rfc3339(complete_to_ms)}

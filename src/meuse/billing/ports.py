@@ -142,6 +142,10 @@ class InvoiceStore(Protocol):
 
     def list_invoices(self, tenant: str | None) -> Sequence[Invoice]: ...
 
+    def late_usage(self, tenant: str | None, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+        """What counts in [start, end) although it is of an earlier, invoiced time."""
+        ...
+
 
 class LedgerStore(InvoiceStore, Protocol):
     """What the ledger's server reads and writes."""

@@ -28,6 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from meuse.billing.ingest import Ingester
 from meuse.billing.invoices import make_invoice, preview_plan
+from meuse.billing.keeping import Keeping, routes, standing
 from meuse.billing.ports import LedgerStore, Plans, Tenants
 from meuse.core.clock import Clock, from_rfc3339, now_ms, parse_period, to_rfc3339
 from meuse.core.errors import Code, MeuseError, invalid
@@ -58,9 +59,15 @@ class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
 
 
 def make_app(
-    store: LedgerStore, ingester: Ingester, plans: Plans, access: Tenants, clock: Clock = now_ms
+    store: LedgerStore,
+    ingester: Ingester,
+    plans: Plans,
+    access: Tenants,
+    clock: Clock = now_ms,
+    keeping: Keeping | None = None,
 ) -> ASGIApp:
-    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`."""
+    """`GET /usage`, `POST /what-if`, `POST /invoices`, `GET /invoices[/{id}]`, `GET /health`,
+    and the routes of `keeping`."""
 
     def usage(request: Request) -> Response:
         query = _query(request, _USAGE)
@@ -73,12 +80,14 @@ def make_app(
         complete_to = ingester.complete_to_ms
         owner, project = query.get("owner"), query.get("project")
         rows = store.usage(start, end, by, tenant=tenant, owner=owner, project=project)
+        late = store.late_usage(tenant, start, end) if owner is None and project is None else []
         return _json(
             {
                 "rows": rows,
                 "complete_to": to_rfc3339(complete_to) if complete_to else None,
                 "from": to_rfc3339(start),
                 "to": to_rfc3339(end),
+                **({"late": late} if late else {}),
             }
         )
 
@@ -137,6 +146,7 @@ def make_app(
                 "status": "ok",
                 "complete_to": to_rfc3339(complete_to) if complete_to else None,
                 "alarms": {"count": count, "newest": newest},
+                **({} if keeping is None else {"journal": standing(keeping)}),
             }
         )
 
@@ -148,6 +158,7 @@ def make_app(
             Route("/invoices", list_invoices, methods=["GET"]),
             Route("/invoices/{id}", get_invoice, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
+            *(routes(keeping) if keeping is not None else ()),
         ],
         exception_handlers={
             MeuseError: _on_meuse_error,

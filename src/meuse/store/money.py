@@ -24,6 +24,7 @@ from meuse.store import money_tables as t
 from meuse.store.database import Database
 from meuse.store.money_contexts import Contexts
 from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, tell, to_json
+from meuse.store.money_places import late_rows
 from meuse.store.money_tables import (
     Alarm,
     Cursor,
@@ -34,10 +35,9 @@ from meuse.store.money_tables import (
     Record,
     RollupRow,
 )
+from meuse.store.money_turn import take_turn
 
 _DAY_MS = 86_400_000
-_LOCK = 0x6D65757365  # any number, the same everywhere: "meuse"
-
 
 _BY: dict[str, sa.ColumnElement[Any]] = {
     "day": t.rollup.c.bucket_ms // _DAY_MS,
@@ -54,11 +54,18 @@ _BY: dict[str, sa.ColumnElement[Any]] = {
 
 
 class MoneyStore:
-    """Usage and invoices in one `Database` that was migrated to the branch "money"."""
+    """Usage and invoices in one `Database` that was migrated to the branch "money".
 
-    def __init__(self, database: Database, clock: Clock = now_ms) -> None:
+    A record that is more than `ahead_ms` ahead of the clock counts now, with an alarm (None:
+    whatever its time says).
+    """
+
+    def __init__(
+        self, database: Database, clock: Clock = now_ms, *, ahead_ms: int | None = None
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._ahead_ms = ahead_ms
         self._contexts: dict[tuple[Any, ...], tuple[int, int]] = {}
 
     # --- ingest ---
@@ -92,9 +99,9 @@ class MoneyStore:
         moved = Cursor(next_offset, state, latest)
         contexts = Contexts(self._contexts)
         with self._database.write() as connection:
-            _take_turn(connection)
+            take_turn(connection)
             move_cursor(connection, segment, offset, moved, now)
-            done, raised = add_records(connection, records, contexts)
+            done, raised, _ = add_records(connection, records, contexts, now, self._ahead_ms)
             fresh = raise_alarms(connection, (*alarms, *raised), now)
         contexts.keep()
         tell(fresh)
@@ -138,6 +145,30 @@ class MoneyStore:
                 row["day"] = day_of(row["day"] * _DAY_MS)
         return rows
 
+    def late_usage(self, tenant: str | None, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+        """What counts in [start, end) although it is of an earlier, invoiced time: {tenant,
+        from (of its own quarter of an hour), model, meter, tier, plan, quantity}."""
+        with self._database.read() as connection:
+            return [
+                {
+                    "tenant": row["tenant"],
+                    "from": to_rfc3339(row["own_ms"]),
+                    "model": row["deployment"],
+                    "meter": row["meter"],
+                    "tier": row["tier"],
+                    "plan": row["plan_version"],
+                    "quantity": row["quantity"],
+                }
+                for row in late_rows(connection, tenant, start_ms, end_ms)
+            ]
+
+    def raise_alarm(self, *raised: Alarm) -> None:
+        """Keep alarms that belong to no batch and no invoice, and tell of the new ones."""
+        with self._database.write() as connection:
+            take_turn(connection)
+            fresh = raise_alarms(connection, raised, self._clock())
+        tell(fresh)
+
     def rollup_rows(
         self, tenant: str, start_ms: int, end_ms: int, *, windows: Sequence[tuple[int, int]] = ()
     ) -> list[RollupRow]:
@@ -169,7 +200,7 @@ class MoneyStore:
         """
         _check_bounds(start_ms, end_ms)
         with self._database.write() as connection:
-            _take_turn(connection)
+            take_turn(connection)
             old = _same_or_overlapping(connection, tenant, start_ms, end_ms)
             if old is not None and old.status == "issued":
                 return _invoice(old), False
@@ -242,12 +273,6 @@ class MoneyStore:
             count = connection.execute(sa.select(sa.func.count()).select_from(t.alarms))
             newest = [_alarm(row) for row in connection.execute(query)]
             return count.scalar_one(), newest
-
-
-def _take_turn(connection: sa.Connection) -> None:
-    """One writer at a time, to the end of the transaction. SQLite's BEGIN IMMEDIATE is that."""
-    if connection.dialect.name != "sqlite":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(_LOCK)))
 
 
 def _check_bounds(start_ms: int, end_ms: int) -> None:

@@ -1,0 +1,62 @@
+"""Usage that counts in another bucket than its own, events of outside services, the archive.
+
+Revision ID: 0003
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    op.create_table(
+        "usage_elsewhere",
+        sa.Column("id", sa.LargeBinary, primary_key=True),
+        sa.Column("payer", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("bucket_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("meter", sa.Text, primary_key=True),
+        sa.Column("quantity", sa.BigInteger, nullable=False),
+        sa.Column("context", sa.BigInteger, nullable=False),
+        sa.Column("own_ms", sa.BigInteger, nullable=False),
+        sa.Column("reason", sa.Text, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("usage_elsewhere_bucket", "usage_elsewhere", ["bucket_ms"])
+    op.create_index("usage_elsewhere_own", "usage_elsewhere", ["own_ms"])
+    op.create_table(
+        "usage_event",
+        sa.Column("tenant_id", sa.Text, primary_key=True),
+        sa.Column("source", sa.Text, primary_key=True),
+        sa.Column("event_id", sa.Text, primary_key=True),
+        sa.Column("digest", sa.LargeBinary, nullable=False),
+        sa.Column("seen_ms", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("usage_event_seen", "usage_event", ["seen_ms"])
+    op.create_table(
+        "usage_archive",
+        sa.Column("day", sa.Text, primary_key=True),
+        sa.Column("part", sa.Integer, primary_key=True, autoincrement=False),
+        sa.Column("state", sa.Text, nullable=False),
+        sa.Column("first", sa.LargeBinary, nullable=False),
+        sa.Column("until", sa.LargeBinary, nullable=False),
+        sa.Column("before_ms", sa.BigInteger, nullable=False),
+        sa.Column("records", sa.BigInteger, nullable=False),
+        sa.Column("min_ts_ms", sa.BigInteger, nullable=False),
+        sa.Column("max_ts_ms", sa.BigInteger, nullable=False),
+        sa.Column("digest", sa.Text, nullable=False),
+        sa.Column("blob", sa.Text, nullable=False),
+        sa.Column("sums", sa.Text, nullable=False),
+        sa.Column("bytes", sa.BigInteger, nullable=False),
+        sa.Column("created_ms", sa.BigInteger, nullable=False),
+        sa.CheckConstraint("state IN ('putting', 'done')", name="archive_state"),
+    )
+
+
+def downgrade() -> None:
+    for table in ("usage_archive", "usage_event", "usage_elsewhere"):
+        op.drop_table(table)
