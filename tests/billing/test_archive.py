@@ -129,6 +129,7 @@ def kept(tmp_path):
 def books_agree(database, archive, blobs, count):
     report = recount(archive, blobs, DAY - DAY_MS, DAY + 12 * DAY_MS)
     assert report["differences"] == []
+    assert report["daily_differences"] == 0
     assert report["archived"] + report["in_database"] == count
     assert report["in_database"] == entries(database)
     return report
@@ -283,6 +284,9 @@ def test_a_difference_is_found(database, store, archive, blobs, tmp_path):
     assert report["n_differences"] == 2
     found = [(d["tenant"], d["meter"], d["rollup"], d["records"]) for d in report["differences"]]
     assert found == [("acme", "rows", 2, 1)] * 2
+    assert report["daily_differences"] == 2
+    # A part of a day says nothing of its sum.
+    assert recount(archive, blobs, DAY, DAY + 6 * HOUR)["daily_differences"] == 0
 
 
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)

@@ -24,6 +24,7 @@ from meuse.store.money import MoneyStore
 from meuse.store.money_events import UsageEvents
 
 NOW = DAY + 10 * 24 * HOUR
+NO_DIFFERENCE = {"differences": [], "n_differences": 0, "daily_differences": 0}
 OWN = Reporter("acme", "default", "key-7", for_all=False)
 ADMIN = Reporter("default", "default", "key-1", for_all=True)
 
@@ -275,7 +276,7 @@ def client(store, sink, ingester):
     alarms: list[Any] = []
     keeping = Keeping(
         events=sink, ingester=ingester, plans=directory, tenants=directory,
-        recount=lambda start, end: {"differences": [], "n_differences": 0},
+        recount=lambda start, end: {**NO_DIFFERENCE},
         archived=lambda: {"records": 0}, writers=list, alarm=alarms.append, clock=lambda: NOW,
     )  # fmt: skip
     with TestClient(make_app(store, ingester, directory, directory, keeping=keeping)) as client:
@@ -361,7 +362,7 @@ def test_the_state_of_the_journal_and_the_recount(client, store, journal):
     assert client.get("/health").json()["journal"] == state
     span = {"from": to_rfc3339(DAY), "to": to_rfc3339(DAY + HOUR)}
     assert client.post("/recount", json=span).json() == {
-        **span, "differences": [], "n_differences": 0,
+        **span, **NO_DIFFERENCE,
     }  # fmt: skip
     for wrong, field in (
         ({"from": "2026-11-01"}, "from"), ({**span, "to": span["from"]}, "to"),

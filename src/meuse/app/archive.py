@@ -77,7 +77,7 @@ def recount(
     `internal` for a part that is damaged."""
     totals = {"archived": 0, "in_database": 0, "rollup_rows": 0}
     found: list[dict[str, Any]] = []
-    count, at = 0, start_ms
+    count, daily, at = 0, 0, start_ms
     while at < end_ms:
         until = min(at - at % DAY_MS + DAY_MS, end_ms)
         with tempfile.TemporaryDirectory() as folder:
@@ -86,11 +86,14 @@ def recount(
         for name in totals:
             totals[name] += getattr(day, name)
         count += len(day.differences)
+        daily += day.daily
         for key, rollup, records in day.differences[: MOST_TOLD - len(found)]:
             named = dict(zip(_KEY, key, strict=True))
             found.append(named | {"rollup": rollup, "records": records})
         at = until
-    return {**totals, "differences": found, "n_differences": count}
+    return {
+        **totals, "differences": found, "n_differences": count, "daily_differences": daily
+    }  # fmt: skip
 
 
 def _read(blobs: FolderBlobs, path: Path, part: Part) -> Iterable[Raw]:

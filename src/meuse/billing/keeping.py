@@ -149,13 +149,11 @@ def _recount(keeping: Keeping, start: int, end: int) -> Response:
     span = {"from": to_rfc3339(start), "to": to_rfc3339(end)}
     for row in report["differences"]:
         row["from"] = to_rfc3339(row.pop("bucket_ms"))
-    if report["n_differences"]:
-        first = report["differences"][0]
-        key = ":".join(str(value) for value in first.values())
-        keeping.alarm(
-            Alarm("rollup_differs", {**span, "n": report["n_differences"], "first": first},
-                  f"recount:{key}")
-        )  # fmt: skip
+    if report["n_differences"] or report["daily_differences"]:
+        first = report["differences"][0] if report["differences"] else None
+        key = ":".join(str(value) for value in (first or span).values())
+        counts = {name: report[name] for name in ("n_differences", "daily_differences")}
+        keeping.alarm(Alarm("rollup_differs", {**span, **counts, "first": first}, f"recount:{key}"))
     return _json({**span, **report})
 
 

@@ -56,8 +56,9 @@ def recount(
         report = client.recount_usage(start, to)
     count = report["archived"] + report["in_database"]
     told = f"{count} records, {report['archived']} of them archived; "
-    say(f"{told}{report['n_differences']} differences", report, json_)
-    if report["n_differences"]:
+    differences = report["n_differences"] + report["daily_differences"]
+    say(f"{told}{differences} differences", report, json_)
+    if differences:
         if not json_:
             columns = ["from", "tenant", "model", "key", "meter", "plan", "rollup", "records"]
             table(report["differences"], columns, False)

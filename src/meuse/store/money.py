@@ -39,18 +39,13 @@ from meuse.store.money_turn import take_turn
 
 _DAY_MS = 86_400_000
 
-_BY: dict[str, sa.ColumnElement[Any]] = {
-    "day": t.rollup.c.bucket_ms // _DAY_MS,
-    "model": t.rollup.c.deployment,
-    "meter": t.rollup.c.meter,
-    "version": t.rollup.c.version,
-    "key": t.rollup.c.key_id,
-    "project": t.rollup.c.project_id,
-    "tenant": t.rollup.c.tenant_id,
-    "owner": t.rollup.c.owner_id,
-    "deployment": t.rollup.c.deployment,
-    "tier": t.rollup.c.tier,
-}
+_COLUMNS = {
+    "model": "deployment", "meter": "meter", "version": "version", "key": "key_id",
+    "project": "project_id", "tenant": "tenant_id", "owner": "owner_id",
+    "deployment": "deployment", "tier": "tier",
+}  # fmt: skip
+"""By what usage is grouped, beside `day`; the columns of it."""
+_BY = ("day", *_COLUMNS)
 
 
 class MoneyStore:
@@ -119,7 +114,7 @@ class MoneyStore:
         owner: str | None = None,
         project: str | None = None,
     ) -> list[dict[str, Any]]:
-        """Quantities over whole buckets, grouped and ordered by `by` (names of `USAGE_BY`).
+        """Quantities over whole buckets, grouped and ordered by `by` (names of `_BY`).
 
         Rows always carry `meter`: quantities of different units never add up. None for
         tenant (the payer), owner or project takes all.
@@ -129,14 +124,16 @@ class MoneyStore:
         for name in names:
             if name not in _BY:
                 raise invalid("by", f"{name!r} is not a grouping", f"Use {', '.join(_BY)}.")
-        columns = [_BY[name].label(name) for name in names]
-        query = sa.select(*columns, sa.func.sum(t.rollup.c.quantity).label("quantity"))
-        query = query.where(t.rollup.c.bucket_ms >= start_ms, t.rollup.c.bucket_ms < end_ms)
-        wanted = {"tenant": tenant, "owner": owner, "project": project}
-        for name, value in wanted.items():
-            if value is not None:
-                query = query.where(_BY[name] == value)
-        groups = list(dict.fromkeys(_BY[name] for name in names))
+        wanted = {"tenant_id": tenant, "owner_id": owner, "project_id": project}
+        source = _source(
+            {"meter"} | {_COLUMNS[name] for name in names if name != "day"},
+            start_ms, end_ms, {name: value for name, value in wanted.items() if value is not None},
+        ).subquery()  # fmt: skip
+        named = {n: source.c[column] for n, column in _COLUMNS.items() if column in source.c}
+        named["day"] = source.c.bucket_ms // _DAY_MS
+        columns = [named[name].label(name) for name in names]
+        query = sa.select(*columns, sa.func.sum(source.c.quantity).label("quantity"))
+        groups = list(dict.fromkeys(named[name] for name in names))
         with self._database.read() as connection:
             found = connection.execute(query.group_by(*groups).order_by(*groups)).mappings().all()
         rows = [dict(row) | {"quantity": int(row["quantity"])} for row in found]
@@ -283,6 +280,29 @@ def _check_bounds(start_ms: int, end_ms: int) -> None:
                 f"{to_rfc3339(bound)} is not on a quarter of an hour",
                 "Usage is kept per quarter of an hour: use :00, :15, :30 or :45.",
             )
+
+
+def _source(
+    columns: set[str], start_ms: int, end_ms: int, wanted: Mapping[str, str]
+) -> sa.Select[Any] | sa.CompoundSelect[Any]:
+    """Rows of [start, end) with `bucket_ms`, these columns and `quantity`. Whole days are taken
+    from the table by day where it has the columns: it is a hundredth of the other."""
+
+    def part(table: sa.Table, moment: str, low: int, high: int) -> sa.Select[Any]:
+        c = table.c
+        query = sa.select(
+            c[moment].label("bucket_ms"), *(c[name] for name in sorted(columns)), c.quantity
+        )
+        same = (c[name] == value for name, value in wanted.items())
+        return query.where(c[moment] >= low, c[moment] < high, *same)
+
+    low, high = -(-start_ms // _DAY_MS) * _DAY_MS, end_ms // _DAY_MS * _DAY_MS
+    if low >= high or not columns <= set(t.daily.c.keys()):
+        return part(t.rollup, "bucket_ms", start_ms, end_ms)
+    parts = [part(t.daily, "day_ms", low, high)]
+    edges = ((start_ms, low), (high, end_ms))
+    parts += [part(t.rollup, "bucket_ms", *edge) for edge in edges if edge[0] < edge[1]]
+    return parts[0] if len(parts) == 1 else sa.union_all(*parts)
 
 
 def _rollup_rows(

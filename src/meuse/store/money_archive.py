@@ -166,22 +166,31 @@ class UsageArchive:
             r = t.rollup.c
             query = sa.select(t.rollup).where(r.bucket_ms >= start_ms, r.bucket_ms < end_ms)
             rollup = {tuple(row[:-1]): int(row[-1]) for row in _stream(connection, query)}
+            days = _days(connection, start_ms, end_ms)
+        by_day: Sums = {}
+        for (tenant, bucket, owner, project, _, model, _, meter, tier, _), n in rollup.items():
+            day = (tenant, bucket - bucket % DAY_MS, owner, project, model, meter, tier)
+            if start_ms <= day[1] and day[1] + DAY_MS <= end_ms:
+                by_day[day] = by_day.get(day, 0) + n
+        daily = sum(days.get(k, 0) != by_day.get(k, 0) for k in days.keys() | by_day.keys())
         differences = [
             (key, rollup.get(key, 0), sums.get(key, 0))
             for key in sorted(rollup.keys() | sums.keys())
             if rollup.get(key, 0) != sums.get(key, 0)
         ]
-        return Recount(counted, in_db, len(rollup), tuple(differences))
+        return Recount(counted, in_db, len(rollup), tuple(differences), daily)
 
 
 @dataclass(frozen=True, slots=True)
 class Recount:
-    """`differences`: (key of the rollup, what it says, what the records say)."""
+    """`differences`: (key of the rollup, what it says, what the records say). `daily`: how many
+    rows of the sums by day are not those of the rollup."""
 
     archived: int
     in_database: int
     rollup_rows: int
     differences: tuple[tuple[tuple[Any, ...], int, int], ...]
+    daily: int = 0
 
 
 class Digest:
@@ -264,6 +273,13 @@ def _add_moved(sums: Sums, connection: sa.Connection, start_ms: int, end_ms: int
     for bucket, meter, quantity, *rest in _stream(connection, query):
         key = (*_head(tuple(rest), bucket), meter, rest[8], rest[7] or "")
         sums[key] = sums.get(key, 0) + int(quantity)
+
+
+def _days(connection: sa.Connection, start_ms: int, end_ms: int) -> Sums:
+    """The sums by day of the whole days in [start, end)."""
+    d = t.daily.c
+    query = sa.select(t.daily).where(d.day_ms >= start_ms, d.day_ms <= end_ms - DAY_MS)
+    return {tuple(row[:-1]): int(row[-1]) for row in _stream(connection, query)}
 
 
 def _rows(connection: sa.Connection, where: Iterable[Any]) -> Iterator[Raw]:

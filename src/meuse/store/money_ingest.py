@@ -30,10 +30,17 @@ from meuse.store.money_tables import Alarm, Cursor, Ingested, Record
 _log = logging.getLogger(__name__)
 
 _IDS_PER_QUERY = 10_000  # SQLite binds at most 32,766 values
-_ADD = (
-    f"ON CONFLICT ({', '.join(c.name for c in t.rollup.primary_key)}) "
-    "DO UPDATE SET quantity = usage_rollup.quantity + excluded.quantity"
-)
+_DAY_MS = 86_400_000
+
+
+def _add(table: sa.Table) -> str:
+    keys = ", ".join(c.name for c in table.primary_key)
+    return (
+        f"ON CONFLICT ({keys}) DO UPDATE SET quantity = {table.name}.quantity + excluded.quantity"
+    )
+
+
+_ADD, _ADD_DAILY = _add(t.rollup), _add(t.daily)
 
 _ASKED_AGAIN = ("gateway", "batch")
 """Source and tier of requests whose ids follow from what they ask: the first answer counts."""
@@ -172,6 +179,11 @@ def _add_up(
             rows[key] = rows.get(key, 0) + quantity
     # Sorted: rows of one payer lie together in the table.
     _insert_many(connection, t.rollup, [(*key, rows[key]) for key in sorted(rows)], _ADD)
+    days: dict[tuple[Any, ...], int] = {}
+    for (tenant, bucket, owner, project, _, deployment, _, meter, tier, _), n in rows.items():
+        day = (tenant, bucket - bucket % _DAY_MS, owner, project, deployment, meter, tier)
+        days[day] = days.get(day, 0) + n
+    _insert_many(connection, t.daily, [(*key, days[key]) for key in sorted(days)], _ADD_DAILY)
 
 
 def _insert_many(

@@ -182,6 +182,14 @@ rollup = sa.Table(
     *_texts("meter", "tier", "plan_version", primary_key=True),
     sa.Column("quantity", sa.BigInteger),
 )
+daily = sa.Table(
+    "usage_daily",
+    metadata,
+    *_texts("tenant_id", primary_key=True),
+    sa.Column("day_ms", sa.BigInteger, primary_key=True),
+    *_texts("owner_id", "project_id", "deployment", "meter", "tier", primary_key=True),
+    sa.Column("quantity", sa.BigInteger),
+)
 elsewhere = sa.Table(
     "usage_elsewhere",
     metadata,

@@ -1,4 +1,4 @@
-"""Usage that counts in another bucket than its own, events of outside services, the archive.
+"""Usage by day, or in another bucket than its own; events of outside services; the archive.
 
 Revision ID: 0003
 """
@@ -12,7 +12,12 @@ branch_labels = None
 depends_on = None
 
 
+_DAILY = ("owner_id", "project_id", "deployment", "meter", "tier")
+_DAY_MS = 86_400_000
+
+
 def upgrade() -> None:
+    _daily()
     op.create_table(
         "usage_elsewhere",
         sa.Column("id", sa.LargeBinary, primary_key=True),
@@ -57,6 +62,31 @@ def upgrade() -> None:
     )
 
 
+def _daily() -> None:
+    """The rollup without keys, versions and plans, by day: what usage is mostly asked by."""
+    op.create_table(
+        "usage_daily",
+        sa.Column("tenant_id", sa.Text, primary_key=True),
+        sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
+        *(sa.Column(name, sa.Text, primary_key=True) for name in _DAILY),
+        sa.Column("quantity", sa.BigInteger, nullable=False),
+        sqlite_with_rowid=False,
+    )
+    op.create_index("usage_daily_day", "usage_daily", ["day_ms"])
+    op.create_index("usage_daily_owner", "usage_daily", ["owner_id", "day_ms"])
+    names = ", ".join(_DAILY)
+    op.execute(
+        f"INSERT INTO usage_daily (tenant_id, day_ms, {names}, quantity) "  # noqa: S608
+        f"SELECT tenant_id, bucket_ms - bucket_ms % {_DAY_MS}, {names}, sum(quantity) "
+        f"FROM usage_rollup GROUP BY tenant_id, bucket_ms - bucket_ms % {_DAY_MS}, {names}"
+    )
+
+
 def downgrade() -> None:
-    for table in ("usage_archive", "usage_event", "usage_elsewhere"):
+    for table in (
+        "usage_daily",
+        "usage_archive",
+        "usage_event",
+        "usage_elsewhere",
+    ):
         op.drop_table(table)
