@@ -28,7 +28,8 @@ class PostgresMissingError(Exception):
 def temporary_postgres(durable: bool = False) -> Iterator[Callable[[], str]]:
     """Start a server on a unix socket; yields a function that makes a database → its URL.
 
-    Nothing is fsynced unless it is `durable`, as one is that keeps money. The server ends with the block, and with the death of this process.
+    Nothing is fsynced unless it is `durable`, as one is that keeps money. The server ends with
+    the block, and with the death of this process.
     Raises `PostgresMissingError`.
     """
     programs, user = _programs(), _user()
