@@ -90,12 +90,13 @@ class Durability:
         if self._journal.is_refusing and self._must_refuse(plan) and not self._recovers():
             raise unrecorded()
 
-    def failed(self, error: Exception, plan: Plan | None) -> None:
-        """A record could not be written. Raises `unavailable` unless it is served all the same."""
+    def failed(self, error: Exception, plan: Plan | None, *, is_last: bool = True) -> None:
+        """A record could not be written, the last of its request or one that another follows.
+        Raises `unavailable` unless it is served all the same."""
         if isinstance(error, OSError) and not self._must_refuse(plan):
-            if not self.lost or not self._journal.is_refusing:
+            if not self.lost:
                 logger.error("the usage journal refuses records, which are lost: %s", error)
-            self.lost += 1
+            self.lost += is_last
             return
         logger.error("the usage journal refuses records: %s", error)
         raise unrecorded() from error

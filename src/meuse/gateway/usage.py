@@ -88,7 +88,8 @@ class Usage:
             )
             self._journal.append_payload(payload)
         except (OSError, RecordError, ValueError) as error:
-            self.durability.failed(error, caller.limits.get(target.route))
+            is_last = status is not None  # else a later one says it all
+            self.durability.failed(error, caller.limits.get(target.route), is_last=is_last)
             return
         self.recorded += 1
 
