@@ -20,7 +20,8 @@ def events(count: int, size: int = 1) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize(
     ("count", "size", "firsts"),
-    [(0, 1, []), (1, 1, [0]), (MOST, 1, [0]), (MOST + 1, 1, [0, MOST]), (3, MOST_BYTES // 2, [0, 1, 2])],
+    [(0, 1, []), (1, 1, [0]), (MOST, 1, [0]), (MOST + 1, 1, [0, MOST]),
+     (3, MOST_BYTES // 2, [0, 1, 2])],
 )  # fmt: skip
 def test_batches_hold_all_events_in_order(count: int, size: int, firsts: list[int]) -> None:
     """As many as a request may have, and no more bytes."""
