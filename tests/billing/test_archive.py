@@ -75,14 +75,11 @@ class Small:
         return self._archive.next_span(before_ms, 5)
 
 
-def archiver(archive, blobs, tmp_path, **parts):
-    def make(span, folder):
+def archiver(archive, blobs, tmp_path, store=None, make=None):
+    def made(span, folder):
         return make_part(archive, span, folder)
 
-    return Archiver(
-        parts.get("store", Small(archive)), parts.get("blobs", blobs), parts.get("make", make),
-        tmp_path / "making", lambda: NOW,
-    )  # fmt: skip
+    return Archiver(store or Small(archive), blobs, make or made, tmp_path / "making", lambda: NOW)
 
 
 def fill(store):
@@ -127,7 +124,7 @@ def kept(tmp_path):
 
 
 def books_agree(database, archive, blobs, count):
-    report = recount(archive, blobs, DAY - DAY_MS, DAY + 12 * DAY_MS)
+    report = recount(archive, blobs, DAY, DAY + 8 * DAY_MS)
     assert report["differences"] == []
     assert report["daily_differences"] == 0
     assert report["archived"] + report["in_database"] == count
@@ -231,7 +228,7 @@ def test_dying_at_any_point_loses_and_doubles_nothing(database, store, archive, 
 
         points = Points(died + 1, die)
         dying = archiver(
-            archive, blobs, tmp_path, store=points.of(Small(archive)), blobs=points.of(blobs),
+            archive, points.of(blobs), tmp_path, store=points.of(Small(archive)),
             make=points.around(lambda span, folder: make_part(archive, span, folder)),
         )  # fmt: skip
         try:
@@ -251,7 +248,7 @@ def test_dying_at_any_point_loses_and_doubles_nothing(database, store, archive, 
     assert entries(database) < count
 
 
-@pytest.mark.parametrize("point", [6, 8, 10, 13, 14])
+@pytest.mark.parametrize("point", [8, 10, 13])
 @pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_kill_9_in_the_middle(database, store, archive, blobs, tmp_path, point):
     """A real process that a real SIGKILL ends: nothing is lost, and no blob is nobody's."""
@@ -312,7 +309,6 @@ def test_a_damaged_part_is_told(database, store, archive, blobs, tmp_path):
         recount(archive, blobs, DAY, DAY + DAY_MS)
 
 
-@pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
 def test_a_process_of_its_own_writes_and_reads(tmp_path):
     """The ledger loads no Parquet: it asks, and reads one line of JSON."""
     settings = load(tmp_path / "home", {})

@@ -23,6 +23,8 @@ KEEP_MS = 7 * 86_400_000
 """Raw records stay in the database so long."""
 TENANT = "usage"
 """Whose blobs they are: a part holds records of many tenants."""
+_EVER = 2**62
+"""Whenever it was put: nobody else puts blobs there."""
 ROWS, SUMS = "rows.parquet", "sums.parquet"
 
 
@@ -103,5 +105,5 @@ class Archiver:
     def _drop(self, part: Any) -> None:
         kept = {digest for one in self._store.parts() for digest in (one.blob, one.sums)}
         for digest in {part.blob, part.sums} - kept:
-            self._blobs.delete(TENANT, digest, self._clock() + 60_000)
+            self._blobs.delete(TENANT, digest, _EVER)
         self._store.forget(part)

@@ -144,9 +144,10 @@ def late_rows(
     """What counts in [start, end) although it is of an earlier time: {tenant, own_ms (its
     bucket), deployment, meter, tier, plan_version, quantity}."""
     e, c = t.elsewhere.c, t.contexts.c
-    own = (e.own_ms - e.own_ms % BUCKET_MS).label("own_ms")
+    own = e.own_ms - e.own_ms % BUCKET_MS
     what = (
-        c.tenant_id.label("tenant"), own, c.deployment, e.meter, c.tier, c.plan_version,
+        c.tenant_id.label("tenant"), own.label("own_ms"), c.deployment, e.meter, c.tier,
+        c.plan_version,
     )  # fmt: skip
     query = (
         sa.select(*what, sa.func.sum(e.quantity).label("quantity"))
@@ -155,7 +156,7 @@ def late_rows(
     )
     if tenant is not None:
         query = query.where(c.tenant_id == tenant)
-    columns = [c.tenant_id, sa.text("own_ms"), c.deployment, e.meter, c.tier, c.plan_version]
+    columns = [c.tenant_id, own, c.deployment, e.meter, c.tier, c.plan_version]
     found = connection.execute(query.group_by(*columns).order_by(*columns)).mappings()
     return [dict(row) | {"quantity": int(row["quantity"])} for row in found]
 
