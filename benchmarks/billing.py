@@ -112,7 +112,8 @@ def usage_queries(store: MoneyStore, database: Database, rounds: int) -> dict[st
         ("largest", tenant_name(LARGEST)), ("median", tenant_name(MEDIAN)),
         ("smallest", tenant_name(SMALLEST)), ("all", None),
     ):  # fmt: skip
-        where, given = f"day_ms >= {mark} AND day_ms < {mark}", [START, END]
+        where = f"day_ms >= {mark} AND day_ms < {mark}"
+        given: list[Any] = [START, END]
         if tenant is not None:
             where, given = f"tenant_id = {mark} AND {where}", [tenant, *given]
 
@@ -259,7 +260,7 @@ def postgres(given: str | None) -> Iterator[Callable[[], str]]:
         yield lambda: given
         return
     sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
-    import postgres as server_of_tests
+    import postgres as server_of_tests  # type: ignore[import-not-found]
 
     with server_of_tests.temporary_postgres(durable=True) as new_database:
         yield new_database

@@ -171,7 +171,8 @@ def test_every_route_and_method_is_classed() -> None:
 
 
 def path_of(pattern: str) -> str:
-    for name, value in (("{model}", "m"), ("{deployment}", "m"), ("{version}", "1")):
+    model = "chat" if pattern.startswith("/v1/") else "m"
+    for name, value in (("{model}", model), ("{deployment}", "m"), ("{version}", "1")):
         pattern = pattern.replace(name, value)
     return pattern
 
@@ -208,8 +209,8 @@ def test_what_is_free_leaves_none(plane: Plane) -> None:
         for name in HTTP_FREE:
             method, pattern = name.split(" ")
             status = plane.http.request(method, path_of(pattern)).status_code
-            # Loading and unloading are control's, which is not here.
-            assert status == (503 if pattern.endswith("load") else 200), (name, status)
+            # Unloading is control's, which is not here; what is to be loaded runs already.
+            assert status == (503 if pattern.endswith("/unload") else 200), (name, status)
         answer = plane.http.post("/predict", json={"model": "m", "input_data": ROWS})
         assert answer.status_code == 200
 

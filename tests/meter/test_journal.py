@@ -96,16 +96,16 @@ def test_a_refused_write_leaves_whole_records_only(tmp_path):
 
 def test_the_state_says_what_waits_for_the_disk(tmp_path):
     """Nothing, then since when, then nothing again; a failed sync leaves the wait as it was."""
-    writer = JournalWriter(tmp_path, "host", 0, 1, segment_bytes=300)
+    writer = JournalWriter(tmp_path, "host", 0, 1, segment_bytes=1)
     assert writer.state() == JournalState("host-0-1-0", 0.0, None, False)
-    for _ in range(3):  # over two segments
+    for _ in range(3):  # each in a segment of its own
         writer.append(usage_record())
     time.sleep(0.02)
     state = writer.state()
-    assert state.segment == "host-0-1-1"
+    assert state.segment == "host-0-1-2"
     assert 0.02 <= state.lag_s < 5
     assert state.synced_s is None
-    fd, writer._fd = writer._fd, -1
+    fd, writer._fd = writer._fd, 9_999
     with pytest.raises(OSError, match="Bad file"):
         writer.sync()
     writer._fd = fd

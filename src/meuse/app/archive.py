@@ -52,7 +52,7 @@ def make_part(archive: UsageArchive, span: Span, folder: Path) -> Part:
     """Write the records of a span and their sums into a folder."""
     from meuse.billing import parquet
 
-    digest, sums, seen = Digest(), {}, [0, 2**62, 0]
+    digest, sums, seen = Digest(), dict[tuple[Any, ...], int](), [0, 2**62, 0]
 
     def watched() -> Iterator[Raw]:
         for row in archive.rows(span):
@@ -65,7 +65,7 @@ def make_part(archive: UsageArchive, span: Span, folder: Path) -> Part:
     parquet.write_rows(folder / ROWS, watched())
     parquet.write_sums(folder / SUMS, sums)
     return Part(
-        span, *seen, digest.hex(), parquet.digest_of(folder / ROWS),
+        span, seen[0], seen[1], seen[2], digest.hex(), parquet.digest_of(folder / ROWS),
         parquet.digest_of(folder / SUMS), (folder / ROWS).stat().st_size,
     )  # fmt: skip
 

@@ -27,7 +27,7 @@ def push(client: Client, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def batches(events: Sequence[dict[str, Any]]) -> Iterator[tuple[int, bytes]]:
     """(place of the first, JSON array) of each batch."""
-    first, size, texts = 0, 0, []
+    first, size, texts = 0, 0, list[bytes]()
     for number, event in enumerate(events):
         text = json.dumps(event).encode()
         if texts and (len(texts) == MOST or size + len(text) > MOST_BYTES):

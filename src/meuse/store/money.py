@@ -129,7 +129,9 @@ class MoneyStore:
             {"meter"} | {_COLUMNS[name] for name in names if name != "day"},
             start_ms, end_ms, {name: value for name, value in wanted.items() if value is not None},
         ).subquery()  # fmt: skip
-        named = {n: source.c[column] for n, column in _COLUMNS.items() if column in source.c}
+        named: dict[str, sa.ColumnElement[Any]] = {
+            name: source.c[column] for name, column in _COLUMNS.items() if column in source.c
+        }
         named["day"] = source.c.bucket_ms // _DAY_MS
         columns = [named[name].label(name) for name in names]
         query = sa.select(*columns, sa.func.sum(source.c.quantity).label("quantity"))

@@ -324,7 +324,8 @@ def _id_at(ms: int) -> bytes:
 
 def _values(part: Part) -> dict[str, Any]:
     values = asdict(part)
-    return values.pop("span") | values
+    span: dict[str, Any] = values.pop("span")
+    return span | values
 
 
 def _part(row: Any) -> Part:

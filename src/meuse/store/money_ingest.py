@@ -162,7 +162,9 @@ def _add_up(
                 sums[meter] += quantity
             else:
                 sums[meter] = quantity
-    others = [(r, row, r.quantities) for r, row in new if moved and id(r) in moved]
+    others: list[tuple[Record, tuple[Any, ...], Mapping[str, int]]] = [
+        (r, row, r.quantities) for r, row in new if moved and id(r) in moved
+    ]
     others += [(one.record, one.row, one.more) for one in steps]
     for r, row, quantities in others:
         head = row[3], money_places.bucket_of(r, moved) // BUCKET_MS

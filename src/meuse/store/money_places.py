@@ -67,7 +67,7 @@ def places(
     query = sa.select(i.id, i.tenant_id, i.number, i.period_start_ms, i.period_end_ms).where(
         i.status.in_(INVOICED), i.period_end_ms > min(stamps)
     )
-    by_tenant: dict[str, list[sa.Row[Any]]] = {}
+    by_tenant: dict[str, list[Any]] = {}
     for row in connection.execute(query):
         by_tenant.setdefault(row.tenant_id, []).append(row)
     late: dict[int, sa.Row[Any]] = {}
