@@ -137,11 +137,16 @@ class MoneyStore:
         query = sa.select(*columns, sa.func.sum(source.c.quantity).label("quantity"))
         groups = list(dict.fromkeys(named[name] for name in names))
         with self._database.read() as connection:
-            found = connection.execute(query.group_by(*groups).order_by(*groups)).mappings().all()
-        rows = [dict(row) | {"quantity": int(row["quantity"])} for row in found]
+            found = connection.execute(query.group_by(*groups).order_by(*groups)).all()
+        rows = [dict(zip((*names, "quantity"), row, strict=True)) for row in found]
+        days: dict[int, str] = {}
         for row in rows:
+            row["quantity"] = int(row["quantity"])
             if "day" in row:
-                row["day"] = day_of(row["day"] * _DAY_MS)
+                number = row["day"]
+                if number not in days:
+                    days[number] = day_of(number * _DAY_MS)
+                row["day"] = days[number]
         return rows
 
     def late_usage(self, tenant: str | None, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
