@@ -7,6 +7,7 @@ import sys
 
 ROLES = (
     "up", "control", "ledger", "worker", "replica", "spare", "job", "trial", "inspect", "check",
+    "archive",
 )  # fmt: skip
 
 

@@ -11,7 +11,18 @@ import sys
 
 import typer
 
-from meuse.cli import compress, finetune, invoices, learning, llm, machine, money, plans, serving
+from meuse.cli import (
+    compress,
+    finetune,
+    invoices,
+    learning,
+    llm,
+    machine,
+    money,
+    plans,
+    serving,
+    usage,
+)
 from meuse.core.errors import MeuseError
 
 app = typer.Typer(
@@ -26,13 +37,14 @@ VERBS = (
     learning.data, learning.train, learning.search, compress.compress, compress.methods,
     llm.pull, finetune.finetune, learning.evaluate, learning.promote, learning.jobs,
     learning.models, serving.deploy, serving.rollout, serving.predict, llm.chat, llm.tune_engine,
-    money.usage, money.forecast, money.reconcile, money.keys, money.limits,
+    money.forecast, money.reconcile, money.keys, money.limits,
 )  # fmt: skip
 """In the order in which the help lists them."""
 
 for verb in VERBS:
     app.command()(verb)
 app.add_typer(machine.toolchains, name="toolchains")
+app.add_typer(usage.app, name="usage")
 app.add_typer(plans.app, name="plans")
 app.add_typer(invoices.app, name="invoice")
 

@@ -64,6 +64,16 @@ class Database:
                 yield connection
 
     @contextmanager
+    def snapshot(self) -> Iterator[sa.Connection]:
+        """A connection for SELECTs that all see one moment."""
+        with self._reader.connect() as connection:
+            if self.sqlite:
+                connection.exec_driver_sql("BEGIN")
+            else:
+                connection.execution_options(isolation_level="REPEATABLE READ")
+            yield connection
+
+    @contextmanager
     def write_alone(self, *key: str) -> Iterator[sa.Connection]:
         """As `write`, and no other writer with the same key at the same time.
 

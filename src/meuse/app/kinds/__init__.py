@@ -9,6 +9,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+from meuse.app.kinds import worktime
 from meuse.app.kinds.batch import Batches
 from meuse.app.kinds.budgets import Budgets, TrainingTime
 from meuse.app.kinds.compress import Compress
@@ -24,6 +25,7 @@ from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
 from meuse.app.kinds.tune import Tune
+from meuse.app.kinds.worktime import WorkTime
 from meuse.core.nouns import Limit
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import JobJournal
@@ -47,6 +49,7 @@ def kinds(
     the file `cells`; `threads` are a replica's where its deployment does not say."""
     budgets = Budgets(limits, cells)
     time = TrainingTime(budgets, journal, plan_of)
+    worked = WorkTime(journal, plan_of)
     return {
         "train": fine_tunings.around(
             time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind()))
@@ -54,11 +57,13 @@ def kinds(
         "compress": time.metered(
             by_task(Compress(stores, foreign).kind(), LanguageCompress(stores, batches.files))
         ),
-        "evaluate": Evaluate(stores, batches.files).kind(),
+        "evaluate": worked.metered(Evaluate(stores, batches.files).kind(), worktime.first_model),
         "predict": Predict(stores, journal, plan_of, budgets).kind(),
-        "import": Import(stores, foreign, sources).kind(),
-        "ingest": Ingest(stores, intake).kind(),
+        "import": worked.metered(Import(stores, foreign, sources).kind(), worktime.model_name),
+        "ingest": worked.metered(Ingest(stores, intake).kind(), worktime.dataset_name),
         "search": time.metered(Search(stores, foreign).kind()),
         "batch": batches.kind(),
-        "tune": Tune(stores, threads, os.cpu_count() or 1).kind(),
+        "tune": worked.metered(
+            Tune(stores, threads, os.cpu_count() or 1).kind(), worktime.deployment_name
+        ),
     }
