@@ -25,14 +25,15 @@ class PostgresMissingError(Exception):
 
 
 @contextmanager
-def temporary_postgres() -> Iterator[Callable[[], str]]:
+def temporary_postgres(durable: bool = False) -> Iterator[Callable[[], str]]:
     """Start a server on a unix socket; yields a function that makes a database → its URL.
 
-    Nothing is fsynced. The server ends with the block, and with the death of this process.
+    Nothing is fsynced unless it is `durable`, as one is that keeps money. The server ends with
+    the block, and with the death of this process.
     Raises `PostgresMissingError`.
     """
     programs, user = _programs(), _user()
-    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=_fastest_disk()))
+    folder = Path(tempfile.mkdtemp(prefix="pg-", dir=None if durable else _fastest_disk()))
     data = folder / "data"
     try:
         if user is not None:
@@ -48,6 +49,9 @@ def temporary_postgres() -> Iterator[Callable[[], str]]:
             "fsync": "off", "synchronous_commit": "off", "full_page_writes": "off",
             "max_connections": "60", "shared_buffers": "64MB",
         }  # fmt: skip
+        if durable:
+            options |= dict.fromkeys(("fsync", "synchronous_commit", "full_page_writes"), "on")
+            options["shared_buffers"] = "512MB"
         with (folder / "log").open("wb") as log:
             server = subprocess.Popen(
                 [programs / "postgres", "-D", data]

@@ -21,13 +21,14 @@ from meuse.api import (
     openai_fine_tuning,
     plans,
     reports,
+    usage_events,
     wallets,
 )
 from meuse.core.nouns import SCOPES
 
 ROUTERS = (
     dataset_uploads, datasets, jobs, models, aliases, cards, deployments, access, plans, limits,
-    money, invoices, wallets, methods, reports, openai_files, openai_batches,
+    money, invoices, usage_events, wallets, methods, reports, openai_files, openai_batches,
     openai_fine_tuning,
 )  # fmt: skip
 

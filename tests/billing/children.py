@@ -2,11 +2,13 @@
 
 `write FOLDER SLOT EPOCH ACKS`: appends records and writes each id to ACKS once it is appended.
 `ingest FOLDER URL`: prints a line, then ingests in small batches without a pause.
+`archive FOLDER URL POINT NOW`: archives, and kills itself at a point.
 """
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -38,5 +40,21 @@ def ingest(folder: str, url: str) -> None:
         ingester.run_once()
 
 
+def archive(folder: str, url: str, point: str, now: str) -> None:
+    from billing.failing import Points
+    from meuse.app.archive import make_part
+    from meuse.billing.archive import Archiver
+    from meuse.store.blobs import FolderBlobs
+    from meuse.store.money_archive import UsageArchive
+
+    home, kept = Path(folder), UsageArchive(Database(url), lambda: int(now))
+    points = Points(int(point), lambda: os.kill(os.getpid(), signal.SIGKILL))
+    Archiver(
+        points.of(kept), points.of(FolderBlobs(home / "usage")),
+        points.around(lambda span, place: make_part(kept, span, place)), home / "making",
+        lambda: int(now),
+    ).run_once(int(now))  # fmt: skip
+
+
 if __name__ == "__main__":
-    {"write": write, "ingest": ingest}[sys.argv[1]](*sys.argv[2:])
+    {"write": write, "ingest": ingest, "archive": archive}[sys.argv[1]](*sys.argv[2:])

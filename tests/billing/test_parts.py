@@ -17,10 +17,17 @@ from meuse.billing.plans.calendar import windows
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import Code, MeuseError
 from meuse.core.plans import Credits, Fee, Price
+from meuse.store.money import MoneyStore
 
 MID = DAY + 15 * 24 * HOUR
 TENTH = DAY + 9 * 24 * HOUR  # 9 of 30 days
 HALVES = ((DAY, MID), (MID, END))
+
+
+@pytest.fixture
+def store(database):
+    """Its clock stands in the month after."""
+    return MoneyStore(database, lambda: END + 2 * HOUR)
 
 
 class History(Directory):
@@ -102,7 +109,7 @@ def test_unrated_usage_of_a_part_without_invoice_comes_first(store):
 
 
 def test_many_parts_with_late_usage_add_up_to_the_month(store):
-    """Whatever comes late for one is on the next; what comes late for the last is lost."""
+    """Whatever comes late for one is on the next."""
     terms = plan(
         Price("rows", "0.333", 7, free=10), Price("requests", "1", 3, scheme="package"),
         fees=(Fee("base", "7"),), minimum="20", credits=Credits("3"),
@@ -116,6 +123,36 @@ def test_many_parts_with_late_usage_add_up_to_the_month(store):
         total += Decimal(part(store, directory, (low, high))["total"])
     # 372 rows: 362 × 0.333 / 7 = 17.22; 24 requests: 8; 7; less 3
     assert total == Decimal("29.22")
+
+
+def test_what_comes_late_for_a_month_is_billed_in_the_open_one(store):
+    """Under its own plan version, counted and named there with its own time; the issued invoice
+    stays as it is."""
+    directory = Directory(
+        plan(Price("rows", "2", free=5)), plan(Price("rows", "1", free=5), version=2),
+        acme="basic",
+    )  # fmt: skip
+    used(store, usage_record(quantities={"rows": 105}))
+    first = part(store, directory, (DAY, END))
+    assert told(first)[2] == [("usage", "200.00")]
+    used(store, usage_record(ts=TENTH, quantities={"rows": 15}),
+         usage_record(ts=TENTH + 1, quantities={"rows": 1}),
+         usage_record(ts=END + 3 * HOUR, plan_version="basic:2",
+                      quantities={"rows": 7}))  # fmt: skip
+    assert part(store, directory, (DAY, END)) == {**first, "new": False}
+    later = (END, END + 4 * HOUR)
+    period = {"from": to_rfc3339(later[0]), "to": to_rfc3339(later[1])}
+    second = invoice(store, directory, period=period, now=later[1] + HOUR)
+    # 23 rows of one rule: those of version 1, which was used first, have the free ones.
+    assert second["total"] == "29.00"
+    assert second["late"] == [
+        {"from": to_rfc3339(TENTH), "model": "acme/digits", "meter": "rows", "tier": "standard",
+         "plan": "basic:1", "quantity": 16},
+    ]  # fmt: skip
+    assert "late" not in first
+    (alarm,) = [a for a in store.alarms() if a["kind"] == "late_usage"]
+    assert alarm["detail"]["billed_in"] == to_rfc3339(END + 2 * HOUR)
+    assert alarm["detail"]["n"] == 2
 
 
 def test_an_issued_invoice_over_two_months_counts_in_the_second(store):

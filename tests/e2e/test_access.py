@@ -51,6 +51,9 @@ NEEDS = {
     "PUT /api/plans": "admin",
     "POST /api/plans": "billing",
     "/api/usage": "usage",
+    "/api/usage/events": "usage:write",
+    "/api/usage/journal": "admin",
+    "/api/usage/recount": "admin",
     "/api/invoices": "billing",
     "/api/credit": "billing",
     "/api/forecast": "billing",
@@ -80,7 +83,9 @@ def control_routes(client: httpx.Client) -> Iterator[tuple[str, str, str]]:
         for method in methods:
             root = re.match(r"/(?:api|v1)/\w+|/\w+", path)
             assert root, path
-            scope = NEEDS.get(root[0]) or NEEDS.get(f"{method.upper()} {root[0]}")
+            scope = (
+                NEEDS.get(path) or NEEDS.get(root[0]) or NEEDS.get(f"{method.upper()} {root[0]}")
+            )
             assert scope, f"{method} {path} has no line in NEEDS"
             yield method.upper(), path, scope
 

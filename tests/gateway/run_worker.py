@@ -1,7 +1,8 @@
 """A gateway worker as a process: `run_worker.py <json>`; see `gateway.rig`.
 
 `head_s`, `body_s`, `stall_s`, `drain_s`, `streams_s`, `max_connections`, `max_rpcs`,
-`max_waiting`, `shown_s` and `kept_s` shrink bounds, so that a test can meet them.
+`max_waiting`, `shown_s` and `kept_s` shrink bounds, so that a test can meet them. With
+`failing_sync` the journal's disk never says that it has anything.
 """
 
 from __future__ import annotations
@@ -31,7 +32,13 @@ def main() -> None:
     worker.DRAIN_S = given.pop("drain_s", worker.DRAIN_S)
     worker.STREAMS_S = given.pop("streams_s", worker.STREAMS_S)
     rpc._MAX_RPCS = given.pop("max_rpcs", rpc._MAX_RPCS)
+    if given.pop("failing_sync", False):
+        worker.JournalWriter.sync = _no_disk  # type: ignore[method-assign]
     worker.serve(worker.WorkerConfig(**given))
+
+
+def _no_disk(self: object) -> None:
+    raise OSError("the disk is gone")
 
 
 if __name__ == "__main__":

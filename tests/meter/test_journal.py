@@ -8,11 +8,12 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 
 import pytest
 
 from billing.make_usage import usage_record
-from meuse.meter.journal import JournalWriter
+from meuse.meter.journal import JournalState, JournalWriter
 from meuse.meter.record import RecordError
 from meuse.meter.segments import State, is_released, list_segments, read
 
@@ -91,6 +92,64 @@ def test_a_refused_write_leaves_whole_records_only(tmp_path):
     batch = read(writer.path, 0)
     assert (len(batch.records), batch.state) == (4, State.END)
     writer.close()
+
+
+def test_the_state_says_what_waits_for_the_disk(tmp_path):
+    """Nothing, then since when, then nothing again; a failed sync leaves the wait as it was."""
+    writer = JournalWriter(tmp_path, "host", 0, 1, segment_bytes=1)
+    assert writer.state() == JournalState("host-0-1-0", 0.0, None, False)
+    for _ in range(3):  # each in a segment of its own
+        writer.append(usage_record())
+    time.sleep(0.02)
+    state = writer.state()
+    assert state.segment == "host-0-1-2"
+    assert 0.02 <= state.lag_s < 5
+    assert state.synced_s is None
+    fd, writer._fd = writer._fd, 9_999
+    with pytest.raises(OSError, match="Bad file"):
+        writer.sync()
+    writer._fd = fd
+    assert writer.state().lag_s >= state.lag_s
+    writer.sync()
+    assert writer.state().lag_s == 0.0
+    assert writer.state().synced_s < 5
+    writer.close()
+
+
+def test_a_disk_that_refused_is_probed(tmp_path):
+    """It is told as refusing until it takes a record or a probe again; no file is left behind."""
+    writer = JournalWriter(tmp_path, "host", 0, 1)
+    writer.append(usage_record())
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (writer.path.stat().st_size, hard))
+        with pytest.raises(OSError, match="too large"):
+            writer.append(usage_record())
+        assert writer.state().is_refusing
+        assert not writer.probe()
+        assert writer.is_refusing
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert writer.probe()
+    assert not writer.state().is_refusing
+    assert os.listdir(tmp_path) == ["host-0-1-0"]
+    writer.is_refusing = True
+    writer.append(usage_record())
+    assert not writer.is_refusing
+    writer.close()
+
+
+def test_a_clock_that_jumps_back_opens_another_epoch(tmp_path):
+    """What was written under a later time is never reopened; both are read by their names."""
+    late = JournalWriter(tmp_path, "host", 0, 2_000_000_000_000)
+    late.append(usage_record(ts=2))
+    late.close()
+    early = JournalWriter(tmp_path, "host", 0, 1_000_000_000_000)
+    early.append(usage_record(ts=1))
+    early.close()
+    paths = list_segments(tmp_path)
+    assert [path.name.split("-")[2] for path in paths] == ["1000000000000", "2000000000000"]
+    assert [r.ts for path in paths for r, _ in read(path, 0, closed=True).records] == [1, 2]
 
 
 def test_nothing_is_appended_after_close_or_of_a_bad_record(tmp_path):

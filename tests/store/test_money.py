@@ -184,6 +184,33 @@ def test_records_rollup_and_cursor_move_together(store, database):
     assert (row["final"], row["tenant_id"], row["key_id"]) == (True, "acme", "key-1")
 
 
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [(0, 3 * 96), (1, 96), (1, 95), (5, 200), (96, 200), (95, 97), (0, 95), (40, 288)],
+)
+def test_sums_by_day_are_those_of_the_rollup(store, start, end):
+    """Whole days come from a table of their own: with parts of days around them, by any grouping
+    and for whomever, the sums are what finer rows add up to."""
+    at = [DAY + quarter * BUCKET_MS for quarter in range(0, 288, 7)]
+    ingest(store, *(
+        usage_record(ts=ts, key=f"key-{n % 3}", deployment=f"acme/m{n % 2}", tenant=tenant,
+                     project="lab" if n % 5 else "default", quantities={"rows": n, "requests": 1})
+        for n, ts in enumerate(at)
+        for tenant in ("acme", "blue")
+    ))  # fmt: skip
+    bounds = (DAY + start * BUCKET_MS, DAY + end * BUCKET_MS)
+    for names in (["day", "model", "meter"], ["tenant", "tier"], ["owner", "project"], ["meter"]):
+        for where in ({}, {"tenant": "acme"}, {"tenant": "blue", "project": "lab"},
+                      {"owner": "acme"}):  # fmt: skip
+            sums: dict[tuple[Any, ...], int] = {}
+            for row in store.usage(*bounds, [*names, "key"], **where):
+                key = tuple(row[name] for name in dict.fromkeys((*names, "meter")))
+                sums[key] = sums.get(key, 0) + row["quantity"]
+            found = store.usage(*bounds, names, **where)
+            assert {tuple(row.values())[:-1]: row["quantity"] for row in found} == sums
+            assert list(sums) == sorted(sums) or names != ["meter"]
+
+
 def test_the_same_record_counts_once(store):
     """A record that comes again, in the batch or later, in any segment, is passed over."""
     records = [usage_record() for _ in range(20)]

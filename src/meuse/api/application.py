@@ -32,6 +32,7 @@ from meuse.api import (
     plans,
     recipes,
     reports,
+    usage_events,
     wallets,
     webhooks,
 )
@@ -57,8 +58,8 @@ def make_app(control: Control) -> FastAPI:
     app.state.control = control
     for part in (
         dataset_uploads, datasets, files, jobs, models, external, aliases, cards, deployments,
-        access, plans, limits, money, invoices, wallets, webhooks, recipes, methods, reports,
-        openai_files, openai_batches, openai_fine_tuning,
+        access, plans, limits, usage_events, money, invoices, wallets, webhooks, recipes, methods,
+        reports, openai_files, openai_batches, openai_fine_tuning,
     ):  # fmt: skip
         app.include_router(part.router)
 

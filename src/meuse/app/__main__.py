@@ -7,7 +7,7 @@ import sys
 
 ROLES = (
     "up", "control", "ledger", "worker", "replica", "spare", "nursery", "job", "trial", "inspect",
-    "check",
+    "check", "archive",
 )  # fmt: skip
 
 

@@ -170,6 +170,13 @@ def inspect(
     ]
 
 
+def archive(settings: Settings, work: Mapping[str, Any], lifeline: int) -> list[str]:
+    return [
+        *_python("archive", settings.home),
+        *("--work", json.dumps(dict(work)), "--lifeline", str(lifeline)),
+    ]
+
+
 def parse(
     role: str,
     argv: Sequence[str],

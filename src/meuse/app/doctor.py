@@ -124,9 +124,32 @@ def _platform(settings: Settings) -> tuple[bool, str]:
 
 
 def _journal(settings: Settings) -> tuple[bool, str]:
+    """Where usage waits, by what rules, and whether any of it is stuck."""
     waiting = segments.list_segments(settings.journal) if settings.journal.exists() else []
     size = sum(path.stat().st_size for path in waiting)
-    return True, f"{len(waiting)} segments, {size} bytes"
+    live = sum(not segments.is_released(path) for path in waiting)
+    told = (
+        f"{settings.journal_mode}, on a full disk {settings.journal_full}; {len(waiting)} "
+        f"segments ({live} written now), {size} bytes"
+    )
+    stuck = _quarantined(settings, {path.name for path in waiting})
+    if stuck:
+        return False, f"{told}; quarantined: {', '.join(stuck)}: mend or remove the file"
+    return True, told
+
+
+def _quarantined(settings: Settings, waiting: set[str]) -> list[str]:
+    """Segments whose rest the ledger could not read, of those that are still there."""
+    url = settings.database("money")
+    if not waiting or (url.startswith("sqlite") and not (settings.home / "money.db").exists()):
+        return []
+    database = Database(url)
+    try:
+        with database.read() as connection:
+            query = sa.text("SELECT segment FROM journal_cursor WHERE state = 'quarantined'")
+            return sorted(waiting.intersection(connection.execute(query).scalars()))
+    finally:
+        database.close()
 
 
 def _sandbox(settings: Settings) -> tuple[bool, str]:

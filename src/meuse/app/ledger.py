@@ -4,33 +4,47 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from meuse.app import commands
+from meuse.app.archiver import Outside, keep_archiving
 from meuse.app.keeper import Keeper
+from meuse.billing.archive import Archiver
 from meuse.billing.budgets.prepaid import Balances
 from meuse.billing.budgets.routes import budget_routes
 from meuse.billing.budgets.told import Told
+from meuse.billing.events import FUTURE_MS
 from meuse.billing.ingest import Ingester
+from meuse.billing.invoice_ports import Alarm
+from meuse.billing.keeping import Keeping
 from meuse.billing.ledger import chores
 from meuse.billing.ledger.balance import Spendable, spendable
 from meuse.billing.ledger.bookkeeper import Bookkeeper, BookReader
 from meuse.billing.ledger.routes import wallet_routes
+from meuse.billing.ports import Recount
+from meuse.billing.reconcile import WHERE
 from meuse.billing.reconciling import Reconciler, nightly
 from meuse.billing.server import make_app, run
+from meuse.billing.steady import Steady
 from meuse.billing.terms import Terms
 from meuse.core.billing import Party
-from meuse.core.clock import now_ms
+from meuse.core.clock import now_ms, to_rfc3339
 from meuse.meter.segments import JournalReader
 from meuse.runtime import lifeline
+from meuse.serve import stats
+from meuse.serve.stats import WorkerStats
 from meuse.settings import Settings, load
 from meuse.store.access import SqlAccess, SqlPlans
+from meuse.store.blobs import FolderBlobs
 from meuse.store.database import Database
 from meuse.store.ledger import LedgerStore, SqlBooks
 from meuse.store.limits import SqlLimits
 from meuse.store.money import MoneyStore
+from meuse.store.money_archive import UsageArchive
 from meuse.store.money_budgets import BudgetUsage
+from meuse.store.money_events import UsageEvents
 
 
 def main(argv: Sequence[str]) -> int:
@@ -40,12 +54,18 @@ def main(argv: Sequence[str]) -> int:
     settings = load(options.home)
     money = Database(settings.database("money"))
     money.migrate("money")
-    store = MoneyStore(money, books=SqlBooks)
+    store = MoneyStore(money, books=SqlBooks, ahead_ms=FUTURE_MS)
     ledger = LedgerStore(money)
     # Read only: plans and tenants are control's to write.
     meuse = Database(settings.database("meuse"))
     plans, access = SqlPlans(meuse), SqlAccess(meuse)
-    ingester = Ingester(store, JournalReader(settings.journal))
+
+    def jumped(before: str, after: str) -> None:
+        store.raise_alarm(
+            Alarm("clock_jumped", {"from": before, "to": after}, f"clock:{before}:{after}")
+        )
+
+    ingester = Ingester(store, JournalReader(settings.journal), Steady(jumped))
     keeper = Keeper(
         settings.limits,
         Told(SqlLimits(meuse), access, plans, now_ms),
@@ -56,17 +76,42 @@ def main(argv: Sequence[str]) -> int:
         ingester.run_once,
         lambda: ingester.complete_to_ms,
     )
+    outside, archive = Outside(settings), UsageArchive(money)
+    sockets = Path(options.sockets)
+    keeping = Keeping(
+        events=UsageEvents(money),
+        ingester=ingester,
+        plans=plans,
+        tenants=access,
+        recount=outside.recount,
+        archived=lambda: {"is_on": outside.is_there, **archive.summary()},
+        writers=lambda: [_writer(worker) for worker in stats.read_all(sockets)],
+        alarm=store.raise_alarm,
+        clock=now_ms,
+    )
     reader = BookReader(ledger)
     more = [*wallet_routes(ledger, access), *budget_routes(keeper.tell)]
     app = make_app(
         store, ingester, plans, access, now_ms,
-        terms=terms_of(settings), font=settings.invoice_font,
-        postings=Bookkeeper(), books=reader, more=more,
+        terms=terms_of(settings), font=settings.invoice_font, postings=Bookkeeper(), books=reader,
+        recount=recount_of(outside), keeping=keeping, more=more,
     )  # fmt: skip
     stop = threading.Event()
     threading.Thread(target=keeper.run, args=(stop,), name="keeper", daemon=True).start()
+    if outside.is_there:
+        archiver = Archiver(
+            archive, FolderBlobs(settings.archive), outside.make, settings.archive / ".making"
+        )
+        threading.Thread(
+            target=keep_archiving,
+            args=(archiver, lambda: ingester.complete_to_ms, stop),
+            name="archive",
+            daemon=True,
+        ).start()
     if settings.reconcile_hour >= 0:
-        reconciler = Reconciler(store=store, plans=plans, tenants=access, books=reader)
+        reconciler = Reconciler(
+            store=store, plans=plans, tenants=access, books=reader, recount=recount_of(outside)
+        )
         threading.Thread(
             target=nightly, args=(reconciler, settings.reconcile_hour, stop), name="nightly",
             daemon=True,
@@ -76,7 +121,7 @@ def main(argv: Sequence[str]) -> int:
         run(
             app,
             ingester,
-            Path(options.sockets) / "ledger.sock",
+            sockets / "ledger.sock",
             stop=stop,
             started=lambda: lifeline.tell_ready(options.ready),
         )
@@ -107,3 +152,33 @@ def _balances(ledger: LedgerStore) -> Balances:
         return next((wallet for wallet in found if wallet.currency == currency), None)
 
     return balance
+
+
+def recount_of(outside: Outside) -> Recount | None:
+    """How raw records are counted where some are archived; None: all are in the database."""
+    if not outside.is_there:
+        return None
+
+    def recount(start_ms: int, end_ms: int) -> Iterable[tuple[tuple[str, ...], int, int]]:
+        for row in outside.recount(start_ms, end_ms)["differences"]:
+            where = tuple(str(row.get(name) or "") for name in WHERE)
+            yield where, row["rollup"], row["records"]
+
+    return recount
+
+
+def _writer(worker: WorkerStats) -> dict[str, Any]:
+    """How a gateway worker's journal stands, as of its last writing (seconds ago at most)."""
+    vitals = worker.vitals
+    return {
+        "slot": worker.slot,
+        "live": worker.is_live(now_ms()),
+        "mode": vitals.journal_mode,
+        "full": vitals.journal_policy,
+        "segment": vitals.journal_segment,
+        "lag_ms": round(vitals.journal_lag_ms),
+        "synced": to_rfc3339(round(vitals.journal_synced_ms)) if vitals.journal_synced_ms else None,
+        "refusing": vitals.journal_refusing,
+        "lost": vitals.journal_lost,
+        "sync_failures": vitals.journal_failures,
+    }

@@ -39,6 +39,8 @@ def main(argv: Sequence[str]) -> int:
             trace_ratio=settings.trace_ratio,
             external_hosts=settings.external_hosts,
             sealing_key=settings.sealing_key.read_bytes(),
+            journal_mode=settings.journal_mode,
+            journal_full=settings.journal_full,
             ready_fd=options.ready,
         )
     )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import dataclass
+from typing import Any
 
 from meuse.billing.invoice_ports import Alarm
 from meuse.billing.ports import Batch, Cursor, CursorState, Journal, UsageSink
@@ -58,6 +59,26 @@ class Ingester:
     def complete_to_ms(self) -> int:
         """As of the last pass; 0 before the first."""
         return self._complete_to
+
+    def standing(self) -> dict[str, Any]:
+        """{segments, behind_bytes, quarantined: [{segment, offset}]}: what is in the journal now,
+        and how much of it is not in the store."""
+        behind, quarantined = 0, []
+        segments = self._journal.segments()
+        for segment in segments:
+            cursor = self._store.cursor(segment)
+            try:
+                size = self._journal.size(segment)
+            except FileNotFoundError:
+                continue  # taken in meanwhile
+            if cursor.state == "quarantined":
+                quarantined.append({"segment": segment, "offset": cursor.offset})
+            behind += max(size - cursor.offset, 0)
+        return {
+            "segments": len(segments),
+            "behind_bytes": behind,
+            "quarantined": quarantined,
+        }
 
     def run_once(self) -> Progress:
         """One pass over all segments; a second caller waits for its turn.

@@ -66,7 +66,8 @@ def make_invoice(
     gives its invoice all the same. A draft is rated anew each time; with `unrated_as`, a plan
     version such as `basic:2`, usage that has no price is rated by that, and the body says so.
     What the issued invoices of the month say stays: the amounts, and by what they rated usage
-    without a price. Raises `not_found` for the tenant or that plan,
+    without a price. What it bills of an earlier time, whose month was invoiced, stands in `late`
+    with its own quarter of an hour. Raises `not_found` for the tenant or that plan,
     `conflict` without plan and usage, for two currencies, and for a part of the period that is
     invoiced already, `invalid_field` for bounds inside a quarter of an hour.
     """
@@ -79,6 +80,7 @@ def make_invoice(
     held = [stint.plan for stint in until(calendar, end) if stint.end_ms > start]
     issued = issued_before(store, tenant, start, end)
     remedy = None if unrated_as is None else known_plan(unrated_as, plans)
+    late = store.late_usage(tenant, start, end)
 
     def build(rows: Sequence[RollupRow]) -> InvoiceDraft:
         rows, found = remedied(rows, plans, issued, start, remedy)
@@ -106,6 +108,8 @@ def make_invoice(
         named = known | {stint.plan.ref: stint.plan for stint in calendar}
         body |= sums(rating.lines, named, currency)
         body["plans"] = plans_of(rating.lines, named)
+        if late:
+            body["late"] = [{k: v for k, v in row.items() if k != "tenant"} for row in late]
         if remedy is not None:
             body["unrated_as"] = remedy.ref
         body |= {"draft_because": because, "complete_to": to_rfc3339(complete_to_ms)}

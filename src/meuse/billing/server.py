@@ -29,6 +29,7 @@ from meuse.billing import invoice_calls
 from meuse.billing.desk import Desk
 from meuse.billing.ingest import Ingester
 from meuse.billing.invoices import DEFAULT, preview_plan
+from meuse.billing.keeping import Keeping, routes, standing
 from meuse.billing.ports import BookReader, LedgerStore, Plans, Postings, Recount, Tenants
 from meuse.billing.reports import month_forecast, owed, usage_costs
 from meuse.billing.terms import Terms
@@ -82,9 +83,10 @@ def make_app(
     books: BookReader | None = None,
     recount: Recount | None = None,
     font: str = "",
+    keeping: Keeping | None = None,
 ) -> ASGIApp:
     """`GET /usage`, `GET /forecast`, `POST /what-if`, `POST /reconciliations`, `GET /health`, the
-    calls of `invoice_calls`, and `more`.
+    calls of `invoice_calls`, the routes of `keeping`, and `more`.
 
     `postings` books invoices in the ledger that the store opens, `books` reads it; `recount`
     counts raw records that are not all in the store; `font` is for PDF.
@@ -109,6 +111,8 @@ def make_app(
             "from": to_rfc3339(start),
             "to": to_rfc3339(end),
         }
+        late = [] if any(where.values()) else store.late_usage(tenant, start, end)
+        told |= {"late": late} if late else {}
         if not flag(query, "cost"):
             return as_json({"rows": store.usage(start, end, by, tenant=tenant, **where), **told})
         who = store.payers(start, end) if tenant is None else [tenant]
@@ -163,6 +167,7 @@ def make_app(
                 "status": "ok",
                 "complete_to": to_rfc3339(complete_to) if complete_to else None,
                 "alarms": {"count": count, "newest": newest},
+                **({} if keeping is None else {"journal": standing(keeping)}),
             }
         )
 
@@ -176,6 +181,7 @@ def make_app(
             Route("/reconciliations", get_reconciliations, methods=["GET"]),
             Route("/health", health, methods=["GET"]),
             *more,
+            *(routes(keeping) if keeping is not None else ()),
         ],
         exception_handlers={
             MeuseError: on_meuse_error,

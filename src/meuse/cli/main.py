@@ -22,6 +22,7 @@ from meuse.cli import (
     money,
     plans,
     serving,
+    usage,
     wallets,
 )
 from meuse.core.errors import MeuseError
@@ -38,13 +39,14 @@ VERBS = (
     learning.data, learning.train, learning.search, compress.compress, compress.methods,
     llm.pull, finetune.finetune, learning.evaluate, learning.promote, learning.jobs,
     learning.models, serving.deploy, serving.rollout, serving.predict, llm.chat, llm.tune_engine,
-    money.usage, money.forecast, money.reconcile, money.keys, limits.limits,
+    money.forecast, money.reconcile, money.keys, limits.limits,
 )  # fmt: skip
 """In the order in which the help lists them."""
 
 for verb in VERBS:
     app.command()(verb)
 app.add_typer(machine.toolchains, name="toolchains")
+app.add_typer(usage.app, name="usage")
 app.add_typer(plans.app, name="plans")
 app.add_typer(limits.webhooks, name="webhooks")
 app.add_typer(invoices.app, name="invoice")

@@ -550,6 +550,25 @@ class Client(WalletCalls):
         answer: JSON = self.call("GET", "/api/usage", params=query)
         return answer
 
+    def push_usage(self, events: Sequence[JSON]) -> JSON:
+        """Report usage of a service elsewhere as CloudEvents, in as many requests as it takes:
+        {accepted, duplicates, late}. After an error it may be called again with the same."""
+        from meuse.client.events import push
+
+        return push(self, events)
+
+    def recount_usage(self, start: str, to: str) -> JSON:
+        """Raw records of a time counted again, beside what the books say: `differences` must be
+        empty (administrator)."""
+        asked = {"from": start, "to": to}
+        answer: JSON = self.call("POST", "/api/usage/recount", json=asked, timeout=900.0)
+        return answer
+
+    def journal(self) -> JSON:
+        """How usage stands on its way into the books (administrator)."""
+        answer: JSON = self.call("GET", "/api/usage/journal")
+        return answer
+
     def invoice(self, tenant: str, period: Any, unrated_as: str | None = None) -> JSON:
         """The invoice (or draft) of a tenant for "2026-11" or {from, to}; usage that has no price
         is rated by the plan version `unrated_as`."""

@@ -51,6 +51,13 @@ def bucket_start(ms: int) -> int:
     return ms - ms % BUCKET_MS
 
 
+def month_end(ms: int) -> int:
+    """The end of the calendar month (UTC) that holds `ms`."""
+    moment = datetime.fromtimestamp(ms // 1000, UTC)
+    after = datetime(moment.year + moment.month // 12, moment.month % 12 + 1, 1, tzinfo=UTC)
+    return int(after.timestamp()) * 1000
+
+
 def day_of(ms: int) -> str:
     """The UTC day of a moment, `2026-11-23`."""
     return datetime.fromtimestamp(ms / 1000, UTC).strftime("%Y-%m-%d")

@@ -24,6 +24,7 @@ from meuse.core.prices import Prices
 from meuse.gateway.batches import TIER, record_id
 from meuse.gateway.cache import Cache, Caches, Tensors, key_of
 from meuse.gateway.counters import Counters
+from meuse.gateway.durability import Durability
 from meuse.gateway.link import Answer, FailedError, Flight
 from meuse.gateway.links import Links, MovedError, late
 from meuse.gateway.mirror import Mirror
@@ -114,7 +115,13 @@ class DataPlane:
     """Routes, links, limits and the journal of one worker."""
 
     def __init__(
-        self, links: Links, journal: Journal, limits: Limits, counters: Counters, pepper: bytes
+        self,
+        links: Links,
+        journal: Journal,
+        limits: Limits,
+        counters: Counters,
+        pepper: bytes,
+        durability: Durability | None = None,
     ) -> None:
         self._links = links
         self.limits = limits
@@ -122,7 +129,9 @@ class DataPlane:
         self._pepper = pepper
         self._routes = Routes(EMPTY, pepper, links.pool, counters)
         self._caches = Caches()
-        self.usage = Usage(journal, limits)
+        self.usage = Usage(journal, limits, durability)
+        self.commits = self.usage.durability.commits
+        """Who waits until records are on the disk; None where nobody does."""
         self._mirror = Mirror(counters, self._record_internal)
         self.observer: Observer | None = None
         self.texts: set[Generation] = set()
@@ -362,6 +371,7 @@ class DataPlane:
             plan = caller.limits[route]
         except KeyError:
             plan = self.plan(caller, route)
+        self.usage.durability.check(plan)
         if plan is not None:
             needs = {"requests": 1, "rows": work.rows}
             if plan.prices is not None:
@@ -385,7 +395,7 @@ class DataPlane:
         if outputs is not None:
             work.began = self.counters.begin(stats)
             self._hit(work, outputs)
-            loop.call_soon(work.done, work)
+            loop.call_soon(self._tell, work)
             return True
         if not cache.join(key, work):
             stats.cache_misses += 1
@@ -415,7 +425,7 @@ class DataPlane:
         flight.abandon()
         if outputs is not None:
             self._hit(work, outputs)
-            work.done(work)
+            self._tell(work)
             return
         # Each goes on by itself, until its own deadline.
         work.until_ms = flight.deadline_ms
@@ -466,9 +476,22 @@ class DataPlane:
             logger.exception("an answer could not be taken")
             ours = MeuseError(Code.INTERNAL, "something went wrong on our side")
             self._end(work, ours, None)
-        work.done(work)
+        self._tell(work)
         if work.target.route.shadow is not None:
             self._show(work)
+
+    def _tell(self, work: Work) -> None:
+        """Let the caller have its outcome; in `strict` once the record is on the disk."""
+        if self.commits is None:
+            work.done(work)
+            return
+
+        def then(failure: MeuseError | None) -> None:
+            if failure is not None and isinstance(work.outcome, Result):
+                work.outcome = failure
+            work.done(work)
+
+        self.commits.after(then)
 
     def _show(self, work: Work) -> None:
         """Ask the shadow the same, now that the caller has an answer."""

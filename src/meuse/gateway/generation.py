@@ -86,6 +86,7 @@ class Generation:
         self._held = 0
         self._wake = asyncio.Event()
         self._is_over = True  # nothing runs
+        self._is_ending = False  # its last record waits for the disk
         self._seen: Observation | None = None
         self.target: Target
         self._stream: Stream
@@ -121,7 +122,7 @@ class Generation:
 
     def leave(self, error: MeuseError | None = None) -> None:
         """Stop the engine; what it produced until it stops is charged."""
-        if not self._is_over and self._error is None:
+        if not self._is_over and not self._is_ending and self._error is None:
             self._error = error or MeuseError(Code.CANCELLED, "the caller has gone")
             self._stream.leave()
 
@@ -196,6 +197,7 @@ class Generation:
         most = entry.context if sampling.max_tokens is None else sampling.max_tokens
         self._most = min(most, entry.context) * sampling.n
         plan = self._plane.plan(self.caller, self.target.route)
+        self._plane.usage.durability.check(plan)
         if plan is None:
             return
         needs = {"requests": 1, "prompt_tokens": self._bound, "completion_tokens": self._most}
@@ -317,6 +319,15 @@ class Generation:
         plane.counters.end(target.route.stats, target.stats, self._began, 0, paid, code)
         if self._seen is not None:
             self._seen.ran(target.route.full_name, target.entry.version, 0, paid, code)
+        if plane.commits is None:
+            self._close(None)
+        else:
+            self._is_ending = True
+            plane.commits.after(self._close)
+
+    def _close(self, failure: MeuseError | None) -> None:
+        """What remains may be told; without a record on the disk there is no answer."""
+        self._error = self._error or failure
         self._is_over = True
         self._wake.set()
 

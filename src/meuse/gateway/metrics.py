@@ -248,6 +248,11 @@ def _of_the_gateway(slots: Sequence[WorkerStats]) -> Iterator[Metric]:
             "Syncs of the usage journal that the disk refused.",
             sum(v.journal_failures for v in vitals),
         ),
+        (
+            "meuse_journal_lost",
+            "Requests that were served although the disk took no record.",
+            sum(v.journal_lost for v in vitals),
+        ),
     ):
         yield CounterMetricFamily(name, help_, value=value)
     syncs = stats.total(v.journal_sync for v in vitals)
@@ -269,6 +274,10 @@ def _of_workers(live: Sequence[WorkerStats]) -> Iterator[Metric]:
          [s.vitals.snapshot_ms / 1000 for s in live]),
         ("meuse_control_connected", "Whether it hears of new snapshots from control.",
          [int(s.vitals.follows_control) for s in live]),
+        ("meuse_journal_lag_seconds", "Age of the oldest record that may not be on the disk yet.",
+         [s.vitals.journal_lag_ms / 1000 for s in live]),
+        ("meuse_journal_refusing", "Whether the disk refused the last usage record.",
+         [int(s.vitals.journal_refusing) for s in live]),
     ):  # fmt: skip
         gauge = GaugeMetricFamily(name, help_, labels=["worker"])
         for slot, value in zip(live, values, strict=True):

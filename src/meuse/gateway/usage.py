@@ -8,18 +8,15 @@ Knows the journal's port and what a record says; no price and no protocol.
 
 from __future__ import annotations
 
-import logging
 from typing import Literal, Protocol
 
 from meuse.core.clock import now_ms
-from meuse.core.errors import Code, MeuseError
 from meuse.gateway.batches import TIER
+from meuse.gateway.durability import Durability
 from meuse.gateway.routes import Caller, Target
 from meuse.meter.checks import Grant
 from meuse.meter.limits import Limits
 from meuse.meter.record import RecordError, Template
-
-logger = logging.getLogger(__name__)
 
 Status = Literal["ok", "error"]
 
@@ -27,15 +24,22 @@ Status = Literal["ok", "error"]
 class Journal(Protocol):
     """Where usage goes (`meter.journal.JournalWriter`)."""
 
+    is_refusing: bool
+
     def append_payload(self, payload: bytes) -> None: ...
+    def sync(self) -> None: ...
+    def probe(self) -> bool: ...
 
 
 class Usage:
     """The records of one worker. `recorded`: how many, so whether there is anything to sync."""
 
-    def __init__(self, journal: Journal, limits: Limits) -> None:
+    def __init__(
+        self, journal: Journal, limits: Limits, durability: Durability | None = None
+    ) -> None:
         self._journal = journal
         self._limits = limits
+        self.durability = durability or Durability(journal)
         self.recorded = 0
 
     def request(
@@ -60,7 +64,7 @@ class Usage:
                 template = self._template(caller, target, protocol)
             self._append(template, id, status, quantities)
         except (OSError, RecordError, ValueError) as error:
-            raise _refused(error) from error
+            self.durability.failed(error, caller.limits.get(target.route))
 
     def stream(
         self,
@@ -85,7 +89,9 @@ class Usage:
             )
             self._journal.append_payload(payload)
         except (OSError, RecordError, ValueError) as error:
-            raise _refused(error) from error
+            is_last = status is not None  # else a later one says it all
+            self.durability.failed(error, caller.limits.get(target.route), is_last=is_last)
+            return
         self.recorded += 1
 
     def internal(
@@ -115,7 +121,7 @@ class Usage:
             )
             self._append(template, id, status, quantities)
         except (OSError, RecordError, ValueError) as error:
-            raise _refused(error) from error
+            self.durability.failed(error, None)
 
     @staticmethod
     def _template(caller: Caller, target: Target, protocol: str) -> Template:
@@ -146,8 +152,3 @@ class Usage:
 def work_of(rows: int, compute_us: int) -> dict[str, int]:
     """The quantities of a request that a replica answered."""
     return {"requests": 1, "rows": rows, "compute_ms": -(-compute_us // 1000)}
-
-
-def _refused(error: Exception) -> MeuseError:
-    logger.error("the usage journal refuses records: %s", error)
-    return MeuseError(Code.UNAVAILABLE, "usage cannot be recorded", hint="Try again later.")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from meuse.gateway.counters import clock_ms
 from meuse.gateway.dataplane import DataPlane
 from meuse.gateway.snapshots import SnapshotClient
 from meuse.meter.journal import JournalWriter
@@ -28,6 +29,7 @@ def watch(
 ) -> Callable[[Vitals], None]:
     """A function that brings vitals up to date; `before` are those at the worker's start."""
     cpu_s, records, written = before.cpu_s, before.journal_records, before.journal_bytes
+    lost, durability = before.journal_lost, plane.usage.durability
 
     def look(vitals: Vitals) -> None:
         vitals.resident_bytes = int(_STATM.read_text().split()[1]) * _PAGE
@@ -38,5 +40,14 @@ def watch(
         vitals.cpu_s = cpu_s + time.process_time()
         vitals.journal_records = records + plane.recorded
         vitals.journal_bytes = written + journal.written
+        vitals.journal_lost = lost + durability.lost
+        vitals.journal_mode = "group" if durability.commits is None else "strict"
+        vitals.journal_policy = "serve" if durability.serves_when_full else "refuse"
+        state = journal.state()
+        vitals.journal_segment = state.segment
+        vitals.journal_lag_ms = state.lag_s * 1000
+        if state.synced_s is not None:
+            vitals.journal_synced_ms = clock_ms() - state.synced_s * 1000
+        vitals.journal_refusing = state.is_refusing
 
     return look

@@ -31,6 +31,7 @@ from meuse.gateway.control_proxy import ControlProxy
 from meuse.gateway.cork import CorkedHttpProtocol, DrainState
 from meuse.gateway.counters import Counters, clock_ms
 from meuse.gateway.dataplane import DataPlane
+from meuse.gateway.durability import Commits, Durability
 from meuse.gateway.http import App
 from meuse.gateway.links import Links
 from meuse.gateway.repository import ControlScaler, Repository
@@ -53,6 +54,8 @@ IDLE_S = 2.0
 ORPHAN_S = 2.0
 _TEXT_END_S = 2.0
 _SYNC_S = 0.05
+_PROBE_S = 0.5
+"""How often a disk that refused a record is tried again."""
 _LOOK_S = 0.02
 GC_THRESHOLDS = (20_000, 20, 50)
 """Requests make garbage that reference counts free; looking for cycles each 700 objects, as is
@@ -86,6 +89,10 @@ class WorkerConfig:
     trace_ratio: float = 1.0
     external_hosts: str = ""
     sealing_key: bytes = b""
+    journal_mode: str = "group"
+    """When a usage record is on the disk: within 50 ms (group), or before the answer (strict)."""
+    journal_full: str = "refuse"
+    """Where the disk takes no record: refuse, or serve those whom no hard budget holds."""
     ready_fd: int | None = None
     """A pipe that is told once the worker takes connections, and then that its loop turns."""
 
@@ -173,7 +180,14 @@ async def _run(config: WorkerConfig) -> bool:
     )
     counters = Counters(config.sockets, config.slot, config.epoch)
     limits = Limits(config.limits)
-    plane = DataPlane(links, journal, limits, counters, config.pepper)
+    durability = Durability(
+        journal,
+        commits=Commits(journal.sync, lambda began, ok: counters.synced(began, ok=ok))
+        if config.journal_mode == "strict"
+        else None,
+        serves_when_full=config.journal_full == "serve",
+    )
+    plane = DataPlane(links, journal, limits, counters, config.pepper, durability)
     snapshots = SnapshotClient(
         config.sockets / "publish.sock", config.snapshot, plane.swap, config.slot, config.epoch
     )
@@ -323,8 +337,13 @@ async def _beat(fd: int | None, started: asyncio.Event) -> None:
 
 async def _sync(journal: JournalWriter, plane: DataPlane) -> None:
     synced = -1  # a new segment is brought to the disk before its first record
+    probed = 0.0
     while True:
         await asyncio.sleep(_SYNC_S)
+        if journal.is_refusing and time.monotonic() - probed > _PROBE_S:
+            probed = time.monotonic()
+            if await asyncio.to_thread(journal.probe):
+                logger.info("the disk takes usage records again")
         recorded = plane.recorded
         if recorded == synced:
             continue

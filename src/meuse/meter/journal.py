@@ -1,8 +1,9 @@
 """Writing the journal: append-only segments, one writer each.
 
-Knows files and no database. Durability is the mode "group": a record is written before the
-answer's last byte and fsynced by `sync`, which the worker calls every 50 ms from another
-thread. So it survives kill -9 of the worker; a power loss may cost the last 50 ms.
+Knows files and no database. A record is written when `append` returns, so it survives kill -9
+of the process; `sync` brings it to the disk, so that it survives a power loss. What a worker
+promises is when it calls `sync`: before the last byte of the answer (the mode "strict"), or every
+50 ms from another thread ("group", the default: a power loss may cost the last 50 ms).
 
 The writer holds a flock on its segment; only the holder truncates. A restarted worker opens
 a new epoch, never an old file.
@@ -14,12 +15,27 @@ import errno
 import fcntl
 import os
 import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 from meuse.meter.record import UsageRecord, encode
 from meuse.meter.segments import frame, segment_name
 
 SEGMENT_BYTES = 8 * 1024 * 1024
+_PROBE = bytes(64 * 1024)
+
+
+@dataclass(frozen=True, slots=True)
+class JournalState:
+    """How a writer stands. `lag_s`: how long the oldest record that may not be on the disk yet
+    has waited; `synced_s`: seconds since the last fsync (None: there was none yet);
+    `is_refusing`: the disk refused the last record."""
+
+    segment: str
+    lag_s: float
+    synced_s: float | None
+    is_refusing: bool
 
 
 class JournalWriter:
@@ -52,6 +68,10 @@ class JournalWriter:
         self._closed = False
         self.written = 0
         """Bytes that this writer has appended."""
+        self.is_refusing = False
+        """Whether the disk refused the last record; `probe` sees whether it still would."""
+        self._dirty_since = 0.0
+        self._synced_at: float | None = None
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._fd = self._create(0)
 
@@ -74,19 +94,40 @@ class JournalWriter:
         with self._lock:
             if self._closed:
                 raise ValueError("the journal is closed")
-            if self._size >= self._limit:
-                self._rotate()
             try:
-                written = os.write(self._fd, data)
+                if self._size >= self._limit:
+                    self._rotate()
+                self._write(data)
             except OSError:
-                self._take_back()
+                self.is_refusing = True
                 raise
-            if written != len(data):
-                self._take_back()
-                raise OSError(errno.ENOSPC, "only a part of a usage record could be written")
-            self._size += written
-            self.written += written
-            self._dirty = True
+            self._size += len(data)
+            self.written += len(data)
+            if not self._dirty:
+                self._dirty, self._dirty_since = True, time.monotonic()
+            if self.is_refusing:
+                self.is_refusing = False
+
+    def probe(self) -> bool:
+        """Whether the disk takes writes again, seen by a file beside the segments. Until it
+        does, who must not work without a record need not begin."""
+        path = self._folder / f".{self._host}-{self._slot}.probe"
+        try:
+            path.write_bytes(_PROBE)
+        except OSError:
+            return False
+        finally:
+            path.unlink(missing_ok=True)
+        self.is_refusing = False
+        return True
+
+    def state(self) -> JournalState:
+        """How it stands now."""
+        with self._lock:
+            now = time.monotonic()
+            lag = now - self._dirty_since if self._dirty else 0.0
+            synced = None if self._synced_at is None else now - self._synced_at
+            return JournalState(self.path.name, lag, synced, self.is_refusing)
 
     def sync(self) -> None:
         """Bring everything appended before this call onto the disk. Appends go on meanwhile.
@@ -116,6 +157,7 @@ class JournalWriter:
         with self._lock:
             fd, dirty, new_name = self._fd, self._dirty, self._new_name
             retired, self._retired = self._retired, []
+            since = self._dirty_since
             self._dirty = self._new_name = False
         try:
             if new_name:
@@ -127,9 +169,12 @@ class JournalWriter:
                 os.fdatasync(fd)
         except OSError:
             with self._lock:
-                self._dirty, self._new_name = self._dirty or dirty, self._new_name or new_name
+                if dirty:
+                    self._dirty, self._dirty_since = True, since
+                self._new_name = self._new_name or new_name
                 self._retired = retired + self._retired
             raise
+        self._synced_at = time.monotonic()
 
     def _rotate(self) -> None:
         # The old file is fsynced and closed by the next sync: an fsync here would hold up the
@@ -137,7 +182,19 @@ class JournalWriter:
         fresh = self._create(self._n + 1)
         self._retired.append(self._fd)
         self._fd, self._n, self._size = fresh, self._n + 1, 0
-        self._dirty = self._new_name = True
+        if not self._dirty:
+            self._dirty, self._dirty_since = True, time.monotonic()
+        self._new_name = True
+
+    def _write(self, data: bytes) -> None:
+        try:
+            written = os.write(self._fd, data)
+        except OSError:
+            self._take_back()
+            raise
+        if written != len(data):
+            self._take_back()
+            raise OSError(errno.ENOSPC, "only a part of a usage record could be written")
 
     def _take_back(self) -> None:
         try:

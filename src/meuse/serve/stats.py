@@ -115,6 +115,13 @@ class Vitals(msgspec.Struct, array_like=True):
     journal_bytes: int = 0
     journal_sync: Histogram = msgspec.field(default_factory=durations)
     journal_failures: int = 0  # syncs that the disk refused
+    journal_lost: int = 0  # requests that were served unrecorded, summed
+    journal_mode: str = ""  # group | strict
+    journal_policy: str = ""  # refuse | serve, where the disk takes no record
+    journal_segment: str = ""  # that is written now
+    journal_lag_ms: float = 0.0  # age of the oldest record that may not be on the disk yet
+    journal_synced_ms: float = 0.0  # Unix, of the last fsync; 0: none yet
+    journal_refusing: bool = False  # the disk refused the last record
 
 
 class WorkerStats(msgspec.Struct, array_like=True):

@@ -58,6 +58,11 @@ class FolderBlobs:
             for chunk in self._chunks(tenant, digest):
                 file.write(chunk)
 
+    def exists(self, tenant: str, digest: str) -> bool:
+        """Whether a blob was put, whole. Its bytes are verified when it is read."""
+        path = self._folder(tenant) / digest
+        return path.is_file() and path.with_name(f"{digest}.manifest").is_file()
+
     def delete(self, tenant: str, digest: str, before_ms: int) -> bool:
         if len(digest) != 64 or not all(c in "0123456789abcdef" for c in digest):
             return True

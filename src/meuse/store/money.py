@@ -25,6 +25,7 @@ from meuse.store.invoice_tables import OpenBooks
 from meuse.store.invoices import Invoices
 from meuse.store.money_contexts import Contexts
 from meuse.store.money_ingest import add_records, move_cursor, raise_alarms, tell, to_json
+from meuse.store.money_places import late_rows
 from meuse.store.money_tables import Alarm, Cursor, CursorState, Ingested, Record, RollupRow
 from meuse.store.money_usage import Sums, check_bounds
 from meuse.store.turns import take_turn
@@ -32,12 +33,22 @@ from meuse.store.turns import take_turn
 
 class MoneyStore(Invoices):
     """Usage, and as its parent has them invoices, in one `Database` that was migrated to the
-    branch "money"."""
+    branch "money".
+
+    A record that is more than `ahead_ms` ahead of the clock counts now, with an alarm (None:
+    whatever its time says).
+    """
 
     def __init__(
-        self, database: Database, clock: Clock = now_ms, books: OpenBooks | None = None
+        self,
+        database: Database,
+        clock: Clock = now_ms,
+        books: OpenBooks | None = None,
+        *,
+        ahead_ms: int | None = None,
     ) -> None:
         super().__init__(database, clock, books)
+        self._ahead_ms = ahead_ms
         self._contexts: dict[tuple[Any, ...], tuple[int, int]] = {}
 
     # --- ingest ---
@@ -73,7 +84,7 @@ class MoneyStore(Invoices):
         with self._database.write() as connection:
             take_turn(connection)
             move_cursor(connection, segment, offset, moved, now)
-            done, raised = add_records(connection, records, contexts)
+            done, raised, _ = add_records(connection, records, contexts, now, self._ahead_ms)
             fresh = raise_alarms(connection, (*alarms, *raised), now)
         contexts.keep()
         tell(fresh)
@@ -114,6 +125,30 @@ class MoneyStore(Invoices):
         """The tenants that used anything."""
         with self._database.read() as connection:
             return money_usage.payers(connection, start_ms, end_ms)
+
+    def late_usage(self, tenant: str | None, start_ms: int, end_ms: int) -> list[dict[str, Any]]:
+        """What counts in [start, end) although it is of an earlier, invoiced time: {tenant,
+        from (of its own quarter of an hour), model, meter, tier, plan, quantity}."""
+        with self._database.read() as connection:
+            return [
+                {
+                    "tenant": row["tenant"],
+                    "from": to_rfc3339(row["own_ms"]),
+                    "model": row["deployment"],
+                    "meter": row["meter"],
+                    "tier": row["tier"],
+                    "plan": row["plan_version"],
+                    "quantity": row["quantity"],
+                }
+                for row in late_rows(connection, tenant, start_ms, end_ms)
+            ]
+
+    def raise_alarm(self, *raised: Alarm) -> None:
+        """Keep alarms that belong to no batch and no invoice, and tell of the new ones."""
+        with self._database.write() as connection:
+            take_turn(connection)
+            fresh = raise_alarms(connection, raised, self._clock())
+        tell(fresh)
 
     def rollup_rows(
         self, tenant: str, start_ms: int, end_ms: int, *, windows: Sequence[tuple[int, int]] = ()

@@ -16,22 +16,31 @@ from typing import Any
 import msgspec
 import sqlalchemy as sa
 
-from meuse.core.clock import BUCKET_MS, bucket_start
+from meuse.core.clock import BUCKET_MS, to_rfc3339
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import new_id
 from meuse.core.nouns import DEFAULT_PROJECT
+from meuse.store import money_places
 from meuse.store import money_tables as t
 from meuse.store.money_contexts import Contexts
+from meuse.store.money_places import Place, Taken
 from meuse.store.money_steps import Advanced, advance
 from meuse.store.money_tables import Alarm, Cursor, Ingested, Record
 
 _log = logging.getLogger(__name__)
 
 _IDS_PER_QUERY = 10_000  # SQLite binds at most 32,766 values
-_ADD = (
-    f"ON CONFLICT ({', '.join(c.name for c in t.rollup.primary_key)}) "
-    "DO UPDATE SET quantity = usage_rollup.quantity + excluded.quantity"
-)
+_DAY_MS = 86_400_000
+
+
+def _add(table: sa.Table) -> str:
+    keys = ", ".join(c.name for c in table.primary_key)
+    return (
+        f"ON CONFLICT ({keys}) DO UPDATE SET quantity = {table.name}.quantity + excluded.quantity"
+    )
+
+
+_ADD, _ADD_DAILY = _add(t.rollup), _add(t.daily)
 
 _ASKED_AGAIN = ("gateway", "batch")
 """Source and tier of requests whose ids follow from what they ask: the first answer counts."""
@@ -78,9 +87,14 @@ def move_cursor(connection: sa.Connection, segment: str, offset: int, to: Cursor
 
 
 def add_records(
-    connection: sa.Connection, batch: Sequence[tuple[Record, bytes]], contexts: Contexts
-) -> tuple[Ingested, list[Alarm]]:
-    """Keep and add up the records that are new; alarms for conflicts and late ones.
+    connection: sa.Connection,
+    batch: Sequence[tuple[Record, bytes]],
+    contexts: Contexts,
+    now_ms: int,
+    ahead_ms: int | None = None,
+) -> tuple[Ingested, list[Alarm], dict[int, Place]]:
+    """Keep and add up the records that are new; alarms for conflicts and late ones, and where
+    those count that do not in their own bucket (`money_places`), by `id()` of the record.
 
     The caller holds the turn: what is not there now is not there when it is inserted. Were
     that ever wrong, the primary key makes the whole transaction fail rather than count twice.
@@ -102,12 +116,15 @@ def add_records(
         steps = advance(connection, parts, _mark(connection))
         _insert_many(connection, t.entries, steps.added)
         conflicts += [_conflict(record, row) for record, row in steps.conflicts]
-    _add_up(connection, new, zip(steps.taken, steps.more, strict=True))
-    taken = [*new, *steps.taken]
-    late = _late(connection, [record for record, _ in taken])
-    n_late = sum(alarm.detail["n"] for alarm in late)
+    taken = [record for record, _ in new] + [one.record for one in steps.taken]
+    moved, invoiced = money_places.places(connection, taken, now_ms, ahead_ms)
+    _add_up(connection, new, steps.taken, moved)
+    added = (Taken(r, row, r.quantities) for r, row in new if moved)
+    money_places.keep(connection, [*added, *steps.taken], moved, _mark(connection))
+    late = [*_late(taken, invoiced, moved), *_ahead(taken, moved, now_ms)]
     duplicates += steps.duplicates
-    return Ingested(len(taken), duplicates, len(conflicts), n_late), [*conflicts, *late]
+    done = Ingested(len(taken), duplicates, len(conflicts), len(invoiced))
+    return done, [*conflicts, *late], moved
 
 
 def _rows(
@@ -123,12 +140,17 @@ def _rows(
 
 
 def _add_up(
-    connection: sa.Connection, new: Iterable[_New], more: Iterable[tuple[_New, dict[str, int]]]
+    connection: sa.Connection,
+    new: Sequence[_New],
+    steps: Iterable[Taken],
+    moved: Mapping[int, Place],
 ) -> None:
     """Of `new` records all that they say, of others what is `more` than before."""
     # By context and bucket first: two numbers where the key of the table has ten columns.
     heads: dict[tuple[int, int], tuple[Record, dict[str, int]]] = {}
     for r, row in new:
+        if moved and id(r) in moved:
+            continue
         head = row[3], r.ts // BUCKET_MS
         found = heads.get(head)
         if found is None:
@@ -140,20 +162,30 @@ def _add_up(
                 sums[meter] += quantity
             else:
                 sums[meter] = quantity
-    for (r, row), quantities in more:
-        sums = heads.setdefault((row[3], r.ts // BUCKET_MS), (r, {}))[1]
+    others: list[tuple[Record, tuple[Any, ...], Mapping[str, int]]] = [
+        (r, row, r.quantities) for r, row in new if moved and id(r) in moved
+    ]
+    others += [(one.record, one.row, one.more) for one in steps]
+    for r, row, quantities in others:
+        head = row[3], money_places.bucket_of(r, moved) // BUCKET_MS
+        sums = heads.setdefault(head, (r, {}))[1]
         for meter, quantity in quantities.items():
             if quantity:
                 sums[meter] = sums.get(meter, 0) + quantity
     rows: dict[tuple[Any, ...], int] = {}
-    for r, sums in heads.values():
-        plan, bucket = r.plan_version or "", bucket_start(r.ts)
-        start = (r.tenant, bucket, r.owner, r.project, r.key, r.deployment, r.version)
+    for (_, bucket), (r, sums) in heads.items():
+        plan = r.plan_version or ""
+        start = (r.tenant, bucket * BUCKET_MS, r.owner, r.project, r.key, r.deployment, r.version)
         for meter, quantity in sums.items():
             key = (*start, meter, r.tier, plan)
             rows[key] = rows.get(key, 0) + quantity
     # Sorted: rows of one payer lie together in the table.
     _insert_many(connection, t.rollup, [(*key, rows[key]) for key in sorted(rows)], _ADD)
+    days: dict[tuple[Any, ...], int] = {}
+    for (tenant, bucket, owner, project, _, deployment, _, meter, tier, _), n in rows.items():
+        day = (tenant, bucket - bucket % _DAY_MS, owner, project, deployment, meter, tier)
+        days[day] = days.get(day, 0) + n
+    _insert_many(connection, t.daily, [(*key, days[key]) for key in sorted(days)], _ADD_DAILY)
 
 
 def _insert_many(
@@ -224,28 +256,44 @@ def _conflict(record: Record, row: tuple[Any, ...]) -> Alarm:
     return _Alarm("usage_conflict", record.tenant, detail, dedup)
 
 
-def _late(connection: sa.Connection, new: Sequence[Record]) -> list[Alarm]:
+def _late(
+    taken: Iterable[Record], invoiced: Mapping[int, sa.Row[Any]], moved: Mapping[int, Place]
+) -> list[Alarm]:
     """One alarm per issued invoice that comes too early for some of these records."""
-    if not new:
+    if not invoiced:
         return []
-    rows = connection.exec_driver_sql(
-        "SELECT id, tenant_id, number, period_start_ms, period_end_ms FROM invoice "  # noqa: S608
-        f"WHERE status IN ('issued', 'paid') AND period_end_ms > {_mark(connection)}",
-        (min([record.ts for record in new]),),
-    )
+    late: dict[str, list[Record]] = {}
+    rows: dict[str, sa.Row[Any]] = {}
+    for record in taken:
+        row = invoiced.get(id(record))
+        if row is not None:
+            rows[row.id] = row
+            late.setdefault(row.id, []).append(record)
     found: list[Alarm] = []
-    for row in rows:
-        late = [
-            record
-            for record in new
-            if record.tenant == row.tenant_id
-            and row.period_start_ms <= record.ts < row.period_end_ms
-        ]
-        if late:
-            first = min(record.id for record in late).hex()
-            detail = {"invoice": row.id, "number": row.number, "n": len(late), "first": first}
-            found.append(_Alarm("late_usage", row.tenant_id, detail, f"late:{row.id}:{first}"))
+    for invoice, records in late.items():
+        first, row = min(record.id for record in records).hex(), rows[invoice]
+        detail = {"invoice": invoice, "number": row.number, "n": len(records), "first": first}
+        places = {moved[id(record)].bucket_ms for record in records if id(record) in moved}
+        if places:
+            detail["billed_in"] = to_rfc3339(min(places))
+        found.append(_Alarm("late_usage", row.tenant_id, detail, f"late:{invoice}:{first}"))
     return found
+
+
+def _ahead(taken: Iterable[Record], moved: Mapping[int, Place], now_ms: int) -> list[Alarm]:
+    """One alarm per tenant with records from the future: some clock is wrong."""
+    found: dict[str, list[Record]] = {}
+    for record in taken if moved else ():
+        place = moved.get(id(record))
+        if place is not None and place.reason == "future":
+            found.setdefault(record.tenant, []).append(record)
+    alarms: list[Alarm] = []
+    for tenant, records in found.items():
+        first = min(record.id for record in records).hex()
+        ahead = max(record.ts for record in records) - now_ms
+        detail = {"n": len(records), "first": first, "ahead_s": ahead // 1000}
+        alarms.append(_Alarm("usage_from_the_future", tenant, detail, f"future:{first}"))
+    return alarms
 
 
 def raise_alarms(connection: sa.Connection, raised: Iterable[Alarm], now: int) -> list[Alarm]:

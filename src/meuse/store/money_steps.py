@@ -13,6 +13,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from meuse.store.money_places import Taken
 from meuse.store.money_tables import Record
 
 Step = tuple[Record, tuple[Any, ...]]
@@ -23,10 +24,9 @@ _IDS_PER_QUERY = 10_000
 
 @dataclass(slots=True)
 class Advanced:
-    """What became of them. `more` is what each that was taken adds, by meter."""
+    """What became of them."""
 
-    taken: list[Step] = field(default_factory=list)
-    more: list[dict[str, int]] = field(default_factory=list)
+    taken: list[Taken] = field(default_factory=list)
     added: list[tuple[Any, ...]] = field(default_factory=list)
     changed: list[tuple[Any, ...]] = field(default_factory=list)
     conflicts: list[Step] = field(default_factory=list)
@@ -55,8 +55,7 @@ def advance(connection: sa.Connection, steps: Sequence[Step], mark: str) -> Adva
         kept = known.get(row[:2])
         if kept is None:
             known[row[:2]] = _Kept(row[2:], record.quantities, record.final, is_new=True)
-            done.more.append(record.quantities)
-            done.taken.append(step)
+            done.taken.append(Taken(record, row, record.quantities))
             continue
         if record.seq < kept.row[0] or row[2:] == kept.row:
             done.duplicates += 1
@@ -66,8 +65,8 @@ def advance(connection: sa.Connection, steps: Sequence[Step], mark: str) -> Adva
         if record.seq == kept.row[0] or kept.final or falls:
             done.conflicts.append(step)
             continue
-        done.more.append({meter: n - before.get(meter, 0) for meter, n in now.items()})
-        done.taken.append(step)
+        more = {meter: n - before.get(meter, 0) for meter, n in now.items()}
+        done.taken.append(Taken(record, row, more, kept.row[2], before))
         kept.row, kept.quantities, kept.final = row[2:], now, record.final
         kept.is_changed = True
     for key, kept in known.items():

@@ -151,6 +151,49 @@ rollup = sa.Table(
     *texts("meter", "tier", "plan_version", primary_key=True),
     sa.Column("quantity", sa.BigInteger),
 )
+daily = sa.Table(
+    "usage_daily",
+    metadata,
+    *texts("tenant_id", primary_key=True),
+    sa.Column("day_ms", sa.BigInteger, primary_key=True),
+    *texts("owner_id", "project_id", "deployment", "meter", "tier", primary_key=True),
+    sa.Column("quantity", sa.BigInteger),
+)
+elsewhere = sa.Table(
+    "usage_elsewhere",
+    metadata,
+    sa.Column("id", sa.LargeBinary, primary_key=True),
+    sa.Column("payer", sa.BigInteger, primary_key=True),
+    sa.Column("bucket_ms", sa.BigInteger, primary_key=True),
+    *texts("meter", primary_key=True),
+    sa.Column("quantity", sa.BigInteger),
+    sa.Column("context", sa.BigInteger),
+    sa.Column("own_ms", sa.BigInteger),
+    *texts("reason"),
+)
+events = sa.Table(
+    "usage_event",
+    metadata,
+    *texts("tenant_id", "source", "event_id", primary_key=True),
+    sa.Column("digest", sa.LargeBinary),
+    sa.Column("seen_ms", sa.BigInteger),
+)
+archive = sa.Table(
+    "usage_archive",
+    metadata,
+    *texts("day", primary_key=True),
+    sa.Column("part", sa.Integer, primary_key=True),
+    *texts("state"),
+    sa.Column("first", sa.LargeBinary),
+    sa.Column("until", sa.LargeBinary),
+    sa.Column("before_ms", sa.BigInteger),
+    sa.Column("records", sa.BigInteger),
+    sa.Column("min_ts_ms", sa.BigInteger),
+    sa.Column("max_ts_ms", sa.BigInteger),
+    *texts("digest", "blob", "sums"),
+    sa.Column("bytes", sa.BigInteger),
+    sa.Column("created_ms", sa.BigInteger),
+)
 cursors = sa.Table(
     "journal_cursor",
     metadata,

@@ -56,7 +56,8 @@ def usage(
     """Quantities grouped and ordered by `by`, always by meter too; `where` by dimension."""
     names = list(dict.fromkeys((*by, "meter")))
     needed = {"meter"} | {DIMENSIONS[name] for name in names if name in DIMENSIONS}
-    source = _source(needed, start_ms, end_ms, where).subquery().c
+    fine = "hour" in names
+    source = _source(needed, start_ms, end_ms, where, fine=fine).subquery().c
     columns = _columns(names, start_ms, end_ms, source)
     query = sa.select(
         *(column.label(name) for name, column in columns.items()),
@@ -179,14 +180,28 @@ def _filtered(
 
 
 def _source(
-    columns: set[str], start_ms: int, end_ms: int, where: Mapping[str, str | None]
-) -> sa.Select[Any]:
-    """Rows of [start, end) with `bucket_ms`, these columns and `quantity`."""
-    c = t.rollup.c
-    query: sa.Select[Any] = sa.select(
-        c.bucket_ms, *(c[name] for name in sorted(columns)), c.quantity
-    )
-    return _filtered(query, start_ms, end_ms, where)
+    columns: set[str], start_ms: int, end_ms: int, where: Mapping[str, str | None], *, fine: bool
+) -> sa.Select[Any] | sa.CompoundSelect[Any]:
+    """Rows of [start, end) with `bucket_ms`, these columns and `quantity`. Whole days are taken
+    from the table by day where it has the columns, unless they are to be told apart (`fine`): it
+    is a hundredth of the other."""
+    wanted = {DIMENSIONS[name]: value for name, value in where.items() if value is not None}
+
+    def part(table: sa.Table, moment: str, low: int, high: int) -> sa.Select[Any]:
+        c = table.c
+        query: sa.Select[Any] = sa.select(
+            c[moment].label("bucket_ms"), *(c[name] for name in sorted(columns)), c.quantity
+        )
+        same = (c[name] == value for name, value in wanted.items())
+        return query.where(c[moment] >= low, c[moment] < high, *same)
+
+    low, high = -(-start_ms // _DAY_MS) * _DAY_MS, end_ms // _DAY_MS * _DAY_MS
+    if fine or low >= high or not columns <= set(t.daily.c.keys()):
+        return part(t.rollup, "bucket_ms", start_ms, end_ms)
+    parts = [part(t.daily, "day_ms", low, high)]
+    edges = ((start_ms, low), (high, end_ms))
+    parts += [part(t.rollup, "bucket_ms", *edge) for edge in edges if edge[0] < edge[1]]
+    return parts[0] if len(parts) == 1 else sa.union_all(*parts)
 
 
 def _columns(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
+from meuse.app.kinds import worktime
 from meuse.app.kinds.batch import Batches
 from meuse.app.kinds.budgets import Budgets, TrainingTime
 from meuse.app.kinds.compress import Compress
@@ -23,6 +24,7 @@ from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
 from meuse.app.kinds.tune import Tune
+from meuse.app.kinds.worktime import WorkTime
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import JobJournal
 
@@ -43,6 +45,7 @@ def kinds(
     """The kinds that this platform runs, by name; `threads` are a replica's where its deployment
     does not say."""
     time = TrainingTime(budgets, journal, plan_of)
+    worked = WorkTime(journal, plan_of)
     return {
         "train": fine_tunings.around(
             time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind()))
@@ -50,11 +53,13 @@ def kinds(
         "compress": time.metered(
             by_task(Compress(stores, foreign).kind(), LanguageCompress(stores, batches.files))
         ),
-        "evaluate": Evaluate(stores, batches.files).kind(),
+        "evaluate": worked.metered(Evaluate(stores, batches.files).kind(), worktime.first_model),
         "predict": Predict(stores, journal, plan_of, budgets).kind(),
-        "import": Import(stores, foreign, sources).kind(),
-        "ingest": Ingest(stores, intake).kind(),
+        "import": worked.metered(Import(stores, foreign, sources).kind(), worktime.model_name),
+        "ingest": worked.metered(Ingest(stores, intake).kind(), worktime.dataset_name),
         "search": time.metered(Search(stores, foreign).kind()),
         "batch": batches.kind(),
-        "tune": Tune(stores, threads, os.cpu_count() or 1).kind(),
+        "tune": worked.metered(
+            Tune(stores, threads, os.cpu_count() or 1).kind(), worktime.deployment_name
+        ),
     }

@@ -8,10 +8,13 @@ DEFAULT_TENANT = "default"
 
 DEFAULT_PROJECT = "default"
 
+USAGE_WRITE = "usage:write"
+
 SCOPES = frozenset(
-    {"infer", "data", "train", "models", "deploy", "keys", "usage", "billing", "admin"}
+    {"infer", "data", "train", "models", "deploy", "keys", "usage", USAGE_WRITE, "billing", "admin"}
 )
-"""What a key may be allowed to do. `admin` acts for every tenant."""
+"""What a key may be allowed to do. `admin` acts for every tenant; `usage:write` reports usage of
+services elsewhere, for the key's own tenant."""
 
 
 @dataclass(frozen=True, slots=True)

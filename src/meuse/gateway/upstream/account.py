@@ -51,6 +51,7 @@ class Account:
         most = entry.context if sent.most is None else min(sent.most, entry.context)
         self._most = most * sent.choices
         plan = self._plane.plan(caller, target.route)
+        self._plane.usage.durability.check(plan)
         if plan is None:
             return None
         needs = {

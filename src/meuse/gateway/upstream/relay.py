@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from meuse.core.clock import now_ms
@@ -114,7 +115,10 @@ class Relay:
 
     def leave(self) -> None:
         """The client has gone. Briefly the server may still say what it came to."""
-        if self.is_over or self._has_left:
+        if self.is_over:
+            self._sink = _NOBODY
+            return
+        if self._has_left:
             return
         self._has_left = True
         self._sink = _NOBODY
@@ -281,7 +285,7 @@ class Relay:
         except MeuseError as error:
             self._fail(error)
             return
-        self._sink.whole(body)
+        self._tell(lambda: self._sink.whole(body))
 
     def _finish(self, last: bytes) -> None:
         stream = self._events
@@ -295,7 +299,7 @@ class Relay:
         except MeuseError as error:
             self._sink.fail(error)
             return
-        self._sink.end(last)
+        self._tell(lambda: self._sink.end(last))
         if self.link is not None:
             self.deadline_ms = now_ms() + DRAIN_MS
             self._pool.calls.add(self)
@@ -314,7 +318,22 @@ class Relay:
         with contextlib.suppress(MeuseError):  # the first error tells more
             self._end(counts, error)
         self._let_go()
-        self._sink.fail(error)
+        self._tell(lambda: self._sink.fail(error))
+
+    def _tell(self, outcome: Callable[[], None]) -> None:
+        """Tell the sink; in `strict` once the record is on the disk."""
+        commits = self._plane.commits
+        if commits is None:
+            outcome()
+            return
+
+        def then(failure: MeuseError | None) -> None:
+            if failure is None:
+                outcome()
+            else:
+                self._sink.fail(failure)
+
+        commits.after(then)
 
     def _let_go(self) -> None:
         if self.link is not None:

@@ -12,7 +12,7 @@ branch_labels = None
 depends_on = None
 
 
-def _owned() -> list[sa.Column]:
+def _owned() -> list[sa.Column[str]]:
     return [
         sa.Column("tenant_id", sa.String(63), nullable=False, primary_key=True),
         sa.Column("project_id", sa.String(63), nullable=False, primary_key=True),

@@ -1,0 +1,1 @@
+"""A package, so that `benchmarks/billing.py` does not come before it."""
