@@ -24,17 +24,12 @@ _WEEK_MS = 7 * _DAY_MS
 _MONDAY_MS = 4 * _DAY_MS  # 1970-01-05 was one
 _MOST_MONTHS = 600
 
-DIMENSIONS: dict[str, sa.ColumnElement[Any]] = {
-    "model": t.rollup.c.deployment,
-    "meter": t.rollup.c.meter,
-    "version": t.rollup.c.version,
-    "key": t.rollup.c.key_id,
-    "project": t.rollup.c.project_id,
-    "tenant": t.rollup.c.tenant_id,
-    "owner": t.rollup.c.owner_id,
-    "deployment": t.rollup.c.deployment,
-    "tier": t.rollup.c.tier,
-}
+DIMENSIONS = {
+    "model": "deployment", "meter": "meter", "version": "version", "key": "key_id",
+    "project": "project_id", "tenant": "tenant_id", "owner": "owner_id",
+    "deployment": "deployment", "tier": "tier",
+}  # fmt: skip
+"""By what usage is grouped, beside `INTERVALS`; the columns of it."""
 Key = tuple[str, ...]
 Sums = Mapping[Key, int]
 """Quantities by tenant, meter, model, version, tier of usage and plan version ("": none)."""
@@ -60,12 +55,13 @@ def usage(
 ) -> list[dict[str, Any]]:
     """Quantities grouped and ordered by `by`, always by meter too; `where` by dimension."""
     names = list(dict.fromkeys((*by, "meter")))
-    columns = _columns(names, start_ms, end_ms)
+    needed = {"meter"} | {DIMENSIONS[name] for name in names if name in DIMENSIONS}
+    source = _source(needed, start_ms, end_ms, where).subquery().c
+    columns = _columns(names, start_ms, end_ms, source)
     query = sa.select(
         *(column.label(name) for name, column in columns.items()),
-        sa.func.sum(t.rollup.c.quantity).label("quantity"),
+        sa.func.sum(source.quantity).label("quantity"),
     )
-    query = _filtered(query, start_ms, end_ms, where)
     groups = list(dict.fromkeys(columns.values()))
     found = connection.execute(query.group_by(*groups).order_by(*groups)).mappings()
     return [
@@ -84,7 +80,7 @@ def parts(
 ) -> list[tuple[tuple[Any, ...], RollupRow]]:
     """What a payer used by `by` (its values first) and by all that rating looks at."""
     r = t.rollup.c
-    columns = list(_columns(by, start_ms, end_ms).values())
+    columns = list(_columns(by, start_ms, end_ms, r).values())
     key = (r.meter, r.deployment, r.plan_version, r.tier)
     query: sa.Select[Any] = sa.select(
         *columns, *key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms)
@@ -178,12 +174,26 @@ def _filtered(
     query = query.where(t.rollup.c.bucket_ms >= start_ms, t.rollup.c.bucket_ms < end_ms)
     for name, value in where.items():
         if value is not None:
-            query = query.where(DIMENSIONS[name] == value)
+            query = query.where(t.rollup.c[DIMENSIONS[name]] == value)
     return query
 
 
-def _columns(names: Sequence[str], start_ms: int, end_ms: int) -> dict[str, sa.ColumnElement[Any]]:
-    bucket = t.rollup.c.bucket_ms
+def _source(
+    columns: set[str], start_ms: int, end_ms: int, where: Mapping[str, str | None]
+) -> sa.Select[Any]:
+    """Rows of [start, end) with `bucket_ms`, these columns and `quantity`."""
+    c = t.rollup.c
+    query: sa.Select[Any] = sa.select(
+        c.bucket_ms, *(c[name] for name in sorted(columns)), c.quantity
+    )
+    return _filtered(query, start_ms, end_ms, where)
+
+
+def _columns(
+    names: Sequence[str], start_ms: int, end_ms: int, c: Any
+) -> dict[str, sa.ColumnElement[Any]]:
+    """Of `c`, which has the columns of the rollup that are asked for."""
+    bucket = c.bucket_ms
     found: dict[str, sa.ColumnElement[Any]] = {}
     for name in names:
         if name == "hour":
@@ -195,7 +205,7 @@ def _columns(names: Sequence[str], start_ms: int, end_ms: int) -> dict[str, sa.C
         elif name == "month":
             found[name] = _month_of(bucket, start_ms, end_ms)
         elif name in DIMENSIONS:
-            found[name] = DIMENSIONS[name]
+            found[name] = c[DIMENSIONS[name]]
         else:
             known = ", ".join((*INTERVALS, *DIMENSIONS))
             raise invalid("by", f"{name!r} is not a grouping", f"Use {known}.")
