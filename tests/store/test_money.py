@@ -181,6 +181,27 @@ def test_records_rollup_and_cursor_move_together(store, database):
     assert (row["final"], row["tenant_id"], row["key_id"]) == (True, "acme", "key-1")
 
 
+def test_usage_of_an_older_platform_has_sums_by_day(database_url):
+    """They are made of the rollup that is there, with the first bucket of each day."""
+    database = Database(database_url)
+    migrate_to(database, "0002")
+    rollup = money_tables.rollup
+    with database.write() as connection:
+        for bucket, plan, n in ((5, "basic:1", 3), (2, "basic:1", 4), (97, "", 5)):
+            values = ("acme", DAY + bucket * BUCKET_MS, "acme", "default", f"k{n}", "acme/m", "m:1",
+                      "rows", "standard", plan, n)  # fmt: skip
+            connection.execute(sa.insert(rollup).values(values))
+    database.migrate("money")
+    store = MoneyStore(database)
+    rows = store.usage(DAY, DAY + 48 * HOUR, ["day"])
+    assert [(row["day"], row["quantity"]) for row in rows] == [("2026-11-01", 7), ("2026-11-02", 5)]
+    found = store.rollup_rows("acme", DAY, DAY + 48 * HOUR)
+    assert [(r.plan_version, r.quantity, r.first_ms) for r in found] == [
+        (None, 5, DAY + 97 * BUCKET_MS), ("basic:1", 7, DAY + 2 * BUCKET_MS),
+    ]  # fmt: skip
+    database.close()
+
+
 @pytest.mark.parametrize(
     ("start", "end"),
     [(0, 3 * 96), (1, 96), (1, 95), (5, 200), (96, 200), (95, 97), (0, 95), (40, 288)],

@@ -290,16 +290,21 @@ def _check_bounds(start_ms: int, end_ms: int) -> None:
 
 
 def _source(
-    columns: set[str], start_ms: int, end_ms: int, wanted: Mapping[str, str]
+    columns: set[str], start_ms: int, end_ms: int, wanted: Mapping[str, str], *, first: bool = False
 ) -> sa.Select[Any] | sa.CompoundSelect[Any]:
-    """Rows of [start, end) with `bucket_ms`, these columns and `quantity`. Whole days are taken
-    from the table by day where it has the columns: it is a hundredth of the other."""
+    """Rows of [start, end) with `bucket_ms`, these columns and `quantity`; with the `first`
+    bucket of each as `first_ms`. Whole days are taken from the table by day where it has the
+    columns: it is a hundredth of the other."""
 
     def part(table: sa.Table, moment: str, low: int, high: int) -> sa.Select[Any]:
         c = table.c
         query = sa.select(
             c[moment].label("bucket_ms"), *(c[name] for name in sorted(columns)), c.quantity
         )
+        if first:
+            query = query.add_columns(
+                (c.first_ms if "first_ms" in c else c[moment]).label("first_ms")
+            )
         same = (c[name] == value for name, value in wanted.items())
         return query.where(c[moment] >= low, c[moment] < high, *same)
 
@@ -316,13 +321,12 @@ def _rollup_rows(
     connection: sa.Connection, tenant: str, windows: Sequence[tuple[int, int]]
 ) -> list[RollupRow]:
     """Of each window [start, end) by itself."""
-    r = t.rollup.c
-    key = (r.meter, r.deployment, r.plan_version, r.tier)
     found: list[RollupRow] = []
     for start, end in windows:
-        query = sa.select(*key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms)).where(
-            r.tenant_id == tenant, r.bucket_ms >= start, r.bucket_ms < end
-        )
+        columns = {"meter", "deployment", "plan_version", "tier"}
+        source = _source(columns, start, end, {"tenant_id": tenant}, first=True).subquery().c
+        key = (source.meter, source.deployment, source.plan_version, source.tier)
+        query = sa.select(*key, sa.func.sum(source.quantity), sa.func.min(source.first_ms))
         for meter, deployment, plan, tier, quantity, first in connection.execute(
             query.group_by(*key).order_by(*key)
         ):

@@ -40,7 +40,11 @@ def _add(table: sa.Table) -> str:
     )
 
 
-_ADD, _ADD_DAILY = _add(t.rollup), _add(t.daily)
+_ADD = _add(t.rollup)
+_ADD_DAILY = _add(t.daily) + (
+    ", first_ms = CASE WHEN excluded.first_ms < usage_daily.first_ms "
+    "THEN excluded.first_ms ELSE usage_daily.first_ms END"
+)
 
 _ASKED_AGAIN = ("gateway", "batch")
 """Source and tier of requests whose ids follow from what they ask: the first answer counts."""
@@ -181,11 +185,21 @@ def _add_up(
             rows[key] = rows.get(key, 0) + quantity
     # Sorted: rows of one payer lie together in the table.
     _insert_many(connection, t.rollup, [(*key, rows[key]) for key in sorted(rows)], _ADD)
-    days: dict[tuple[Any, ...], int] = {}
-    for (tenant, bucket, owner, project, _, deployment, _, meter, tier, _), n in rows.items():
-        day = (tenant, bucket - bucket % _DAY_MS, owner, project, deployment, meter, tier)
-        days[day] = days.get(day, 0) + n
-    _insert_many(connection, t.daily, [(*key, days[key]) for key in sorted(days)], _ADD_DAILY)
+    _insert_many(connection, t.daily, _by_day(rows), _ADD_DAILY)
+
+
+def _by_day(rows: Mapping[tuple[Any, ...], int]) -> list[tuple[Any, ...]]:
+    """Rows of the table by day that rows of the rollup add up to."""
+    days: dict[tuple[Any, ...], list[int]] = {}
+    for (tenant, bucket, owner, project, _, deployment, _, meter, tier, plan), n in rows.items():
+        day = (tenant, bucket - bucket % _DAY_MS, owner, project, deployment, meter, tier, plan)
+        found_day = days.get(day)
+        if found_day is None:
+            days[day] = [bucket, n]
+        else:
+            found_day[0] = min(found_day[0], bucket)
+            found_day[1] += n
+    return [(*key, *days[key]) for key in sorted(days)]
 
 
 def _insert_many(
