@@ -49,6 +49,11 @@ _ADD_DAILY = _add(t.daily) + (
 _ASKED_AGAIN = ("gateway", "batch")
 """Source and tier of requests whose ids follow from what they ask: the first answer counts."""
 
+_ARRAYS: dict[type[Any], str] = {
+    sa.LargeBinary: "bytea", sa.BigInteger: "bigint", sa.Integer: "integer", sa.Text: "text",
+}  # fmt: skip
+"""Postgres' names of the types of columns that are filled by many rows."""
+
 _New = tuple[Record, tuple[Any, ...]]
 _to_text = msgspec.json.Encoder().encode
 
@@ -208,8 +213,14 @@ def _insert_many(
     """INSERT rows with a value for each column, in their order.
 
     Straight to the driver: SQLAlchemy's own binding of each row costs three times the insert.
+    Postgres is sent columns rather than rows: one statement, however many rows there are.
     """
-    if rows:
+    if rows and connection.dialect.name != "sqlite":
+        arrays = ", ".join(f"%s::{_ARRAYS[type(column.type)]}[]" for column in table.c)
+        columns = ", ".join(table.c.keys())
+        sql = f"INSERT INTO {table.name} ({columns}) SELECT * FROM unnest({arrays}) {tail}"  # noqa: S608
+        connection.exec_driver_sql(sql, tuple([list(column) for column in zip(*rows, strict=True)]))
+    elif rows:
         columns = ", ".join(table.c.keys())
         marks = ", ".join([_mark(connection)] * len(table.c))
         sql = f"INSERT INTO {table.name} ({columns}) VALUES ({marks}) {tail}"  # noqa: S608
