@@ -239,6 +239,15 @@ def test_the_same_record_counts_once(store):
     assert store.alarms() == []
 
 
+def test_many_records_that_come_again_count_once(store):
+    """As many as Postgres is sent by its own way of copying."""
+    records = [usage_record() for _ in range(700)]
+    assert ingest(store, *records).new == 700
+    again = ingest(store, *records, usage_record(), segment="h-1-1-0")
+    assert (again.new, again.duplicates) == (1, 700)
+    assert quantities(store) == {"requests": 701, "rows": 8 * 701}
+
+
 def test_the_same_id_with_other_bytes_is_an_alarm(store, caplog):
     """A conflicting record is never counted; its alarm is kept and logged once per content."""
     record = usage_record()

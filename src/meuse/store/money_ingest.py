@@ -54,6 +54,10 @@ _ARRAYS: dict[type[Any], str] = {
 }  # fmt: skip
 """Postgres' names of the types of columns that are filled by many rows."""
 
+_COPIED = 500
+"""More rows than this are copied."""
+_UNIQUE = "23505"  # the SQLSTATE of a key that is there already
+
 _New = tuple[Record, tuple[Any, ...]]
 _to_text = msgspec.json.Encoder().encode
 
@@ -215,7 +219,9 @@ def _insert_many(
     Straight to the driver: SQLAlchemy's own binding of each row costs three times the insert.
     Postgres is sent columns rather than rows: one statement, however many rows there are.
     """
-    if rows and connection.dialect.name != "sqlite":
+    if len(rows) > _COPIED and not tail and connection.dialect.name != "sqlite":
+        _copy(connection, table, rows)
+    elif rows and connection.dialect.name != "sqlite":
         arrays = ", ".join(f"%s::{_ARRAYS[type(column.type)]}[]" for column in table.c)
         columns = ", ".join(table.c.keys())
         sql = f"INSERT INTO {table.name} ({columns}) SELECT * FROM unnest({arrays}) {tail}"  # noqa: S608
@@ -225,6 +231,22 @@ def _insert_many(
         marks = ", ".join([_mark(connection)] * len(table.c))
         sql = f"INSERT INTO {table.name} ({columns}) VALUES ({marks}) {tail}"  # noqa: S608
         connection.exec_driver_sql(sql, list(rows))
+
+
+def _copy(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Postgres' own way to take in many rows. Raises `IntegrityError` as an INSERT would."""
+    driver: Any = connection.connection.driver_connection
+    types = [_ARRAYS[type(column.type)] for column in table.c]
+    sql = f"COPY {table.name} ({', '.join(table.c.keys())}) FROM STDIN (FORMAT BINARY)"
+    try:
+        with driver.cursor() as cursor, cursor.copy(sql) as copy:
+            copy.set_types(types)
+            for row in rows:
+                copy.write_row(row)
+    except Exception as error:
+        if getattr(error, "sqlstate", None) == _UNIQUE:
+            raise sa.exc.IntegrityError(sql, None, error) from error
+        raise
 
 
 def _mark(connection: sa.Connection) -> str:
