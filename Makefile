@@ -58,6 +58,7 @@ bench: setup
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/compression.py
 	$(BIN)/python benchmarks/ingest.py
+	$(BIN)/python benchmarks/billing.py
 	$(BIN)/python benchmarks/llm.py --parts api
 
 bench-peers: setup

@@ -108,14 +108,15 @@ def rows_of(found: Cells) -> Iterator[tuple[Any, ...]]:
 def load(database: Database, records: int) -> dict[str, Any]:
     """Fill an empty, migrated database: {records, rollup_rows, daily_rows, seconds}."""
     begun = time.monotonic()
-    rows, days = 0, dict[tuple[Any, ...], int]()
+    rows, days = 0, dict[tuple[Any, ...], tuple[int, int]]()
 
     def counted() -> Iterator[tuple[Any, ...]]:
         nonlocal rows
         for row in rows_of(cells(records)):
-            tenant, bucket, owner, project, _, model, _, meter, tier, _, n = row
-            day = (tenant, bucket - bucket % _DAY_MS, owner, project, model, meter, tier)
-            days[day] = days.get(day, 0) + n
+            tenant, bucket, owner, project, _, model, _, meter, tier, plan, n = row
+            day = (tenant, bucket - bucket % _DAY_MS, owner, project, model, meter, tier, plan)
+            first, sum_ = days.get(day, (bucket, 0))
+            days[day] = (min(first, bucket), sum_ + n)
             rows += 1
             yield row
 
@@ -125,7 +126,7 @@ def load(database: Database, records: int) -> dict[str, Any]:
         _insert(connection, "usage_rollup", 11, counted())
         for name, columns in _INDEXES.items():
             connection.exec_driver_sql(f"CREATE INDEX {name} ON usage_rollup ({columns})")
-        _insert(connection, "usage_daily", 8, ((*key, n) for key, n in sorted(days.items())))
+        _insert(connection, "usage_daily", 10, ((*key, *n) for key, n in sorted(days.items())))
     with database.write() as connection:
         connection.exec_driver_sql("ANALYZE")
     return {

@@ -184,6 +184,27 @@ def test_records_rollup_and_cursor_move_together(store, database):
     assert (row["final"], row["tenant_id"], row["key_id"]) == (True, "acme", "key-1")
 
 
+def test_usage_of_an_older_platform_has_sums_by_day(database_url):
+    """They are made of the rollup that is there, with the first bucket of each day."""
+    database = Database(database_url)
+    migrate_to(database, "0002")
+    rollup = money_tables.rollup
+    with database.write() as connection:
+        for bucket, plan, n in ((5, "basic:1", 3), (2, "basic:1", 4), (97, "", 5)):
+            values = ("acme", DAY + bucket * BUCKET_MS, "acme", "default", f"k{n}", "acme/m", "m:1",
+                      "rows", "standard", plan, n)  # fmt: skip
+            connection.execute(sa.insert(rollup).values(values))
+    database.migrate("money")
+    store = MoneyStore(database)
+    rows = store.usage(DAY, DAY + 48 * HOUR, ["day"])
+    assert [(row["day"], row["quantity"]) for row in rows] == [("2026-11-01", 7), ("2026-11-02", 5)]
+    found = store.rollup_rows("acme", DAY, DAY + 48 * HOUR)
+    assert [(r.plan_version, r.quantity, r.first_ms) for r in found] == [
+        (None, 5, DAY + 97 * BUCKET_MS), ("basic:1", 7, DAY + 2 * BUCKET_MS),
+    ]  # fmt: skip
+    database.close()
+
+
 @pytest.mark.parametrize(
     ("start", "end"),
     [(0, 3 * 96), (1, 96), (1, 95), (5, 200), (96, 200), (95, 97), (0, 95), (40, 288)],
@@ -219,6 +240,15 @@ def test_the_same_record_counts_once(store):
     assert (again.new, again.duplicates) == (1, 20)
     assert quantities(store) == {"requests": 21, "rows": 168}
     assert store.alarms() == []
+
+
+def test_many_records_that_come_again_count_once(store):
+    """As many as Postgres is sent by its own way of copying."""
+    records = [usage_record() for _ in range(700)]
+    assert ingest(store, *records).new == 700
+    again = ingest(store, *records, usage_record(), segment="h-1-1-0")
+    assert (again.new, again.duplicates) == (1, 700)
+    assert quantities(store) == {"requests": 701, "rows": 8 * 701}
 
 
 def test_the_same_id_with_other_bytes_is_an_alarm(store, caplog):

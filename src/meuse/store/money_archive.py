@@ -168,8 +168,8 @@ class UsageArchive:
             rollup = {tuple(row[:-1]): int(row[-1]) for row in _stream(connection, query)}
             days = _days(connection, start_ms, end_ms)
         by_day: Sums = {}
-        for (tenant, bucket, owner, project, _, model, _, meter, tier, _), n in rollup.items():
-            day = (tenant, bucket - bucket % DAY_MS, owner, project, model, meter, tier)
+        for (tenant, bucket, owner, project, _, model, _, meter, tier, plan), n in rollup.items():
+            day = (tenant, bucket - bucket % DAY_MS, owner, project, model, meter, tier, plan)
             if start_ms <= day[1] and day[1] + DAY_MS <= end_ms:
                 by_day[day] = by_day.get(day, 0) + n
         daily = sum(days.get(k, 0) != by_day.get(k, 0) for k in days.keys() | by_day.keys())
@@ -279,7 +279,7 @@ def _days(connection: sa.Connection, start_ms: int, end_ms: int) -> Sums:
     """The sums by day of the whole days in [start, end)."""
     d = t.daily.c
     query = sa.select(t.daily).where(d.day_ms >= start_ms, d.day_ms <= end_ms - DAY_MS)
-    return {tuple(row[:-1]): int(row[-1]) for row in _stream(connection, query)}
+    return {tuple(row[:-2]): int(row[-1]) for row in _stream(connection, query)}
 
 
 def _rows(connection: sa.Connection, where: Iterable[Any]) -> Iterator[Raw]:

@@ -40,10 +40,23 @@ def _add(table: sa.Table) -> str:
     )
 
 
-_ADD, _ADD_DAILY = _add(t.rollup), _add(t.daily)
+_ADD = _add(t.rollup)
+_ADD_DAILY = _add(t.daily) + (
+    ", first_ms = CASE WHEN excluded.first_ms < usage_daily.first_ms "
+    "THEN excluded.first_ms ELSE usage_daily.first_ms END"
+)
 
 _ASKED_AGAIN = ("gateway", "batch")
 """Source and tier of requests whose ids follow from what they ask: the first answer counts."""
+
+_ARRAYS: dict[type[Any], str] = {
+    sa.LargeBinary: "bytea", sa.BigInteger: "bigint", sa.Integer: "integer", sa.Text: "text",
+}  # fmt: skip
+"""Postgres' names of the types of columns that are filled by many rows."""
+
+_COPIED = 500
+"""More rows than this are copied."""
+_UNIQUE = "23505"  # the SQLSTATE of a key that is there already
 
 _New = tuple[Record, tuple[Any, ...]]
 _to_text = msgspec.json.Encoder().encode
@@ -181,11 +194,21 @@ def _add_up(
             rows[key] = rows.get(key, 0) + quantity
     # Sorted: rows of one payer lie together in the table.
     _insert_many(connection, t.rollup, [(*key, rows[key]) for key in sorted(rows)], _ADD)
-    days: dict[tuple[Any, ...], int] = {}
-    for (tenant, bucket, owner, project, _, deployment, _, meter, tier, _), n in rows.items():
-        day = (tenant, bucket - bucket % _DAY_MS, owner, project, deployment, meter, tier)
-        days[day] = days.get(day, 0) + n
-    _insert_many(connection, t.daily, [(*key, days[key]) for key in sorted(days)], _ADD_DAILY)
+    _insert_many(connection, t.daily, _by_day(rows), _ADD_DAILY)
+
+
+def _by_day(rows: Mapping[tuple[Any, ...], int]) -> list[tuple[Any, ...]]:
+    """Rows of the table by day that rows of the rollup add up to."""
+    days: dict[tuple[Any, ...], list[int]] = {}
+    for (tenant, bucket, owner, project, _, deployment, _, meter, tier, plan), n in rows.items():
+        day = (tenant, bucket - bucket % _DAY_MS, owner, project, deployment, meter, tier, plan)
+        found_day = days.get(day)
+        if found_day is None:
+            days[day] = [bucket, n]
+        else:
+            found_day[0] = min(found_day[0], bucket)
+            found_day[1] += n
+    return [(*key, *days[key]) for key in sorted(days)]
 
 
 def _insert_many(
@@ -194,12 +217,36 @@ def _insert_many(
     """INSERT rows with a value for each column, in their order.
 
     Straight to the driver: SQLAlchemy's own binding of each row costs three times the insert.
+    Postgres is sent columns rather than rows: one statement, however many rows there are.
     """
-    if rows:
+    if len(rows) > _COPIED and not tail and connection.dialect.name != "sqlite":
+        _copy(connection, table, rows)
+    elif rows and connection.dialect.name != "sqlite":
+        arrays = ", ".join(f"%s::{_ARRAYS[type(column.type)]}[]" for column in table.c)
+        columns = ", ".join(table.c.keys())
+        sql = f"INSERT INTO {table.name} ({columns}) SELECT * FROM unnest({arrays}) {tail}"  # noqa: S608
+        connection.exec_driver_sql(sql, tuple([list(column) for column in zip(*rows, strict=True)]))
+    elif rows:
         columns = ", ".join(table.c.keys())
         marks = ", ".join([_mark(connection)] * len(table.c))
         sql = f"INSERT INTO {table.name} ({columns}) VALUES ({marks}) {tail}"  # noqa: S608
         connection.exec_driver_sql(sql, list(rows))
+
+
+def _copy(connection: sa.Connection, table: sa.Table, rows: Sequence[tuple[Any, ...]]) -> None:
+    """Postgres' own way to take in many rows. Raises `IntegrityError` as an INSERT would."""
+    driver: Any = connection.connection.driver_connection
+    types = [_ARRAYS[type(column.type)] for column in table.c]
+    sql = f"COPY {table.name} ({', '.join(table.c.keys())}) FROM STDIN (FORMAT BINARY)"
+    try:
+        with driver.cursor() as cursor, cursor.copy(sql) as copy:
+            copy.set_types(types)
+            for row in rows:
+                copy.write_row(row)
+    except Exception as error:
+        if getattr(error, "sqlstate", None) == _UNIQUE:
+            raise sa.exc.IntegrityError(sql, None, error) from error
+        raise
 
 
 def _mark(connection: sa.Connection) -> str:

@@ -157,6 +157,8 @@ daily = sa.Table(
     *texts("tenant_id", primary_key=True),
     sa.Column("day_ms", sa.BigInteger, primary_key=True),
     *texts("owner_id", "project_id", "deployment", "meter", "tier", primary_key=True),
+    *texts("plan_version", primary_key=True),
+    sa.Column("first_ms", sa.BigInteger),
     sa.Column("quantity", sa.BigInteger),
 )
 elsewhere = sa.Table(

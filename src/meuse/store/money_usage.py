@@ -104,12 +104,13 @@ def rollup_rows(
     connection: sa.Connection, tenant: str, windows: Sequence[tuple[int, int]]
 ) -> list[RollupRow]:
     """Of each window [start, end) by itself."""
-    r = t.rollup.c
-    key = (r.meter, r.deployment, r.plan_version, r.tier)
+    columns = {"meter", "deployment", "plan_version", "tier"}
     found: list[RollupRow] = []
     for start, end in windows:
-        query: sa.Select[Any] = sa.select(*key, sa.func.sum(r.quantity), sa.func.min(r.bucket_ms))
-        query = _filtered(query, start, end, {"tenant": tenant})
+        rows = _source(columns, start, end, {"tenant": tenant}, fine=False, first=True)
+        source = rows.subquery().c
+        key = (source.meter, source.deployment, source.plan_version, source.tier)
+        query = sa.select(*key, sa.func.sum(source.quantity), sa.func.min(source.first_ms))
         for meter, deployment, plan, tier, quantity, first in connection.execute(
             query.group_by(*key).order_by(*key)
         ):
@@ -180,9 +181,16 @@ def _filtered(
 
 
 def _source(
-    columns: set[str], start_ms: int, end_ms: int, where: Mapping[str, str | None], *, fine: bool
+    columns: set[str],
+    start_ms: int,
+    end_ms: int,
+    where: Mapping[str, str | None],
+    *,
+    fine: bool,
+    first: bool = False,
 ) -> sa.Select[Any] | sa.CompoundSelect[Any]:
-    """Rows of [start, end) with `bucket_ms`, these columns and `quantity`. Whole days are taken
+    """Rows of [start, end) with `bucket_ms`, these columns and `quantity`; with the `first` bucket
+    of each as `first_ms`. Whole days are taken
     from the table by day where it has the columns, unless they are to be told apart (`fine`): it
     is a hundredth of the other."""
     wanted = {DIMENSIONS[name]: value for name, value in where.items() if value is not None}
@@ -192,11 +200,15 @@ def _source(
         query: sa.Select[Any] = sa.select(
             c[moment].label("bucket_ms"), *(c[name] for name in sorted(columns)), c.quantity
         )
+        if first:
+            query = query.add_columns(
+                (c.first_ms if "first_ms" in c else c[moment]).label("first_ms")
+            )
         same = (c[name] == value for name, value in wanted.items())
         return query.where(c[moment] >= low, c[moment] < high, *same)
 
     low, high = -(-start_ms // _DAY_MS) * _DAY_MS, end_ms // _DAY_MS * _DAY_MS
-    if fine or low >= high or not columns <= set(t.daily.c.keys()):
+    if fine or low >= high or not columns | wanted.keys() <= set(t.daily.c.keys()):
         return part(t.rollup, "bucket_ms", start_ms, end_ms)
     parts = [part(t.daily, "day_ms", low, high)]
     edges = ((start_ms, low), (high, end_ms))

@@ -12,7 +12,7 @@ branch_labels = None
 depends_on = None
 
 
-_DAILY = ("owner_id", "project_id", "deployment", "meter", "tier")
+_DAILY = ("owner_id", "project_id", "deployment", "meter", "tier", "plan_version")
 _DAY_MS = 86_400_000
 
 
@@ -63,12 +63,14 @@ def upgrade() -> None:
 
 
 def _daily() -> None:
-    """The rollup without keys, versions and plans, by day: what usage is mostly asked by."""
+    """The rollup without keys and versions, by day: what usage is mostly asked by, and invoices."""
     op.create_table(
         "usage_daily",
         sa.Column("tenant_id", sa.Text, primary_key=True),
         sa.Column("day_ms", sa.BigInteger, primary_key=True, autoincrement=False),
         *(sa.Column(name, sa.Text, primary_key=True) for name in _DAILY),
+        # The first bucket of the day: usage of the version that was used first comes first.
+        sa.Column("first_ms", sa.BigInteger, nullable=False),
         sa.Column("quantity", sa.BigInteger, nullable=False),
         sqlite_with_rowid=False,
     )
@@ -76,8 +78,9 @@ def _daily() -> None:
     op.create_index("usage_daily_owner", "usage_daily", ["owner_id", "day_ms"])
     names = ", ".join(_DAILY)
     op.execute(
-        f"INSERT INTO usage_daily (tenant_id, day_ms, {names}, quantity) "  # noqa: S608
-        f"SELECT tenant_id, bucket_ms - bucket_ms % {_DAY_MS}, {names}, sum(quantity) "
+        f"INSERT INTO usage_daily (tenant_id, day_ms, {names}, first_ms, quantity) "  # noqa: S608
+        f"SELECT tenant_id, bucket_ms - bucket_ms % {_DAY_MS}, {names}, min(bucket_ms), "
+        "sum(quantity) "
         f"FROM usage_rollup GROUP BY tenant_id, bucket_ms - bucket_ms % {_DAY_MS}, {names}"
     )
 
