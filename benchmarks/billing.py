@@ -75,6 +75,9 @@ class Directory:
     def versions(self, name: str) -> list[Any]:
         return [self._plan] if name == "basic" else []
 
+    def billing(self, tenant: str) -> None:
+        return None
+
     def plan_changes(self, tenant: str) -> list[tuple[int, str | None]]:
         return [(0, "basic")]
 
