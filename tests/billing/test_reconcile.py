@@ -103,7 +103,8 @@ def test_one_digit_is_found(store, database):
     used(store, usage_record(quantities={"rows": 1000}), usage_record(quantities={"rows": 500}))
     body = made(store, directory)
     with database.write() as connection:
-        connection.execute(sa.update(money_tables.rollup).values(quantity=1600))
+        for table in (money_tables.rollup, money_tables.daily):
+            connection.execute(sa.update(table).values(quantity=1600))
     told = run(store, directory)
     assert told["count"] == 2
     quantity, line = told["differences"]
