@@ -36,3 +36,12 @@ def database_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         return f"sqlite:///{tmp_path / 'test.db'}"
     new_database: Callable[[], str] = request.getfixturevalue("postgres_server")
     return new_database()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole platforms on a busy machine of two cores may take their time."""
+    here = Path(__file__).parent
+    for item in items:
+        whole = item.path.relative_to(here).parts[0] in ("e2e", "faults")
+        if whole and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(300))

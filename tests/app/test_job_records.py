@@ -13,6 +13,7 @@ from helpers_jobs import RecordedJob
 from meuse.app import kinds as control
 from meuse.app import work as child
 from meuse.app.kinds.batch import Batches
+from meuse.app.kinds.budgets import Budgets
 from meuse.app.kinds.compress import Compress
 from meuse.app.kinds.compress_language import LanguageCompress
 from meuse.app.kinds.evaluate import Evaluate
@@ -71,7 +72,8 @@ def kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, JobKind]
     batches = Batches(NOTHING, NOTHING, NOTHING, "")
     return control.kinds(
         stores, JobJournal(tmp_path / "journal", "h", time.time_ns),
-        lambda tenant: "basic:3", Foreign(), NOTHING, NOTHING, list, tmp_path / "cells", batches,
+        lambda tenant: "basic:3", Foreign(), NOTHING, NOTHING,
+        Budgets(list, tmp_path / "cells", lambda tenant: None), batches,
         FineTunings(stores, NOTHING, NOTHING, NOTHING, lambda: 0),
         Finetune(stores, NOTHING, NOTHING, lambda tenant: "basic:3"), 1,
     )  # fmt: skip

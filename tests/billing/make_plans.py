@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from decimal import Decimal
+from decimal import Decimal, localcontext
 
 from billing.make_usage import DAY, plan
 from meuse.billing.plans.calendar import Stint, windows
+from meuse.billing.plans.curve import PRECISION
 from meuse.billing.rating import Rating
 from meuse.billing.statement import Usage, assess
 from meuse.core.clock import BUCKET_MS
@@ -67,6 +68,7 @@ def one_price(*, meter: str = "rows", **fields: object) -> PlanVersion:
 def sums(rating: Rating) -> dict[str, Decimal]:
     """What each kind of line comes to, before rounding."""
     found: dict[str, Decimal] = {}
-    for line in rating.lines:
-        found[line.kind] = found.get(line.kind, Decimal(0)) + line.exact
+    with localcontext(prec=PRECISION):
+        for line in rating.lines:
+            found[line.kind] = found.get(line.kind, Decimal(0)) + line.exact
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import hmac
 import http.server
@@ -10,6 +11,7 @@ import json
 import random
 import socket
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -237,6 +239,29 @@ def test_redirects_are_not_followed(receiver: Receiver) -> None:
     receiver.status, receiver.location = 302, f"http://127.0.0.1:{receiver.port}/inside"
     assert post(f"http://127.0.0.1:{receiver.port}/", b"", {}, receiver.allowed()) == 302
     assert len(receiver.got) == 1
+
+
+def test_one_that_sends_a_byte_now_and_then_is_cut_off() -> None:
+    """Also after a head that says the connection ends with the answer: http.client has let go of
+    the socket by then."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+
+        def drip() -> None:
+            connection, _ = server.accept()
+            with connection, contextlib.suppress(OSError):
+                connection.sendall(b"HTTP/1.0 200 OK\r\ncontent-length: 4096\r\n\r\n")
+                for _ in range(100):
+                    time.sleep(0.1)
+                    connection.sendall(b".")
+
+        thread = threading.Thread(target=drip, daemon=True)
+        thread.start()
+        began = time.monotonic()
+        with contextlib.suppress(MeuseError):
+            post(f"http://127.0.0.1:{port}/", b"x", {}, {("http", "127.0.0.1", port): 4}, 0.3)
+        assert time.monotonic() - began < 5
+        thread.join(5)
 
 
 @pytest.mark.parametrize("word", [b"", b"HTTP/1.1 2", b"nonsense\r\n\r\n"])

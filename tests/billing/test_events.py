@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
@@ -19,7 +20,7 @@ from meuse.billing.server import make_app
 from meuse.core.clock import to_rfc3339
 from meuse.core.errors import MeuseError
 from meuse.core.plans import Price
-from meuse.store import money_events
+from meuse.store import money_events, money_tables
 from meuse.store.money import MoneyStore
 from meuse.store.money_events import UsageEvents
 
@@ -48,7 +49,7 @@ def test_an_event_is_a_record() -> None:
     """Who pays, what for, when, and whose word it is."""
     (found,) = read(event(traceparent="00-1", data={
         "model": "disk", "version": "v2", "tier": "batch", "project": "default",
-        "quantities": {"rows": 0, "storage_byte_hours": 2**53 - 1},
+        "quantities": {"rows": 0, "storage_byte_hours": 2**50},
     }))  # fmt: skip
     record = found.record
     assert (record.tenant, record.owner, record.project, record.key) == (
@@ -56,7 +57,7 @@ def test_an_event_is_a_record() -> None:
     )  # fmt: skip
     assert (record.deployment, record.version, record.tier) == ("acme/disk", "v2", "batch")
     assert (record.source, record.ts, record.protocol) == ("/storage", NOW - HOUR, "event")
-    assert record.quantities == {"rows": 0, "storage_byte_hours": 2**53 - 1}
+    assert record.quantities == {"rows": 0, "storage_byte_hours": 2**50}
     assert record.id[:6] == (NOW - HOUR).to_bytes(6, "big")
     assert (record.id[6] >> 4, record.id[8] >> 6, len(record.id)) == (8, 2, 16)
     (other,) = read(event(subject="guest", data={
@@ -128,7 +129,7 @@ BAD: list[tuple[dict[str, Any] | Any, str, str, str]] = [
         for meter, n, told in (
             ("rows", -1, "-1 is negative"), ("rows", 1.0, "not a whole number"),
             ("rows", True, "not a whole number"), ("rows", "5", "not a whole number"),
-            ("rows", 2**53, "more than 2"), ("bananas", 1, "no such meter"),
+            ("rows", 2**50 + 1, "more than 2"), ("bananas", 1, "no such meter"),
         )
     ),
     (event(data={"model": "disk", "note": "x" * 65_536}), "invalid_field", "data.note", "note"),
@@ -204,7 +205,7 @@ def test_whatever_stands_in_an_event_is_read_or_refused(
     except MeuseError as error:
         json.dumps(error.to_dict(), ensure_ascii=False).encode()
         return
-    assert all(0 <= n <= 2**53 - 1 for n in found[0].record.quantities.values())
+    assert all(0 <= n <= 2**50 for n in found[0].record.quantities.values())
 
 
 # --- taken in ---
@@ -253,15 +254,16 @@ def test_the_same_id_with_other_content_is_refused_with_its_request(store, sink)
 
 def test_ids_are_kept_as_long_as_events_may_be_old(database, store):
     """The day before they are forgotten a duplicate is seen; then its time is refused."""
-    assert money_events.KEPT_MS == events.PAST_MS
+    assert money_events.KEPT_MS >= events.PAST_MS + events.FUTURE_MS
     UsageEvents(database, lambda: NOW).report(read(event(time=to_rfc3339(NOW))))
     later = NOW + events.PAST_MS
     again = event(time=to_rfc3339(NOW))
     assert UsageEvents(database, lambda: later).report(read(again, now=later)).duplicates == (0,)
     with pytest.raises(EventsError, match="45 days ago"):
         read(again, now=later + 1)
-    fresh = UsageEvents(database, lambda: later + 1)
-    assert fresh.report(read(event(time=...), now=later + 1)).accepted == (0,)
+    forgotten = NOW + money_events.KEPT_MS + 1
+    fresh = UsageEvents(database, lambda: forgotten)
+    assert fresh.report(read(event(time=...), now=forgotten)).accepted == (0,)
     assert counted(store) == {"storage_byte_hours": 5}
 
 
@@ -370,3 +372,28 @@ def test_the_state_of_the_journal_and_the_recount(client, store, journal):
     ):  # fmt: skip
         answer = client.post("/recount", json=wrong)
         assert (answer.status_code, answer.json()["error"]["field"]) == (400, field)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b'[{"specversion":"1.0","id":"\xed\xa0\x80"}]', '[{"id":"a"}]'.encode("utf-16"), b"\xff[]"],
+    ids=["half-a-pair", "utf-16", "no-text"],
+)
+def test_bytes_that_are_no_utf_8_are_no_json(body: bytes) -> None:
+    """Named as that, for no answer could repeat them."""
+    with pytest.raises(MeuseError, match="not JSON") as caught:
+        events.read(body, True, OWN, NOW, lambda _: True)
+    assert caught.value.field == "body"
+
+
+def test_sums_keep_room_for_what_comes_behind(store, sink, database):
+    """Events that would fill the sum of a day are refused whole: the journal must find room."""
+    full = money_events._MOST_SUM
+    sink.report(read(event()))
+    with database.write() as connection:
+        connection.execute(sa.update(money_tables.daily).values(quantity=full - 5))
+    sink.report(read(event(id="e-2")))
+    with pytest.raises(MeuseError, match="more than can be kept") as caught:
+        sink.report(read(event(id="e-3"), event(id="e-4")))
+    assert caught.value.field == "data.quantities"
+    assert counted(store) == {"storage_byte_hours": full}

@@ -23,6 +23,7 @@ from meuse.billing import reconcile
 from meuse.billing.reconciling import Reconciler, nightly
 from meuse.billing.settling import credit, void
 from meuse.billing.terms import Terms
+from meuse.core.errors import Code, MeuseError
 from meuse.core.plans import Credits, Fee, Price, Tax
 from meuse.store import money_tables
 from meuse.store.database import Database
@@ -140,6 +141,23 @@ def test_records_may_be_counted_elsewhere(store):
     (found,) = reconciler.run()["differences"]
     assert (found["where"]["meter"], found["found"], found["expected"]) == ("rows", "5", "6")
     assert asked == [(MONTH, NOW)]
+
+
+def test_records_that_cannot_be_counted_hide_nothing_else(store):
+    """The counting took too long: the rest is compared, and an alarm says what was not."""
+
+    def recount(start, end):
+        raise MeuseError(Code.DEADLINE_EXCEEDED, "the recount took more than 900 s")
+
+    directory = Directory(CENTS, acme="basic")
+    used(store, usage_record())
+    reconciler = Reconciler(
+        store=store, plans=directory, tenants=directory, recount=recount, clock=lambda: NOW
+    )
+    told = reconciler.run()
+    assert told["skipped"] == ["ledger", "wallets", "records"]
+    assert told["compared"]["tenants"] == 1
+    assert [a["kind"] for a in store.alarms()] == ["reconciliation_incomplete"]
 
 
 def test_a_record_that_was_lost_is_found(store, database):
@@ -307,9 +325,12 @@ def test_a_failing_night_is_told_of_and_not_repeated(caplog):
     """The store is away: logged once, and not tried again before the next night."""
 
     class Away:
-        tries = 0
+        tries = looks = 0
 
         def reconciliations(self, limit):
+            self.looks += 1
+            if self.looks == 1:
+                raise OSError("the database starts again")
             return []
 
         def sums(self):
@@ -327,6 +348,7 @@ def test_a_failing_night_is_told_of_and_not_repeated(caplog):
     stop.set()
     thread.join(10)
     assert away.tries == 1
+    assert "when books were compared last is not known" in caplog.text
     assert "the comparison of records, invoices and ledger failed" in caplog.text
 
 

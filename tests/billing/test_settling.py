@@ -128,6 +128,20 @@ def test_only_what_was_paid_and_credited_is_paid_back() -> None:
         pay(unpaid, payment("1.00", "back", "refund"))
 
 
+def test_an_invoice_below_zero_is_paid_back() -> None:
+    """A volume price that fell gives back what an earlier invoice of the month had; in parts, and
+    no more than that."""
+    account = replace(OPEN, invoice=replace(OPEN.invoice, total="-499.50"))
+    with refused("amount", r"499.51 .* paid back: 499.50"):
+        pay(account, payment("499.51", "back", "refund"))
+    half = after(account, pay(account, payment("100.00", "back-1", "refund")))
+    assert (figures(half).due, half.invoice.status) == (Decimal("-399.50"), "issued")
+    whole = after(half, pay(half, payment("399.50", "back-2", "refund")))
+    assert (figures(whole).due, whole.invoice.status) == (0, "paid")
+    with refused("amount", r"paid back: 0.00"):
+        pay(whole, payment("0.01", "back-3", "refund"))
+
+
 def test_void_needs_a_reason_and_an_untouched_invoice() -> None:
     """Nothing paid, nothing credited, and no later invoice of its month."""
     step = void(OPEN, " wrong tenant ")

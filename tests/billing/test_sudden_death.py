@@ -41,7 +41,7 @@ def ids_of(acks: Path) -> list[str]:
 
 
 def wait_for_acks(acks: Path, n: int) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while len(ids_of(acks)) < n:
         assert time.monotonic() < deadline
         time.sleep(0.02)

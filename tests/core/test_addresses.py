@@ -12,7 +12,7 @@ from meuse.core.addresses import family_of, is_public
         "0.0.0.0", "255.255.255.255", "224.0.0.1", "192.0.2.1", "198.18.0.1", "::1", "::",
         "fe80::1", "fe80::1%eth0", "fc00::1", "fd00:ec2::254", "ff02::1", "::ffff:127.0.0.1",
         "::ffff:10.0.0.1", "2002:7f00:1::", "2002:a00:1::", "64:ff9b::7f00:1", "64:ff9b::a9fe:a9fe",
-        "2001:db8::1",
+        "2001:db8::1", "::127.0.0.1", "::10.0.0.1", "fec0::1",
     ],
 )  # fmt: skip
 def test_what_lies_inside_is_not_public(address: str) -> None:

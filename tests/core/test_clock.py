@@ -39,3 +39,12 @@ def test_bad_period_names_its_field(period: object) -> None:
     with pytest.raises(MeuseError) as refusal:
         clock.parse_period(period)
     assert str(refusal.value.field).startswith("period")
+
+
+def test_a_period_has_two_years_at_most() -> None:
+    """What is asked of a period is computed month by month."""
+    two = {"from": "2026-01-01T00:00:00Z", "to": "2028-01-01T00:00:00Z"}
+    assert clock.parse_period(two)[1] - clock.parse_period(two)[0] == 730 * 86_400_000
+    with pytest.raises(MeuseError, match="longer than two years") as caught:
+        clock.parse_period(two | {"to": "9998-01-01T00:00:00Z"})
+    assert caught.value.field == "period"

@@ -45,7 +45,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         platform.start()
         with_data = platform.client()
-        with_data.upload("points", write_points(folder / "points.csv", 2000))
+        with_data.upload("points", write_points(folder / "points.csv", 1000))
         with_data.wait(with_data.train("reference", "points", **SPEC)["id"], timeout_s=240)
         assert platform.stop() == 0
     finally:

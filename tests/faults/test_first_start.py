@@ -6,6 +6,8 @@ import random
 import time
 from pathlib import Path
 
+import pytest
+
 from faults.rig import Platform, until
 
 
@@ -28,6 +30,7 @@ def test_killed_while_it_makes_the_home(tmp_path: Path) -> None:
         platform.close()
 
 
+@pytest.mark.slow
 def test_the_first_key_cannot_be_written(tmp_path: Path) -> None:
     """The administrator's key exists only if it could be handed over."""
     platform = Platform(tmp_path / "home")

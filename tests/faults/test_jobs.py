@@ -111,7 +111,7 @@ def test_killed_control(platform: Platform, client: Client) -> None:
     moment = chance.uniform(0.1, 0.7)  # of the rest of the work
     epoch = trained(client, job, (epoch / EPOCHS * (1 - moment) + moment) * 0.9)
     assert platform.kill(platform.pid("control"))
-    until(lambda: patient(lambda: client.job(job["id"]))["progress"] >= 1.0, 40.0, 0.005)
+    until(lambda: patient(lambda: client.job(job["id"]))["progress"] >= 1.0, 120.0, 0.005)
     platform.kill(platform.pid("control"))
     assert_ended_once(client, job, epoch, kills=3)
     folder = platform.home / "jobs" / "default" / job["id"]

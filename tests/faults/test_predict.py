@@ -50,6 +50,7 @@ def reach(client: Client, job: dict[str, Any], share: float) -> None:
     until(lambda: patient(lambda: client.job(job["id"]))["progress"] >= share, 240.0, 0.01)
 
 
+@pytest.mark.slow
 def test_rows_and_usage_exactly_once(platform: Platform, client: Client) -> None:
     """The child is killed twice and control twice, once while the job ends: the result is that
     of an undisturbed job, byte for byte, and so is the bill."""

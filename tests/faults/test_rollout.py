@@ -189,6 +189,7 @@ def test_a_rollout_outlives_control(platform: Platform, client: Client) -> None:
     assert set(running.counts()) == {(FULL, 200)}, running.counts()
 
 
+@pytest.mark.slow
 def test_a_rollout_rests_with_its_deployment(platform: Platform, client: Client) -> None:
     """scale.min 0: at rest nothing starts and no weight moves; a request wakes both versions,
     the first one is the stable version's; going to rest in the middle loses nothing."""
@@ -230,6 +231,7 @@ def test_a_rollout_rests_with_its_deployment(platform: Platform, client: Client)
     client.undeploy("naps")
 
 
+@pytest.mark.slow
 def test_people_end_rollouts(platform: Platform, client: Client) -> None:
     """Rollback sends it back at once; a new spec tries again, and promote ends the waiting."""
     deploy(platform, "hand", table(16), table(17), steps=[5, 100], step_s=3600)
@@ -250,6 +252,7 @@ def test_people_end_rollouts(platform: Platform, client: Client) -> None:
     assert client.wait_ready("hand")["rollout"]["verdict"] == "promoted"
 
 
+@pytest.mark.slow
 def test_a_version_that_does_not_start_is_sent_back(platform: Platform, client: Client) -> None:
     """Three starts that fail in a row; it never had weight, so nobody noticed."""
     deploy(platform, "dead", table(16), table(18), step_s=3600)
@@ -268,6 +271,7 @@ def test_a_version_that_does_not_start_is_sent_back(platform: Platform, client: 
     assert set(answered_by(running.all())) == {"dead:1"}
 
 
+@pytest.mark.slow
 def test_a_version_that_dies_is_sent_back(platform: Platform, client: Client) -> None:
     """Its replica is killed three times; what it had started is run again, elsewhere."""
     deploy(platform, "dying", table(16), table(17), steps=[30, 100], step_s=3600)

@@ -73,7 +73,7 @@ def test_it_outlives_control_and_ends_with_its_replica(serving: Platform) -> Non
         os.kill(replica, signal.SIGKILL)
         assert ask(client, "again").choices[0].message.content == "small:1: again"
         until(lambda: server not in servers(serving.home), 30)
-    (other,) = servers(serving.home)
+    (other,) = until(lambda: servers(serving.home), 30)
     assert other != server
     serving.kill_supervisor()
     until(lambda: not servers(serving.home), 30)

@@ -1,5 +1,6 @@
 """jobs.nursery, with a real nursery and real children (what they do: see test_process)"""
 
+import contextlib
 import json
 import logging
 import os
@@ -54,9 +55,10 @@ class Ward:
         found = []
         for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
             for pid in map(int, path.read_text().split()):
-                words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                if words[2:3] == [b"nursery"]:
-                    found.append(pid)
+                with contextlib.suppress(OSError):  # one that has just ended
+                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+                    if words[2:3] == [b"nursery"]:
+                        found.append(pid)
         return found
 
 

@@ -92,9 +92,9 @@ def replica(engine: str, cores: int) -> Iterator[tuple[int, socket.socket]]:
         os.close(ours)
         try:
             with socket.socket(socket.AF_UNIX) as link:
-                until((home / "r1.sock").exists, 60)
                 link.settimeout(60)
-                link.connect(str(home / "r1.sock"))
+                # The name is there a moment before somebody listens.
+                until(lambda: link.connect_ex(str(home / "r1.sock")) == 0, 60)
                 yield process.pid, link
         finally:
             os.close(theirs)  # the lifeline: it leaves

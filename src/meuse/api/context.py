@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 from fastapi import Depends, Request
 from fastapi import Path as InPath
@@ -131,6 +132,17 @@ def requires(scope: str) -> DependsParam:
     return result
 
 
+def _refuse_constant(word: str) -> NoReturn:
+    raise ValueError(f"{word} is no number of JSON's")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if math.isinf(number):
+        raise ValueError(f"{text[:40]} is too large")
+    return number
+
+
 async def json_body(request: Request) -> dict[str, Any]:
     """The body as a JSON object; an empty body is `{}`. Parsed on the loop, so bounded."""
     raw = b""
@@ -146,7 +158,7 @@ async def json_body(request: Request) -> dict[str, Any]:
     if not raw:
         return {}
     try:
-        body = json.loads(raw)
+        body = json.loads(raw, parse_constant=_refuse_constant, parse_float=_finite)
     except ValueError as error:
         raise MeuseError(
             Code.INVALID_JSON, f"the body is not JSON: {error}", field="body"

@@ -10,6 +10,8 @@ import httpx
 from meuse.core.errors import Code, MeuseError
 
 TIMEOUT_S = 30.0
+RECOUNT_S = 900.0
+"""For what reads all raw records again."""
 
 
 class LedgerClient:

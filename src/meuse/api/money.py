@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Query
 
 from meuse.api.context import Body, Parts, requires, tenant_scope
+from meuse.api.ledger import RECOUNT_S
 from meuse.api.plans import checked_period
 from meuse.core.errors import Code, MeuseError
 from meuse.core.fields import known
@@ -64,7 +65,7 @@ def reconcile(parts: Parts, caller: Admin, body: Body) -> Any:
     known(body, ("period",))
     period = body.get("period")
     asked = {} if period is None else {"period": checked_period(period)}
-    return parts.ledger.call("POST", "/reconciliations", body=asked)[1]
+    return parts.ledger.call("POST", "/reconciliations", body=asked, timeout_s=RECOUNT_S)[1]
 
 
 @router.get("/reconciliations")

@@ -8,6 +8,7 @@ from fastapi import APIRouter, Depends, Request
 from fastapi.responses import JSONResponse
 
 from meuse.api.context import MAX_JSON, Body, Parts, error_response, requires
+from meuse.api.ledger import RECOUNT_S
 from meuse.core.errors import Code, MeuseError
 from meuse.core.fields import known
 from meuse.core.nouns import Principal
@@ -18,7 +19,6 @@ Admin = Annotated[Principal, requires("admin")]
 
 SINGLE = "application/cloudevents+json"
 BATCH = "application/cloudevents-batch+json"
-RECOUNT_S = 900.0
 
 
 async def _raw(request: Request) -> bytes:

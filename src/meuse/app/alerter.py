@@ -136,7 +136,7 @@ class Alerter:
         status = "delivered" if taken else "pending" if wait is not None else "failed"
         if answer == str(GONE):
             status = "failed"
-            self.store.change(webhook.id, webhook.url, True)
+            self.store.disable(webhook.id, webhook.url)
             log.warning("webhook %s is gone, as its server says: it is disabled", webhook.id)
         next_ms = now + (wait or 0) if status == "pending" else delivery.next_ms
         self.store.tried(

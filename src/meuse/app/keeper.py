@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ EVERY_S = 1.0
 PAST_S = 60.0
 """How long a sum of the past is good: only records that come late change it."""
 MOST_PAST = 10_000
+SWEEP_S = 5.0
+_MOST = 1 << 62  # a cell has 63 bits
 REST = 10
 """Times as long as a look took it rests, at least."""
 
@@ -49,6 +51,7 @@ class Keeper:
     complete_to: Callable[[], int]
     clock: Clock = now_ms
     _most: dict[str, int] = field(default_factory=dict)
+    _swept: dict[str, float] = field(default_factory=dict)
     _past: dict[tuple[str, int, int], tuple[float, int]] = field(default_factory=dict)
 
     def run(self, stop: threading.Event) -> None:
@@ -80,13 +83,17 @@ class Keeper:
         now = self.clock()
         if len(self._past) > MOST_PAST:
             self._past.clear()
-        most = {limit.id: self._limit_of(limit, now) for limit in budgets if limit.moves}
+        most = self._limits_of([limit for limit in budgets if limit.moves], now)
         moved = [
-            limit for limit in budgets if limit.moves and most[limit.id] != self._most.get(limit.id)
+            limit
+            for limit in budgets
+            if limit.id in most and most[limit.id] != self._most.get(limit.id)
         ]
+        lost = [limit for limit in lost if not limit.moves or limit.id in most]
         if not lost and not moved:
+            self._free_what_the_dead_hold(rows)
             return
-        used = {limit.id: self.recounted(limit, now).used for limit in lost}
+        used = {limit.id: min(self.recounted(limit, now).used, _MOST) for limit in lost}
         limits = Limits(self.path)
         try:
             for limit in {one.id: one for one in (*lost, *moved)}.values():
@@ -97,6 +104,24 @@ class Keeper:
         for limit in lost:
             if not limit.moves:
                 log.warning("%s counts on from %d, as the ledger has it", limit.id, used[limit.id])
+
+    def _limits_of(self, budgets: list[Limit], now: int) -> dict[str, int]:
+        """By id; one that cannot be computed is told of, and holds up no other."""
+        found = {}
+        for limit in budgets:
+            try:
+                found[limit.id] = min(self._limit_of(limit, now), _MOST)
+            except Exception:
+                log.exception("how much %s may spend is not known", limit.id)
+        return found
+
+    def _free_what_the_dead_hold(self, rows: Mapping[bytes, tuple[int, ...]]) -> None:
+        """Now and then: a process that was killed, a cancelled job's say, has reserved for good.
+        Whoever opens the file takes its slot and clears it."""
+        at = time.monotonic()
+        if at - self._swept.get("", 0.0) > SWEEP_S and any(any(row[3::3]) for row in rows.values()):
+            self._swept[""] = at
+            Limits(self.path).close()
 
     def recounted(self, limit: Limit, now: int) -> Recount:
         """What a budget comes to by the ledger's records, in its present period."""

@@ -31,6 +31,7 @@ from meuse.billing.steady import Steady
 from meuse.billing.terms import Terms
 from meuse.core.billing import Party
 from meuse.core.clock import now_ms, to_rfc3339
+from meuse.core.nouns import DEFAULT_TENANT
 from meuse.meter.segments import JournalReader
 from meuse.runtime import lifeline
 from meuse.serve import stats
@@ -160,11 +161,22 @@ def recount_of(outside: Outside) -> Recount | None:
         return None
 
     def recount(start_ms: int, end_ms: int) -> Iterable[tuple[tuple[str, ...], int, int]]:
-        for row in outside.recount(start_ms, end_ms)["differences"]:
+        told = outside.recount(start_ms, end_ms)
+        for row in told["differences"]:
             where = tuple(str(row.get(name) or "") for name in WHERE)
             yield where, row["rollup"], row["records"]
+        # Without a place of their own: what was not listed, and sums by day that are not the
+        # rollup's, of which invoices are made.
+        if more := told["n_differences"] - len(told["differences"]):
+            yield _nowhere("further rows of the rollup"), more, 0
+        if wrong := told["daily_differences"]:
+            yield _nowhere("sums by day that are not the rollup's"), wrong, 0
 
     return recount
+
+
+def _nowhere(what: str) -> tuple[str, ...]:
+    return (DEFAULT_TENANT, what, *("" for _ in WHERE[2:]))
 
 
 def _writer(worker: WorkerStats) -> dict[str, Any]:

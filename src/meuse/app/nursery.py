@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
 import socket
@@ -60,8 +59,10 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _bring(name: str) -> None:
-    with contextlib.suppress(ImportError):
+    try:
         import_module(name)
+    except Exception as error:  # whatever an optional library may raise: the jobs will tell
+        log.warning("%s is not there for all jobs: %s", name, error)
 
 
 def _is_closed(link: socket.socket) -> bool:

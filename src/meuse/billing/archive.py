@@ -63,10 +63,12 @@ class Archiver:
         self._clock = clock
 
     def run_once(self, complete_to_ms: int) -> int:
-        """Archive what is old enough; how many records. Nothing that was made after
-        `complete_to_ms`: of that more may come, under the same id."""
+        """Archive what is old enough; how many records. Nothing that was made a
+        week before `complete_to_ms` or later: of that more may come, under the same id."""
         self._go_on()
-        before = min(self._clock() - KEEP_MS, complete_to_ms)
+        # Of the earlier one: where the journal is damaged, or the clock has leapt, streams that are
+        # a little older than what is complete may still grow.
+        before = max(min(self._clock(), complete_to_ms) - KEEP_MS, 0)
         records = 0
         while (span := self._store.next_span(before)) is not None:
             part = self._written(span)

@@ -24,7 +24,7 @@ MAX_EVENT_BYTES = 64 * 1024
 FUTURE_MS = 5 * 60_000
 PAST_MS = 45 * 86_400_000
 """As long as ids are kept: what is older could come twice."""
-MAX_QUANTITY = 2**53 - 1
+MAX_QUANTITY = 2**50  # a day's sum, which has 63 bits, takes thousands of them
 OURS = ("gateway", "job")
 """Sources of our own records."""
 _MOST_TEXT = 256
@@ -151,7 +151,7 @@ def rated_by(event: Event, plan_version: str | None) -> Event:
 
 def _decoded(body: bytes, batched: bool) -> list[Any]:
     try:
-        found = json.loads(body)
+        found = json.loads(body.decode())  # bytes might be other encodings, and halves of pairs
     except (ValueError, RecursionError) as error:
         raise MeuseError(
             Code.INVALID_JSON, f"the body is not JSON: {error}", field="body"
@@ -261,7 +261,11 @@ def _check_envelope(event: Mapping[str, Any]) -> None:
     kind = event.get("datacontenttype", "application/json")
     if not isinstance(kind, str) or kind.partition(";")[0].strip().lower() != "application/json":
         raise invalid("datacontenttype", f"{kind!r} is not read", "Use application/json.")
-    if len(json.dumps(event)) > MAX_EVENT_BYTES:
+    try:
+        size = len(json.dumps(event))
+    except RecursionError:
+        size = MAX_EVENT_BYTES + 1
+    if size > MAX_EVENT_BYTES:
         raise MeuseError(
             Code.TOO_LARGE, f"an event has at most {MAX_EVENT_BYTES} bytes", field="data"
         )
@@ -341,7 +345,7 @@ def _quantities(given: Any) -> dict[str, int]:
                 "Usage only grows: give back by a credit, not by usage.",
             )
         if quantity > MAX_QUANTITY:
-            raise invalid(field, "this is more than 2^53 - 1", "Report it in parts.")
+            raise invalid(field, "this is more than 2^50", "Report it in parts.")
     return {meter: given[meter] for meter in METERS if meter in given}
 
 

@@ -21,7 +21,7 @@ from meuse.billing.snapshot import taxed, taxed_stints
 from meuse.billing.statement import assess
 from meuse.core.billing import BillingDetails, Party
 from meuse.core.clock import BUCKET_MS, Clock, bucket_start, from_rfc3339, now_ms, to_rfc3339
-from meuse.core.errors import invalid
+from meuse.core.errors import MeuseError, invalid
 from meuse.core.plans import Tax
 from meuse.core.states import InvoiceStatus
 
@@ -59,11 +59,10 @@ class Reconciler:
                 "period", "it begins or ends inside a quarter of an hour",
                 "Usage is kept per quarter of an hour: use :00, :15, :30 or :45.",
             )  # fmt: skip
-        found: list[Difference] = (
-            reconcile.records_and_rollup(*self.store.sums())
-            if self.recount is None
-            else reconcile.counted_again(self.recount(start, end))
-        )
+        skipped = [] if self.books is not None else ["ledger", "wallets"]
+        found, alarms = self._of_records(start, end)
+        if alarms:
+            skipped.append("records")
         late: list[str] = []
         compared = {"invoices": 0, "tenants": 0}
         for account in self._issued(start, end):
@@ -71,7 +70,8 @@ class Reconciler:
             found += self._of_invoice(account, late)
         if self.books is not None:
             found += reconcile.books_alone(self.books.unbalanced())
-        unrated, alarms = self._unrated(start, end, compared)
+        unrated, more = self._unrated(start, end, compared)
+        alarms += more
         body = {
             "period": {"from": to_rfc3339(start), "to": to_rfc3339(end)},
             "compared": compared,
@@ -79,11 +79,23 @@ class Reconciler:
             "differences": [one.to_dict() for one in found[: reconcile.MOST]],
             "late": late,
             "unrated": unrated,
-            "skipped": [] if self.books is not None else ["ledger", "wallets"],
+            "skipped": skipped,
         }
         alarms += [one.alarm() for one in found[: reconcile.MOST]]
         self.store.raise_alarms(alarms)
         return self.store.keep_reconciliation(len(found), body)
+
+    def _of_records(self, start: int, end: int) -> tuple[list[Difference], list[Alarm]]:
+        """Raw records beside the rollup; an alarm where they cannot be counted (in time): the rest
+        is compared all the same."""
+        if self.recount is None:
+            return reconcile.records_and_rollup(*self.store.sums()), []
+        try:
+            return reconcile.counted_again(self.recount(start, end)), []
+        except MeuseError as error:
+            _log.error("raw records were not compared: %s", error)
+            detail = {"what": "records", "why": str(error)}
+            return [], [Alarm("reconciliation_incomplete", detail, f"records:{to_rfc3339(end)}")]
 
     def _issued(self, start: int, end: int) -> list[Account]:
         return [
@@ -166,7 +178,11 @@ def nightly(
     """
     began, failed = reconciler.clock(), 0
     while not stop.wait(look_s):
-        kept = reconciler.store.reconciliations(1)
+        try:
+            kept = reconciler.store.reconciliations(1)
+        except Exception:
+            _log.exception("when books were compared last is not known")
+            continue
         last = max(from_rfc3339(kept[0]["at"], "at") if kept else began, failed)
         now = reconciler.clock()
         due = now - now % _DAY_MS + hour * _HOUR_MS

@@ -226,7 +226,9 @@ def _state(invoice: Invoice, what: str) -> MeuseError:
 
 
 def _check_refund(now: Figures, amount: Decimal, currency: str) -> None:
-    back = min(max(-now.due, Decimal(0)), max(now.paid, Decimal(0)))
+    # What an invoice below zero gives back was paid on an earlier one of its month.
+    paid = now.paid - min(now.total, Decimal(0))
+    back = min(max(-now.due, Decimal(0)), max(paid, Decimal(0)))
     if amount <= back:
         return
     raise MeuseError(
@@ -246,8 +248,9 @@ def _left(now: Figures, invoice: Invoice) -> str:
 
 
 def _status(invoice: Invoice, due: Decimal) -> str:
-    """Paid once nothing is due; it never goes back."""
-    settled = due <= 0 and InvoiceStatus(invoice.status) is InvoiceStatus.ISSUED
+    """Paid once nothing is due; it never goes back. One below zero is once it was paid back."""
+    nothing = due == 0 if Decimal(invoice.total) < 0 else due <= 0
+    settled = nothing and InvoiceStatus(invoice.status) is InvoiceStatus.ISSUED
     return str(InvoiceStatus.PAID) if settled else invoice.status
 
 

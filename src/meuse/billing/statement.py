@@ -102,6 +102,9 @@ def _of_month(
     if _is_taxed_anew(now, issued if begin > month.start_ms else (), currency):
         lines = difference(_untaxed(now), _untaxed(then), currency)
         lines += tuple(_tax_again(line, lines, currency) for line in now if line.kind == "tax")
+    if lines and not any(line.kind == "tax" for line in lines):
+        # No percentage comes to nothing in every part; its name and reason stand on all of them.
+        lines += tuple(x for x in now if x.kind == "tax" and not Decimal(x.unit_price or "0"))
     return (replace(line, period=part) for line in lines)
 
 

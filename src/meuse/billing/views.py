@@ -19,6 +19,8 @@ def invoice_view(account: Account, now_ms: int) -> dict[str, Any]:
     invoice = account.invoice
     body: dict[str, Any] = json.loads(invoice.body)
     body["status"] = invoice.status
+    # Lines of invoices that were issued before there were plans with tiers say less.
+    body["lines"] = [{"kind": "usage", "tier": "", **line} for line in body["lines"]]
     if invoice.status == "draft":
         return body
     body |= brief(account, now_ms)
@@ -46,8 +48,9 @@ def brief(account: Account, now_ms: int) -> dict[str, Any]:
             ("due", due),
         )
     }  # fmt: skip
-    if sums.wallet:
-        told["from_wallet"] = amount_text(sums.wallet, invoice.currency)
+    wallet = Decimal(0) if is_void else sums.wallet
+    if wallet or "from_wallet" in json.loads(invoice.body):
+        told["from_wallet"] = amount_text(wallet, invoice.currency)
     head = {"id": invoice.id, "number": invoice.number, "status": invoice.status}
     return {**head, "currency": invoice.currency, **told, "overdue": late and due > 0}
 

@@ -14,7 +14,8 @@ def is_public(address: str) -> bool:
     """Whether it is of the public internet: not loopback, private, link-local, shared, reserved
     or multicast, also when it stands inside another one. Raises ValueError."""
     found = _inner(address)
-    return found.is_global and not found.is_multicast
+    odd = found.is_multicast or found.is_reserved or getattr(found, "is_site_local", False)
+    return found.is_global and not odd
 
 
 def _inner(address: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

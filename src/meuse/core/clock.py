@@ -12,6 +12,7 @@ Clock = Callable[[], int]
 """Milliseconds since the Unix epoch."""
 
 BUCKET_MS = 15 * 60 * 1000
+MAX_PERIOD_MS = 2 * 366 * 86_400_000
 """Width of a usage bucket: a quarter of an hour divides every time zone's offset."""
 
 
@@ -64,7 +65,8 @@ def day_of(ms: int) -> str:
 
 
 def parse_period(period: object, field: str = "period") -> tuple[int, int]:
-    """`"2026-11"` or `{"from": …, "to": …}` → [start, end) in Unix milliseconds."""
+    """`"2026-11"` or `{"from": …, "to": …}` → [start, end) in Unix milliseconds, of two years at
+    most: what is asked of a period is computed month by month."""
     if isinstance(period, dict) and set(period) == {"from", "to"}:
         start = from_rfc3339(str(period["from"]), f"{field}.from")
         end = from_rfc3339(str(period["to"]), f"{field}.to")
@@ -79,4 +81,6 @@ def parse_period(period: object, field: str = "period") -> tuple[int, int]:
         raise invalid(field, "a period is missing", 'Use "2026-11" or {"from": …, "to": …}.')
     if end <= start:
         raise invalid(field, "the period is empty", "`to` must lie after `from`.")
+    if end - start > MAX_PERIOD_MS:
+        raise invalid(field, "the period is longer than two years", "Ask for its years in turn.")
     return start, end

@@ -204,7 +204,8 @@ class Generation:
         if plan.counts_time:  # the engine's time for it is within its own
             needs["compute_ms"] = 1 + (LONGEST_MS if call.timeout_ms is None else call.timeout_ms)
         elastic = "completion_tokens" if sampling.max_tokens is None else ""
-        self._grant = self._plane.limits.admit(plan, needs, elastic=elastic)
+        least = sampling.n  # each choice has a token at least
+        self._grant = self._plane.limits.admit(plan, needs, elastic=elastic, least=least)
         self._most = self._grant.held_of("completion_tokens") or self._most
 
     def _release(self) -> None:

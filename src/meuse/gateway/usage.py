@@ -53,10 +53,11 @@ class Usage:
         grant: Grant | None,
     ) -> None:
         """What a caller's request used. Raises `unavailable` when it cannot be recorded."""
+        is_free = caller.tier == TIER and status != "ok"  # such a line is asked for again
         if grant is not None:
             # First: a death in between must not give back what a record says was used.
-            self._limits.settle(grant, quantities)
-        if caller.tier == TIER and status != "ok":
+            self._limits.settle(grant, {} if is_free else quantities)
+        if is_free:
             return
         try:
             template = caller.templates.get((target, protocol))

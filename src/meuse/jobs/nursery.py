@@ -259,13 +259,17 @@ class _Server:
             self._link.close()
             return
         *used, status = fds
+        events, lifeline, output = used
         gc.freeze()  # what is imported stays in pages that all children share
         pid = os.fork()
         if pid == 0:
-            events, life, output = used
-            self._leave(output)
-            _introduce(status)
-            _live(lambda: self._birth(Path(os.fsdecode(data)), events, life))
+
+            def life() -> int:
+                self._leave(output)
+                _introduce(status)
+                return self._birth(Path(os.fsdecode(data)), events, lifeline)
+
+            _live(life)
         for fd in used:
             os.close(fd)
         child = os.pidfd_open(pid)

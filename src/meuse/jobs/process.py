@@ -7,6 +7,7 @@ no database and no dbos.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import selectors
@@ -201,7 +202,9 @@ def _follow(
 
 def _signal(process: Running, number: int) -> None:
     if process.poll() is None and process.pid is not None:
-        os.killpg(process.pid, number)
+        # A forked child whose nursery was killed as well leaves no zombie that keeps its number.
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
 
 
 def _note(folder: Path, level: str, message: str) -> None:

@@ -211,7 +211,8 @@ class JournalWriter:
         the writer, and finish and delete the empty file.
         """
         name = segment_name(self._host, self._slot, self._epoch, n)
-        hidden = self._folder / f".{name}.new"
+        # Two threads may want one name (two jobs' records of one millisecond): one of them gets it.
+        hidden = self._folder / f".{name}.{threading.get_native_id()}.new"
         hidden.unlink(missing_ok=True)
         flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         fd = os.open(hidden, flags, 0o600)

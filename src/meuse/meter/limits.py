@@ -106,9 +106,10 @@ class Limits:
         now_us: int | None = None,
         *,
         elastic: str = "",
+        least: int = 1,
     ) -> Grant:
         """Reserve `needs` (by meter) under every limit of the plan, or nothing at all. Of the
-        `elastic` meter less will do: what all budgets leave, at least 1 (`Grant.held_of`).
+        `elastic` meter less will do: what all budgets leave, at least `least` (`Grant.held_of`).
 
         Raises `budget_exceeded`, `rate_limited`, `limit_exceeded`, `unrated`, or `unavailable`
         when the file is busy or a budget not counted yet.
@@ -120,7 +121,7 @@ class Limits:
         self._cells.lock()
         try:
             refused = self._check(plan, now, grant, elastic)
-            while refused is not None and grant.short > 0:
+            while refused is not None and grant.short >= least:
                 needs = {**needs, elastic: grant.short}
                 grant = Grant(plan.prices, plan.needs(needs))
                 refused = self._check(plan, now, grant, elastic)

@@ -214,6 +214,8 @@ class Invoices:
     def credit_note(self, tenant: str | None, note_id: str) -> CreditNote:
         """By its id or number. Raises `not_found`."""
         c = i.credit_notes.c
+        if "\0" in note_id:
+            raise not_found("credit_note", note_id)
         query = sa.select(i.credit_notes).where(sa.or_(c.id == note_id, c.number == note_id))
         with self._database.read() as connection:
             row = connection.execute(_of_tenant(query, i.credit_notes, tenant)).one_or_none()
@@ -299,6 +301,8 @@ def _preview(tenant: str, period: tuple[int, int], draft: InvoiceDraft, now: int
 
 def _one(connection: sa.Connection, tenant: str | None, invoice_id: str) -> sa.Row[Any]:
     c = i.invoices.c
+    if "\0" in invoice_id:  # Postgres takes it in no text
+        raise not_found("invoice", invoice_id)
     query = sa.select(i.invoices).where(sa.or_(c.id == invoice_id, c.number == invoice_id))
     row = connection.execute(_of_tenant(query, i.invoices, tenant)).one_or_none()
     if row is None:

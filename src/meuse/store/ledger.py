@@ -124,7 +124,7 @@ class SqlBooks:
     def wallet_by_id(self, wallet_id: str, tenant: str | None = None) -> Wallet:
         """Raises `not_found`, also for another tenant's; None takes all."""
         w = t.wallets.c
-        found = _wallets(self._connection, w.id == wallet_id)
+        found = [] if "\0" in wallet_id else _wallets(self._connection, w.id == wallet_id)
         if not found or tenant not in (None, found[0].tenant):
             raise not_found("wallet", wallet_id)
         return found[0]

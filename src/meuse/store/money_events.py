@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import sqlalchemy as sa
 
 from meuse.core.clock import Clock, now_ms
+from meuse.core.errors import invalid
 from meuse.store import money_tables as t
 from meuse.store.database import Database
 from meuse.store.money_contexts import Contexts
@@ -21,7 +22,10 @@ from meuse.store.money_ingest import add_records, raise_alarms, tell
 from meuse.store.money_tables import Record
 from meuse.store.turns import take_turn
 
-KEPT_MS = 45 * 86_400_000
+_DAY_MS = 86_400_000
+KEPT_MS = 46 * _DAY_MS
+"""Events may be 45 days old, and were some minutes ahead of their time when they were seen."""
+_MOST_SUM = 2**62
 _PER_QUERY = 300
 
 
@@ -81,6 +85,7 @@ class UsageEvents:
                 return Reported(conflicts=tuple(conflicts))
             records = [(event.record, b"") for event in fresh]
             _, raised, moved = add_records(connection, records, contexts, now)
+            _check_sums(connection, fresh)
             if fresh:
                 connection.execute(
                     sa.insert(t.events),
@@ -104,6 +109,21 @@ class UsageEvents:
             duplicates=tuple(duplicates),
             late=tuple((index, place.bucket_ms) for index, place in places if place is not None),
         )
+
+
+def _check_sums(connection: sa.Connection, events: Sequence[Event]) -> None:
+    """Raises `invalid_field` where they come near to what a sum can hold: what comes behind them
+    in the journal must always find room."""
+    if not events:
+        return
+    d = t.daily.c
+    since = min(event.record.ts for event in events)
+    query = sa.select(sa.func.max(d.quantity)).where(
+        d.tenant_id.in_({event.record.tenant for event in events}),
+        d.day_ms >= since - since % _DAY_MS,
+    )
+    if (connection.execute(query).scalar() or 0) > _MOST_SUM:
+        raise invalid("data.quantities", "the sum of their day is more than can be kept")
 
 
 def _key(event: Event) -> tuple[str, str, str]:

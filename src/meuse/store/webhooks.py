@@ -65,6 +65,11 @@ class SqlWebhooks:
             if connection.execute(statement.values(url=url, disabled=disabled)).rowcount == 0:
                 raise not_found("webhook", webhook_id)
 
+    def disable(self, webhook_id: str, url: str) -> None:
+        same = (webhooks.c.id == webhook_id, webhooks.c.url == url)
+        with self._database.write() as connection:
+            connection.execute(webhooks.update().where(*same).values(disabled=True))
+
     def delete(self, webhook_id: str) -> None:
         with self._database.write() as connection:
             gone = connection.execute(webhooks.delete().where(webhooks.c.id == webhook_id))

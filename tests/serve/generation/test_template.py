@@ -8,6 +8,7 @@ import signal
 import pytest
 
 import helpers_llm
+from helpers_child import in_child
 from meuse.core.errors import Code, MeuseError
 from meuse.serve.generation.template import Template
 
@@ -59,6 +60,10 @@ def test_says_why_it_refuses() -> None:
 )
 def test_hostile_templates_end_in_an_error(source: str) -> None:
     """No endless loop, no endless memory, no attribute of Python's own, nothing changed."""
+    in_child(lambda: ends(source))
+
+
+def ends(source: str) -> None:
     before = resource.getrlimit(resource.RLIMIT_AS)
     with pytest.raises(MeuseError) as caught:
         Template(source).render({"messages": USER})

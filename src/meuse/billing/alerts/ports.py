@@ -23,6 +23,10 @@ class WebhookStore(Protocol):
 
     def change(self, webhook_id: str, url: str, disabled: bool) -> None: ...
 
+    def disable(self, webhook_id: str, url: str) -> None:
+        """Unless it has another URL by now."""
+        ...
+
     def delete(self, webhook_id: str) -> None:
         """With all that was on its way. Raises `not_found`."""
         ...

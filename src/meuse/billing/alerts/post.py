@@ -109,7 +109,8 @@ def post(
             answer = connection.getresponse()
             answer.read(_READ)
             return answer.status
-        except (OSError, http.client.HTTPException) as error:
+        # ValueError: what TLS says of a socket that was shut down meanwhile.
+        except (OSError, ValueError, http.client.HTTPException) as error:
             raise _unavailable(f"{target.host} does not answer: {error}") from None
         finally:
             end.cancel()
@@ -123,6 +124,7 @@ class _Connection(http.client.HTTPConnection):
         self._target = target
         self._address = address
         self._silence_s = silence_s
+        self._raw: socket.socket | None = None  # http.client lets go of `sock` before it has read
         self.default_port = PORTS[target.scheme]  # for the Host header
 
     def connect(self) -> None:
@@ -137,13 +139,13 @@ class _Connection(http.client.HTTPConnection):
         except BaseException:
             sock.close()
             raise
-        self.sock = sock
+        self.sock = self._raw = sock
 
     def abort(self) -> None:
         """From another thread: what waits for the socket ends."""
-        if self.sock is not None:
+        if self._raw is not None:
             with contextlib.suppress(OSError):
-                self.sock.shutdown(socket.SHUT_RDWR)
+                self._raw.shutdown(socket.SHUT_RDWR)
 
 
 def _forbidden(why: str) -> MeuseError:

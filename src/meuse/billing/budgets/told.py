@@ -37,6 +37,7 @@ class Told:
         self._tables: dict[str, PriceTable] = {}
         self._asides: dict[tuple[str, str], tuple[object, int]] = {}  # by budget and tenant
         self._since: dict[str, tuple[object, int]] = {}  # by prepaid tenant
+        self._owners: dict[str, str] = {}  # tenants, by key
 
     def limits(self) -> tuple[Limit, ...]:
         """Every limit, as hosts need it; those of prepaid balances at the end."""
@@ -79,10 +80,16 @@ class Told:
             return limit
         payers = [tenant for tenant in tenants if limit.tenant in (None, tenant.name)]
         if limit.tenant is None and limit.key is not None:
-            key = self._access.key(limit.key)
-            payers = [tenant for tenant in payers if key and tenant.name == key.scope.tenant]
+            owner = self._owner_of(limit.key)
+            payers = [tenant for tenant in payers if tenant.name == owner]
         aside = sum(self._aside(limit, tenant, latest) for tenant in payers)
         return replace(limit, aside=min(aside, limit.amount))
+
+    def _owner_of(self, key: str) -> str | None:
+        """The tenant of a key, which never changes."""
+        if key not in self._owners and (found := self._access.key(key)):
+            self._owners[key] = found.scope.tenant
+        return self._owners.get(key)
 
     def _aside(self, limit: Limit, tenant: Tenant, latest: dict[str, PlanVersion]) -> int:
         """What a tenant may owe beside the price of units, in the months of the present period:

@@ -164,7 +164,7 @@ def post_repayment(
     found = replayed(books, tenant, name, "repayment", currency, asked)
     if found is None:
         now = _known(books, tenant, invoice)
-        most = max(min(-now.due, now.paid), 0)
+        most = max(min(-now.due, now.paid - min(now.total, 0)), 0)
         if micros > most:
             raise _beyond("refund", micros, most, "owed back of what was paid", currency)
         legs = {receivable(invoice): micros, CASH: -micros}

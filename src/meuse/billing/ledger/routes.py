@@ -72,12 +72,9 @@ def wallet_routes(ledger: LedgerBooks, tenants: Tenants, clock: Clock = now_ms) 
         )
 
     def list_all(request: Request) -> Response:
-        tenant = _asked(request)
+        wallets_of = ledger.list_wallets(_asked(request))  # not beside the connection of `glance`
         with ledger.glance() as books:
-            found = [
-                wallet_body(state_of(books, wallet), clock())
-                for wallet in ledger.list_wallets(tenant)
-            ]
+            found = [wallet_body(state_of(books, wallet), clock()) for wallet in wallets_of]
         return _json({"items": found})
 
     def one(request: Request) -> Response:

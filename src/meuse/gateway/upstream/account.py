@@ -60,7 +60,8 @@ class Account:
             "completion_tokens": self._most,
         }
         elastic = "completion_tokens" if sent.most is None else ""
-        self._grant = self._plane.limits.admit(plan, needs, elastic=elastic)
+        least = sent.choices  # each has a token at least
+        self._grant = self._plane.limits.admit(plan, needs, elastic=elastic, least=least)
         self._most = self._grant.held_of("completion_tokens") or self._most
         if sent.most is not None or self._most >= entry.context * sent.choices:
             return None
@@ -75,7 +76,8 @@ class Account:
     def checkpoint(self, stream: Events) -> None:
         """Now and then: of the answer alone, and from below. What the prompt has is told at the
         end. Raises `unavailable` where it cannot be recorded."""
-        now, tokens = now_ms(), stream.tokens
+        # A choice has an event for its role and one for its end: of one `tokens` knows.
+        now, tokens = now_ms(), max(stream.tokens - 2 * (self._sent.choices - 1), 0)
         self._recorded_ms = self._recorded_ms or now
         more = tokens - self._recorded_tokens
         if more >= CHECKPOINT_TOKENS or (more and now - self._recorded_ms >= CHECKPOINT_MS):
@@ -93,7 +95,10 @@ class Account:
         self, counts: dict[str, int], error: MeuseError | None, *, final: bool = False
     ) -> None:
         """Count what is new, then write it. Raises `unavailable` where it cannot be written."""
-        before, self._counted = self._counted, counts
+        before = self._counted
+        # What a server tells at the end may be less than the estimates before, which are written.
+        counts = {meter: max(n, before.get(meter, 0)) for meter, n in counts.items()}
+        self._counted = counts
         if self._grant is not None:
             more = {meter: n - before.get(meter, 0) for meter, n in counts.items()}
             if final:

@@ -82,7 +82,7 @@ class Events:
             self._rest = data
             return b""
         block, self._rest = data[:cut], data[cut:]
-        self.deltas += block.count(b"data:")
+        self.deltas += block.count(b"\ndata:") + block.startswith(b"data:")
         if self._theirs is None and (found := _MODEL.search(block)):
             self._theirs = found[0]
         if self._theirs is not None:
