@@ -31,7 +31,8 @@ up: setup
 
 # A file's tests stay together: they share platforms. In the order of the tree, since files of few
 # tests, which would come last otherwise, are those that take long.
-PARALLEL := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder
+# A process that dies has failed the run: in its place another would wait for ever for its last test.
+PARALLEL := -n auto --maxprocesses=4 --dist loadfile --no-loadscope-reorder --max-worker-restart=0
 
 test: setup
 	$(BIN)/python -m pytest $(PARALLEL)

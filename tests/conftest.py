@@ -45,3 +45,25 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         whole = item.path.relative_to(here).parts[0] in ("e2e", "faults")
         if whole and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(300))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """One process speaks to the terminal, the others to it."""
+    terminal = config.pluginmanager.get_plugin("terminalreporter")
+    if terminal is not None:
+        config.pluginmanager.register(TellAtOnce(terminal))
+
+
+class TellAtOnce:
+    """Writes why a test failed as soon as it is known: a run that is ended early, by a machine's
+    limit of time, has told what it found."""
+
+    def __init__(self, terminal: pytest.TerminalReporter) -> None:
+        self._terminal = terminal
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._terminal.write_line("")
+            self._terminal.write_line(f"{report.nodeid}: {report.when} failed")
+            self._terminal.write_line(report.longreprtext[-4_000:])
