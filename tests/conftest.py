@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from meuse.runtime import sigstack
 from postgres import PostgresMissingError, temporary_postgres
 
 # Before torch is loaded: several tests share the cores, and threads that wait must not spin.
@@ -44,7 +45,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         whole = item.path.relative_to(here).parts[0] in ("e2e", "faults")
         if whole and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.timeout(600))
 
 
 @pytest.hookimpl(trylast=True)
@@ -53,6 +54,12 @@ def pytest_configure(config: pytest.Config) -> None:
     terminal = config.pluginmanager.get_plugin("terminalreporter")
     if terminal is not None:
         config.pluginmanager.register(TellAtOnce(terminal))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Before its time runs: an engine of the test before may have freed the stack of signals."""
+    sigstack.take_back()
 
 
 class TellAtOnce:

@@ -120,7 +120,7 @@ def test_a_training_of_its_own(tmp_path: Path) -> None:
         ("import socket\ndef build(*_): socket.create_connection(('127.0.0.1', 80), 1)",
          "failed", "no network"),
         ("import os\ndef build(*_):\n while True: os.fork()", "failed|stopped",
-         "process|words|longer than"),
+         "process|words|longer than|memory"),
         ("def build(*_):\n kept = []\n while True: kept.append(bytearray(1 << 27))",
          "MemoryError|memory", ""),
         ("def build(*_): open('/usr/lib/x', 'w')", "failed", "own folder"),

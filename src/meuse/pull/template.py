@@ -12,6 +12,7 @@ from typing import Any
 
 from meuse.core.errors import Code, MeuseError
 from meuse.pull.facts import refused
+from meuse.runtime import sigstack
 
 LEAST = 64
 PATIENCE_S = 10.0
@@ -77,6 +78,7 @@ def _within(seconds: float) -> Iterator[None]:
     def ring(_number: int, _frame: FrameType | None) -> None:
         raise _LateError
 
+    sigstack.take_back()
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:

@@ -10,6 +10,7 @@ import pytest
 import helpers_llm
 from helpers_child import in_child
 from meuse.core.errors import Code, MeuseError
+from meuse.serve.generation import bounds
 from meuse.serve.generation.template import Template
 
 USER = [{"role": "user", "content": "Hi {{ 7 * 7 }}"}]
@@ -29,6 +30,13 @@ def test_has_what_templates_use() -> None:
     )
     text = Template(source, {"bos_token": "<s>"}).render({"messages": [], "tools": [{"a": "é<"}]})
     assert text == '<s>{"a": "é<"}4True'
+
+
+def test_json_as_templates_ask_for_it() -> None:
+    """Their arguments are honoured: the prompt is what the model was trained on."""
+    source = "{{ tools | tojson(separators=(',', ':'), sort_keys=true, ensure_ascii=true) }}"
+    text = Template(source).render({"messages": [], "tools": [{"b": "é", "a": 1}]})
+    assert text == '[{"a":1,"b":"\\u00e9"}]'
 
 
 def test_says_why_it_refuses() -> None:
@@ -61,6 +69,17 @@ def test_says_why_it_refuses() -> None:
 def test_hostile_templates_end_in_an_error(source: str) -> None:
     """No endless loop, no endless memory, no attribute of Python's own, nothing changed."""
     in_child(lambda: ends(source))
+
+
+def test_what_nothing_interrupts_ends_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """2⁶⁰ comparisons are one step of the interpreter."""
+    monkeypatch.setattr(bounds, "HARD_S", 1.5)
+    source = (
+        "{% set n = namespace(x=[], y=[]) %}{% for i in range(60) %}"
+        "{% set n.x = [n.x, n.x] %}{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}"
+    )
+    with pytest.raises(AssertionError, match="it ended with 1"):
+        in_child(lambda: Template(source).render({"messages": USER}))
 
 
 def ends(source: str) -> None:

@@ -109,8 +109,21 @@ def _name(error: BaseException) -> str:
     return f"{type(error).__name__}: {str(error)[:300]}".removesuffix(": ")
 
 
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """As templates know it: unlike Jinja's own, nothing is written in the way of HTML."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=None if separators is None else (separators[0], separators[1]),
+        sort_keys=sort_keys,
+    )
 
 
 def _refuse(message: object = "") -> NoReturn:
