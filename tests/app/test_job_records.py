@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from billing.make_usage import plan
 from helpers_jobs import RecordedJob
 from meuse.app import kinds as control
 from meuse.app import work as child
@@ -25,15 +26,22 @@ from meuse.app.kinds.search import Search
 from meuse.app.kinds.shared import Stores
 from meuse.app.kinds.train import Train
 from meuse.app.kinds.tune import Tune
-from meuse.app.work.worktime import KEPT, Worked, worked_in
-from meuse.core.nouns import Job, Scope
+from meuse.app.work import spending, worktime
+from meuse.app.work.worktime import KEPT, Worked, worked, worked_in
+from meuse.billing.plans.budget import price_table
+from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import Job, Limit, Scope
+from meuse.core.plans import Price
+from meuse.core.ports import Paused
 from meuse.core.states import JobStatus
 from meuse.jobs.kinds import JobKind
 from meuse.meter.jobs import JobJournal
+from meuse.meter.limits import spent
 from meuse.meter.record import UsageRecord
 from meuse.meter.segments import list_segments, read
 
 NOTHING = cast("Any", None)
+FREE = spending.Budgets({"meter": "compute_ms", "limits": [], "cells": ""})
 # kind → (spec, the meter, what it is priced as); None: somebody else meters it.
 KINDS: dict[str, tuple[dict[str, Any], str, str] | None] = {
     "train": ({"model_name": "digits"}, "training_ms", "digits"),
@@ -140,14 +148,14 @@ def test_predictions_are_recorded_with_their_result(
 
 def test_time_goes_on_where_a_killed_process_left_it(tmp_path: Path) -> None:
     """Of the same attempt; another one counts by itself."""
-    told = {"attempt": 1, "plan_version": None}
-    killed = Worked(tmp_path, told)
+    told, second_told = ({"attempt": n, "plan_version": None} for n in (1, 2))
+    killed = Worked(tmp_path, told, FREE)
     killed._before, killed._began = 5_000, time.monotonic()
     killed._note()
-    with Worked(tmp_path, told, every_s=0.01):
+    with Worked(tmp_path, told, FREE, every_s=0.01):
         time.sleep(0.1)
         meanwhile = worked_in(tmp_path, 1)
-    with pytest.raises(ValueError, match="broken"), Worked(tmp_path, {**told, "attempt": 2}):
+    with pytest.raises(ValueError, match="broken"), Worked(tmp_path, second_told, FREE):
         raise ValueError("broken")
     first, second = worked_in(tmp_path, 1), worked_in(tmp_path, 2)
     assert meanwhile is not None
@@ -159,3 +167,102 @@ def test_time_goes_on_where_a_killed_process_left_it(tmp_path: Path) -> None:
     assert worked_in(tmp_path, 3) is None
     (tmp_path / KEPT).write_text("{")
     assert worked_in(tmp_path, 1) is None
+
+
+PLAN = plan(Price("compute_ms", "0.001"))
+
+
+def limited(tmp_path: Path, micros: int, attempt: int = 1) -> dict[str, Any]:
+    """What control tells of a job's time under one budget of money; a second costs a unit."""
+    budgets = Budgets(
+        lambda: [Limit("b", "budget", micros, "total", "cost", tenant="acme", currency="EUR")],
+        tmp_path / "cells", lambda tenant: (PLAN.ref, price_table(PLAN)),
+    )  # fmt: skip
+    told = budgets.inputs(job("evaluate"), "compute_ms", "digits")
+    return {**told, "attempt": attempt, "plan_version": PLAN.ref}
+
+
+def standing(tmp_path: Path) -> tuple[int, int]:
+    """(used, reserved)."""
+    limit = Limit("b", "budget", 1, "total", "cost", currency="EUR")
+    found = spent(tmp_path / "cells", [limit], int(time.time() * 1000))["b"]
+    return found.used, found.reserved
+
+
+def counted(folder: Path, attempt: int = 1) -> int:
+    used = worked_in(folder, attempt)
+    assert used is not None
+    return int(used["compute_ms"]) * 1000
+
+
+def test_time_is_counted_against_budgets(tmp_path: Path) -> None:
+    """As much as the record says, and two seconds ahead while it works; a job for which they are
+    not there does not begin."""
+    context = RecordedJob(tmp_path / "job")
+    held = []
+
+    def work(job: Any) -> dict[str, Any]:
+        held.append(standing(tmp_path))
+        time.sleep(0.3)
+        with pytest.raises(MeuseError, match="the job needs 2000 compute_ms") as caught:
+            worked(work, RecordedJob(tmp_path / "other"), limited(tmp_path, 3_900_000))
+        assert caught.value.code is Code.BUDGET_EXCEEDED
+        return {"done": True}
+
+    assert worked(work, context, limited(tmp_path, 3_900_000)) == {"done": True}
+    assert [reserved for _, reserved in held] == [2_000_000]
+    assert worked_in(tmp_path / "other", 1) is None
+    assert standing(tmp_path) == (counted(context.folder), 0)
+    assert counted(context.folder) >= 300_000
+
+
+@pytest.mark.parametrize("way", ["tells", "pauses"])
+def test_a_job_ends_when_its_budget_is_spent(
+    tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it tells how far it is, or where it asks whether to pause."""
+    monkeypatch.setattr(worktime, "EVERY_S", 0.05)
+    context = RecordedJob(tmp_path / "job")
+
+    def work(job: Any) -> dict[str, Any]:
+        for n in range(1000):
+            time.sleep(0.01)
+            if way == "tells":
+                job.progress(n / 1000)
+            elif job.paused():
+                raise Paused
+        return {}
+
+    with pytest.raises(MeuseError, match="budget") as caught:
+        worked(work, context, limited(tmp_path, 2_100_000))
+    assert caught.value.code is Code.BUDGET_EXCEEDED
+    used, reserved = standing(tmp_path)
+    assert (100_000 <= used < 2_000_000, reserved) == (True, 0)
+    assert used == counted(context.folder)
+
+
+def test_what_is_done_is_kept_and_what_cannot_be_counted_is_not_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last word of a job is no place to refuse it; a disk that takes no count is one."""
+    monkeypatch.setattr(worktime, "EVERY_S", 0.05)
+
+    def finished(job: Any) -> dict[str, Any]:
+        time.sleep(0.3)
+        job.progress(1.0)
+        return {"done": True}
+
+    context = RecordedJob(tmp_path / "job")
+    assert worked(finished, context, limited(tmp_path, 2_100_000)) == {"done": True}
+
+    def uncounted(job: Any) -> dict[str, Any]:
+        (tmp_path / "other" / f"{KEPT}.new").mkdir()
+        try:
+            time.sleep(0.3)
+            job.progress(0.5)
+        finally:
+            (tmp_path / "other" / f"{KEPT}.new").rmdir()
+        return {}
+
+    with pytest.raises(MeuseError, match="time cannot be counted"):
+        worked(uncounted, RecordedJob(tmp_path / "other"), limited(tmp_path, 9_000_000))

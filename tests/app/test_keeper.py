@@ -13,7 +13,7 @@ from billing.make_usage import usage_record
 from meuse.app.keeper import Keeper
 from meuse.billing.budgets.told import Told
 from meuse.billing.ingest import Ingester
-from meuse.core.clock import now_ms
+from meuse.core.clock import BUCKET_MS, bucket_start, now_ms
 from meuse.core.errors import MeuseError
 from meuse.core.ids import uuid7_bytes
 from meuse.core.nouns import Limit, LimitRecord, Scope
@@ -32,7 +32,7 @@ from meuse.store.money_budgets import BudgetUsage
 @dataclass(frozen=True)
 class Wallet:
     available: int
-    invoiced_to_ms: int = 0
+    invoiced: tuple[tuple[int, int], ...] = ()
 
 
 class World:
@@ -137,6 +137,30 @@ def test_a_damaged_file_is_counted_anew(world: World) -> None:
     assert world.refused(1) == "budget_exceeded"
 
 
+def test_usage_that_cannot_be_read_is_no_credit(world: World) -> None:
+    """A damaged segment from before the file was made: its budgets refuse until it is gone."""
+    world.put_plan()
+    world.work()
+    world.budget(Limit("r", "budget", 50, "total", "rows", key="key-1"))
+    world.ask(30)
+    world.keeper.ingest()
+    path = world.journal.path
+    whole = path.stat().st_size
+    world.record(5)
+    world.record(5)
+    data = bytearray(path.read_bytes())
+    data[whole + 20] ^= 0xFF
+    path.write_bytes(data)
+    world.lose()
+    for _ in range(2):
+        world.work()
+        world.keeper.look()
+        assert world.refused(1) == "unavailable"
+    path.unlink()
+    world.keeper.look()
+    assert world.used() == {"r": 30}
+
+
 def test_a_budget_is_told_beside_its_records(world: World) -> None:
     """Usage that was journaled a moment ago is in it."""
     world.put_plan()
@@ -175,4 +199,30 @@ def test_a_prepaid_tenant_uses_what_is_in_its_wallet(world: World) -> None:
     assert world.used() == {id: 7000}
     world.wallet = None
     world.keeper.look()
+    assert world.refused(1) == "budget_exceeded"
+
+
+def test_what_no_host_counts_is_taken_off_a_prepaid_balance(world: World) -> None:
+    """Once, before an invoice and after it; what is not in yet is not given back."""
+    world.put_plan(credits=Credits("0", "credit_only"))
+    world.work()
+    world.wallet = Wallet(10_000)
+    world.keeper.look()
+    world.ask(4)
+    world.record(6)
+    world.keeper.ingest()
+    world.keeper.look()
+    (id,) = world.used()
+    assert world.used() == {id: 5000}
+    world.ask(2)  # that the ledger has not read
+    world.keeper.look()
+    assert world.used() == {id: 6000}
+    world.keeper.ingest()
+    world.keeper.look()
+    assert world.used() == {id: 6000}
+    until = bucket_start(now_ms()) + BUCKET_MS
+    world.wallet = Wallet(4000, ((0, until),))
+    world.keeper.look()
+    assert world.refused(9) == "budget_exceeded"
+    world.ask(8)
     assert world.refused(1) == "budget_exceeded"

@@ -222,7 +222,10 @@ def test_a_prepaid_plan_is_a_budget_of_its_tenant(world: World) -> None:
 @dataclass(frozen=True)
 class Wallet:
     available: int
-    invoiced_to_ms: int
+    invoiced: tuple[tuple[int, int], ...] = ()
+
+
+BEFORE = (0, MONTH)
 
 
 WALLET = cost(0, "total", id="wallet-acme", moves=True, since_ms=MONTH)
@@ -253,35 +256,47 @@ def test_a_balance_is_less_what_no_invoice_has_taken_off() -> None:
     spent = Spending((MONTH + 1, 300), (END - 1, 200), (END + 5, 40))
     now = END + 9
     assert left(None, spent, now, PREPAID) == -540
-    assert left(Wallet(1000, 0), spent, now, PREPAID) == 460
-    assert left(Wallet(500, END), spent, now, PREPAID) == 460
-    assert left(Wallet(800, END), spent, now, PREPAID) == 760
-    assert left(Wallet(1500, 0), spent, now, PREPAID) == 960
+    assert left(Wallet(1000), spent, now, PREPAID) == 460
+    assert left(Wallet(500, ((MONTH, END),)), spent, now, PREPAID) == 460
+    assert left(Wallet(800, ((MONTH, END),)), spent, now, PREPAID) == 760
+    assert left(Wallet(1500), spent, now, PREPAID) == 960
 
 
 def test_usage_from_before_it_was_prepaid_is_paid_too() -> None:
-    """What the month had before, or what the last invoice left."""
+    """Whenever that was: an invoice for it, when it is issued, takes it off the wallet."""
     spent = Spending((MONTH - 5, 7000), (MONTH + 1, 300), (MONTH + HOUR, 200))
     later = {"since_ms": MONTH + 100}
     now = MONTH + 2 * HOUR
-    assert left(Wallet(1000, 0), spent, now, PREPAID, **later) == 500
-    assert left(Wallet(8000, MONTH - 9), spent, now, PREPAID, **later) == 500
+    assert left(Wallet(1000, (BEFORE,)), spent, now, PREPAID, **later) == 500
+    assert left(Wallet(8000, ((0, MONTH - 9),)), spent, now, PREPAID, **later) == 500
+    assert left(Wallet(8000), spent, now, PREPAID, **later) == 500
+
+
+def test_a_month_without_an_invoice_is_owed_though_later_ones_have_one() -> None:
+    """It was voided, or never issued."""
+    spent = Spending((5, 10), (MONTH - 5, 7000), (MONTH + 1, 300), (END + 1, 200))
+    now = END + HOUR
+    gap = ((0, 100), (MONTH, END))
+    assert left(Wallet(9000, gap), spent, now, PREPAID, since_ms=END) == 1800
+    assert left(Wallet(9000, gap), spent, now, PREPAID, since_ms=MONTH) == 1800
+    whole = ((0, 100), (100, MONTH), (MONTH, END))
+    assert left(Wallet(2000, whole), spent, now, PREPAID, since_ms=MONTH) == 1800
 
 
 def test_the_credit_of_a_plan_is_of_its_month() -> None:
     """What is not used is gone with the month, and an invoice of a part has used its part."""
     terms = plan(Price("rows", "1"), credits=Credits("0.0005", "credit_only"))
-    assert left(Wallet(100, 0), Spending(), MONTH + 9, terms) == 600
+    assert left(Wallet(100), Spending(), MONTH + 9, terms) == 600
     spent = Spending((MONTH + 1, 300))
-    assert left(Wallet(100, 0), spent, MONTH + 9, terms) == 300
-    assert left(Wallet(100, 0), spent, END, terms) == 100 + 500
+    assert left(Wallet(100), spent, MONTH + 9, terms) == 300
+    assert left(Wallet(100), spent, END, terms) == 100 + 500
     more = Spending((MONTH + 1, 550))
-    assert left(Wallet(100, 0), more, END, terms) == 50 + 500
-    assert left(Wallet(100, MONTH + HOUR), spent, MONTH + HOUR, terms) == 300
+    assert left(Wallet(100), more, END, terms) == 50 + 500
+    assert left(Wallet(100, ((MONTH, MONTH + HOUR),)), spent, MONTH + HOUR, terms) == 300
     half = {"since_ms": (MONTH + END) // 2}
     # By the second; the quarter of an hour in which it began does not count.
-    assert left(Wallet(100, 0), Spending(), END - 1, terms, **half) == 349
-    assert limit_of(WALLET, Wallet(0, 0), PREPAID, Spending((MONTH - 1, 9)), MONTH) == 0
+    assert left(Wallet(100), Spending(), END - 1, terms, **half) == 349
+    assert limit_of(WALLET, Wallet(0), PREPAID, Spending((MONTH - 1, 9)), MONTH) == 0
 
 
 @settings(max_examples=EXAMPLES)
@@ -293,5 +308,5 @@ def test_an_invoice_moves_both_sides_alike(used: list[tuple[int, int]], paid: in
     """Issued at the budget price, it changes nothing of what is left."""
     spent, now = Spending(*used), END + 10**9 + 1
     month = spent(MONTH, END)
-    before = left(Wallet(paid + month, 0), spent, now, PREPAID)
-    assert before == left(Wallet(paid, END), spent, now, PREPAID)
+    before = left(Wallet(paid + month), spent, now, PREPAID)
+    assert before == left(Wallet(paid, ((MONTH, END),)), spent, now, PREPAID)

@@ -45,17 +45,32 @@ def test_credit_is_put_in_seen_and_paid_back(
     paid = admin.post(f"{path}/refunds", json=back | {"amount": "30.00"})
     assert (paid.status_code, paid.json()["wallet"]["available"]) == (201, "70.00")
 
+    held = admin.post(f"{path}/holds", json={"amount": "60.00", "reference": "work-1"})
+    assert (held.status_code, held.json()["wallet"]["available"]) == (201, "10.00")
+    hold = f"{path}/holds/{held.json()['id']}"
+    more = {"amount": "10.01", "reference": "work-2"}
+    refused(admin.post(f"{path}/holds", json=more), 402, "budget_exceeded", "amount")
+    taken = {"amount": "60.01", "reference": "take-1"}
+    refused(admin.post(f"{hold}/captures", json=taken), 400, "invalid_field", "amount")
+    once = admin.post(f"{hold}/captures", json=taken | {"amount": "25.00"})
+    assert (once.status_code, once.json()["held"]) == (201, "35.00")
+    assert admin.post(f"{hold}/captures", json=taken | {"amount": "25.00"}).status_code == 200
+    assert admin.post(f"{hold}/release").json()["wallet"]["available"] == "45.00"
+
     own = platform.client(platform.key("billing", tenant=name))
-    assert get(own, path)["available"] == "70.00"
+    assert get(own, hold)["held"] == "0.00"
+    refused(own.post(f"{hold}/release"), 403, "forbidden", "scope")
+    assert get(own, path)["available"] == "45.00"
     assert [w["id"] for w in get(own, "/api/wallets")["items"]] == [made.json()["id"]]
     page = get(own, f"{path}/entries", limit="1")
-    assert [e["reference"] for e in page["items"]] == ["back-1"]
-    assert get(own, f"{path}/entries", cursor=page["next"])["items"][0]["reference"] == "pay-17"
+    assert [e["kind"] for e in page["items"]] == ["release"]
+    rest = get(own, f"{path}/entries", cursor=page["next"])["items"]
+    assert [e["reference"] for e in rest] == ["take-1", "work-1", "back-1", "pay-17"]
     refused(own.post(grants, json=body | {"reference": "y"}), 403, "forbidden", "scope")
     refused(own.post("/api/wallets", json={"currency": "USD"}), 403, "forbidden", "scope")
     refused(own.get("/api/wallets?tenant=" + other), 404, "not_found", "tenant")
     stranger = platform.client(platform.key("billing", tenant=other))
-    for place in (path, f"{path}/entries"):
+    for place in (path, f"{path}/entries", hold):
         refused(stranger.get(place), 404, "not_found", "wallet")
     assert get(stranger, "/api/wallets") == {"items": []}
     everyone = get(admin, "/api/wallets", tenant="*")["items"]
@@ -86,6 +101,12 @@ def test_the_client_and_the_command_line_book(
         assert client.wallet(wallet)["available"] == "45.00"
         assert [w["id"] for w in client.wallets(name)] == [wallet]
         assert len(client.wallet_entries(wallet, limit=2)["items"]) == 2
+        hold = client.hold(wallet, "20.00", "work-1")["id"]
+        assert client.capture(wallet, hold, "5.00", "take-1")["held"] == "15.00"
+        assert client.release(wallet, hold)["held"] == "0.00"
+    hold = run("hold", wallet, "7.00")["id"]
+    assert run("capture", wallet, hold, "2.00")["wallet"]["available"] == "33.00"
+    assert run("release", wallet, hold)["wallet"]["available"] == "38.00"
     shown = run("show", wallet)
     assert shown["grants"][0]["id"] == gift["id"]
-    assert run("entries", wallet, "--limit", "1")["items"][0]["kind"] == "refund"
+    assert run("entries", wallet, "--limit", "1")["items"][0]["kind"] == "release"

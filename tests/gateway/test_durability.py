@@ -80,6 +80,32 @@ def test_who_waits_together_is_told_by_one_sync() -> None:
     asyncio.run(scenario())
 
 
+def test_who_came_while_a_sync_failed_is_told_so() -> None:
+    """The lost pages may have been theirs, and the next sync would not say so."""
+
+    async def scenario() -> None:
+        gate, outcomes = threading.Event(), [OSError("the disk is gone"), None, None]
+        told: list[MeuseError | None] = []
+
+        def sync() -> None:
+            gate.wait(5)
+            if (error := outcomes.pop(0)) is not None:
+                raise error
+
+        commits = Commits(sync, lambda began, ok: None)
+        commits.after(told.append)
+        await asyncio.sleep(0.01)
+        commits.after(told.append)
+        gate.set()
+        await soon(lambda: len(told) == 2)
+        assert all(failure is not None for failure in told)
+        commits.after(told.append)
+        await soon(lambda: len(told) == 3)
+        assert told[2] is None
+
+    asyncio.run(scenario())
+
+
 def test_a_failed_sync_is_told_and_the_next_one_is_tried() -> None:
     """One who cannot be told does not keep the others from it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import resource
 import stat
@@ -113,6 +114,29 @@ def test_the_state_says_what_waits_for_the_disk(tmp_path):
     writer.sync()
     assert writer.state().lag_s == 0.0
     assert writer.state().synced_s < 5
+    writer.close()
+
+
+def test_what_follows_a_failed_sync_goes_to_another_segment(tmp_path, monkeypatch):
+    """The kernel would call the lost pages of the old one clean."""
+    writer = JournalWriter(tmp_path, "host", 0, 1)
+    writer.append(usage_record())
+    writer.sync()
+    writer.append(usage_record())
+
+    def broken(fd):
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        writer.sync()
+    synced = []
+    monkeypatch.setattr(os, "fdatasync", synced.append)
+    writer.append(usage_record())
+    assert writer.path.name == "host-0-1-1"
+    writer.sync()
+    assert len(synced) == 2
+    assert [len(read(path, 0).records) for path in list_segments(tmp_path)] == [2, 1]
     writer.close()
 
 

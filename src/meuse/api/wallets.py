@@ -19,6 +19,7 @@ Billing = Annotated[Principal, requires("billing")]
 Key = Annotated[str | None, Header(alias="idempotency-key")]
 
 GRANT = ("amount", "kind", "priority", "expires", "reference")
+HOLD = ("amount", "reference")
 REFUND = ("amount", "grant", "reference")
 
 
@@ -62,6 +63,44 @@ def refund(
     return _book(parts, f"{_path(wallet_id)}/refunds", body, idempotency_key, REFUND)
 
 
+@router.post("/{wallet_id}/holds", status_code=201)
+def hold(
+    parts: Parts, caller: Admin, wallet_id: str, body: Body, idempotency_key: Key = None
+) -> JSONResponse:
+    """Set {amount, reference} aside for work under way: 402 where there is not enough. It stays
+    held until it is captured or released."""
+    return _book(parts, f"{_path(wallet_id)}/holds", body, idempotency_key, HOLD)
+
+
+@router.get("/{wallet_id}/holds/{hold_id}")
+def one_hold(parts: Parts, caller: Billing, wallet_id: str, hold_id: str) -> Any:
+    """What was set aside at first (`amount`), and what is `held` of it still, by grant."""
+    path = _hold(wallet_id, hold_id)
+    return parts.ledger.call("GET", path, params={"tenant": _seen(caller)})[1]
+
+
+@router.post("/{wallet_id}/holds/{hold_id}/captures", status_code=201)
+def capture(
+    parts: Parts,
+    caller: Admin,
+    wallet_id: str,
+    hold_id: str,
+    body: Body,
+    idempotency_key: Key = None,
+) -> JSONResponse:
+    """Take {amount, reference} of a hold for good: it pays for the next invoice. What is not
+    taken stays held."""
+    path = f"{_hold(wallet_id, hold_id)}/captures"
+    return _book(parts, path, body, idempotency_key, HOLD)
+
+
+@router.post("/{wallet_id}/holds/{hold_id}/release")
+def release(parts: Parts, caller: Admin, wallet_id: str, hold_id: str) -> Any:
+    """Give back what a hold still holds; again, nothing more happens."""
+    path = f"{_hold(wallet_id, hold_id)}/release"
+    return parts.ledger.call("POST", path, body={"tenant": "*"})[1]
+
+
 @router.get("/{wallet_id}/entries")
 def entries(
     parts: Parts,
@@ -92,6 +131,10 @@ def _book(
 
 def _path(wallet_id: str) -> str:
     return f"/wallets/{quote(wallet_id, safe='')}"
+
+
+def _hold(wallet_id: str, hold_id: str) -> str:
+    return f"{_path(wallet_id)}/holds/{quote(hold_id, safe='')}"
 
 
 def _whose(caller: Principal, tenant: str | None) -> str:

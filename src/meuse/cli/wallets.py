@@ -1,4 +1,5 @@
-"""Verbs of prepaid credit: list, show, open, topup, refund, entries."""
+"""Verbs of prepaid credit: list, show, open, topup, refund, hold, capture,
+release, entries."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from meuse.cli.shared import Json, connect, say, table
 app = typer.Typer(help="Prepaid credit.", no_args_is_help=True)
 
 Wallet = Annotated[str, typer.Argument(help="The wallet's id.")]
+Hold = Annotated[str, typer.Argument(help="The hold's id.")]
 Amount = Annotated[str, typer.Argument(help="Decimal text in the wallet's currency: 100.00.")]
 Reference = Annotated[
     str | None,
@@ -91,6 +93,36 @@ def refund(
     with connect() as client:
         made = client.refund(wallet, amount, reference or uuid4().hex, grant)
     say(f"{made['id']}: {amount} paid back, {_left(made['wallet'])}", made, json_)
+
+
+@app.command()
+def hold(wallet: Wallet, amount: Amount, reference: Reference = None, json_: Json = False) -> None:
+    """Set credit aside for work under way."""
+    with connect() as client:
+        made = client.hold(wallet, amount, reference or uuid4().hex)
+    say(f"{made['id']}: {made['held']} held, {_left(made['wallet'])}", made, json_)
+
+
+@app.command()
+def capture(
+    wallet: Wallet,
+    hold: Hold,
+    amount: Amount,
+    reference: Reference = None,
+    json_: Json = False,
+) -> None:
+    """Take a part of a hold for good: it pays for the next invoice."""
+    with connect() as client:
+        made = client.capture(wallet, hold, amount, reference or uuid4().hex)
+    say(f"{made['id']}: {made['held']} held still, {_left(made['wallet'])}", made, json_)
+
+
+@app.command()
+def release(wallet: Wallet, hold: Hold, json_: Json = False) -> None:
+    """Give back what a hold still holds."""
+    with connect() as client:
+        made = client.release(wallet, hold)
+    say(f"{made['id']}: {made['held']} held, {_left(made['wallet'])}", made, json_)
 
 
 @app.command()

@@ -46,6 +46,26 @@ class WalletCalls:
         answer: JSON = self.call("POST", f"/api/wallets/{quote(wallet_id)}/refunds", json=body)
         return answer
 
+    def hold(self, wallet_id: str, amount: str, reference: str) -> JSON:
+        """Set credit aside for work under way, once per `reference`; it stays until it is
+        captured or released."""
+        body = {"amount": amount, "reference": reference}
+        answer: JSON = self.call("POST", f"/api/wallets/{quote(wallet_id)}/holds", json=body)
+        return answer
+
+    def capture(self, wallet_id: str, hold_id: str, amount: str, reference: str) -> JSON:
+        """Take a part of a hold for good: it pays for the next invoice."""
+        path = f"/api/wallets/{quote(wallet_id)}/holds/{quote(hold_id)}/captures"
+        body = {"amount": amount, "reference": reference}
+        answer: JSON = self.call("POST", path, json=body)
+        return answer
+
+    def release(self, wallet_id: str, hold_id: str) -> JSON:
+        """Give back what a hold still holds."""
+        path = f"/api/wallets/{quote(wallet_id)}/holds/{quote(hold_id)}/release"
+        answer: JSON = self.call("POST", path)
+        return answer
+
     def wallet_entries(self, wallet_id: str, **query: Any) -> JSON:
         """{items, next}: what was booked, newest first. `query`: cursor, limit."""
         path = f"/api/wallets/{quote(wallet_id)}/entries"

@@ -63,6 +63,9 @@ class Commits:
                 except OSError as error:
                     logger.error("the usage journal cannot be synced: %s", error)
                     failure = unrecorded()
+                    # It may have been their pages that were lost, of which no later sync tells.
+                    waiting += self._waiting
+                    self._waiting = []
                 self._told(began, failure is None)
                 for then in waiting:
                     try:

@@ -25,6 +25,7 @@ import uvicorn
 import uvloop
 
 from meuse.access.sealing import Sealer
+from meuse.core.errors import MeuseError
 from meuse.data import hosts
 from meuse.gateway import goaway, rpc, vitals
 from meuse.gateway.control_proxy import ControlProxy
@@ -338,6 +339,11 @@ async def _beat(fd: int | None, started: asyncio.Event) -> None:
 async def _sync(journal: JournalWriter, plane: DataPlane) -> None:
     synced = -1  # a new segment is brought to the disk before its first record
     probed = 0.0
+
+    def failed(failure: MeuseError | None) -> None:
+        nonlocal synced
+        synced = synced if failure is None else -1  # again, and until it succeeds
+
     while True:
         await asyncio.sleep(_SYNC_S)
         if journal.is_refusing and time.monotonic() - probed > _PROBE_S:
@@ -346,6 +352,13 @@ async def _sync(journal: JournalWriter, plane: DataPlane) -> None:
                 logger.info("the disk takes usage records again")
         recorded = plane.recorded
         if recorded == synced:
+            continue
+        commits = plane.commits
+        if commits is not None:
+            # By the one that requests wait for: who syncs beside it may be told in its place that
+            # their records were lost.
+            synced = recorded
+            commits.after(failed)
             continue
         began, ok = clock_ms(), False
         try:

@@ -132,7 +132,9 @@ class JournalWriter:
     def sync(self) -> None:
         """Bring everything appended before this call onto the disk. Appends go on meanwhile.
 
-        Raises OSError; what failed is tried again by the next call.
+        Raises OSError: what was appended until then may be lost with the power, even if a later
+        call succeeds, for a kernel tells of pages that it could not write only once. What is
+        appended afterwards goes to a new segment.
         """
         with self._sync_lock:
             if not self._closed:
@@ -173,6 +175,7 @@ class JournalWriter:
                     self._dirty, self._dirty_since = True, since
                 self._new_name = self._new_name or new_name
                 self._retired = retired + self._retired
+                self._size = self._limit
             raise
         self._synced_at = time.monotonic()
 

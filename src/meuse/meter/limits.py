@@ -299,13 +299,13 @@ class Limits:
             words[word + 2] += span
 
     def seed(self, limit: Limit, used: int, now_us: int, most: int | None = None) -> None:
-        """Let a budget whose counts were lost count on from `used`; one that moves gets `most`.
-        Raises `unavailable` when the file is busy."""
+        """Let a budget whose counts were lost count on from `used`. One that moves gets `most`, and
+        `used` where it has counted less. Raises `unavailable` when the file is busy."""
         self._cells.lock()
         try:
             word, generation = self._cells.find_or_make(cells.digest(limit.id), None)
             words = self._cells.words
-            if not words[word + 1]:
+            if not words[word + 1] or limit.moves:
                 stamp = generation << STAMP_BITS | period_at(limit.period, now_us)[0]
                 mine = word + self._cells.own
                 if words[mine] != stamp:

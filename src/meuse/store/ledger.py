@@ -173,13 +173,14 @@ class SqlBooks:
         )
         return _wallets(self._connection, w.id.in_(left))
 
-    def invoiced_to(self, tenant: str) -> int:
-        """The end of the last period that has an issued invoice (Unix ms); 0 without one."""
+    def invoiced(self, tenant: str) -> list[tuple[int, int]]:
+        """The periods that have an issued invoice: [from, to) in Unix ms, ascending."""
         i = t.invoices.c
-        query = sa.select(sa.func.max(i.period_end_ms)).where(
+        query = sa.select(i.period_start_ms, i.period_end_ms).where(
             i.tenant_id == tenant, i.status.not_in(NOT_ISSUED)
         )
-        return self._connection.execute(query).scalar_one() or 0
+        query = query.order_by(i.period_start_ms, i.period_end_ms)
+        return [(start, end) for start, end in self._connection.execute(query)]
 
     def is_invoiced(self, tenant: str, moment_ms: int) -> bool:
         """Whether it lies in a period that has an issued invoice."""

@@ -64,7 +64,7 @@ def invoiced(books: Any) -> Callable[[int, int], None]:
 def issue(books: Any, start_ms: int, end_ms: int) -> None:
     """What the store of invoices does."""
     if isinstance(books, MemoryBooks):
-        books.invoiced.setdefault("acme", []).append((start_ms, end_ms))
+        books.periods.setdefault("acme", []).append((start_ms, end_ms))
         return
     import sqlalchemy as sa
 

@@ -12,13 +12,13 @@ from meuse.core.ledger import Entry, Grant, Posted, Wallet, class_of
 
 
 class MemoryBooks:
-    """`invoiced` are the periods that are, by tenant."""
+    """`periods` are the periods that are, by tenant."""
 
     def __init__(self) -> None:
         self.entries: list[Posted] = []
         self.kept_wallets: list[Wallet] = []
         self.kept_grants: list[Grant] = []
-        self.invoiced: dict[str, list[tuple[int, int]]] = {}
+        self.periods: dict[str, list[tuple[int, int]]] = {}
 
     def post(self, entry: Entry) -> Posted:
         kept = self.posted(entry.tenant, entry.reference)
@@ -84,8 +84,8 @@ class MemoryBooks:
             if any(g.has_expired(now_ms) and left(g, wallet) for g in self.grants(wallet.id))
         ]
 
-    def invoiced_to(self, tenant: str) -> int:
-        return max([end for _, end in self.invoiced.get(tenant, ())], default=0)
+    def invoiced(self, tenant: str) -> list[tuple[int, int]]:
+        return sorted(self.periods.get(tenant, ()))
 
     def is_invoiced(self, tenant: str, moment_ms: int) -> bool:
-        return any(start <= moment_ms < end for start, end in self.invoiced.get(tenant, ()))
+        return any(start <= moment_ms < end for start, end in self.periods.get(tenant, ()))

@@ -73,7 +73,7 @@ def test_an_issued_invoice_is_in_the_books(store, ledger):
             f"receivable:{made.id}": 400_000, "revenue": -333_000, "tax": -70_000,
             "rounding": 3_000,
         }  # fmt: skip
-        assert books.invoiced_to("acme") == END
+        assert books.invoiced("acme") == [(DAY, END)]
     assert ledger.differences() == []
 
 

@@ -122,14 +122,38 @@ def test_refunds_and_entries(client, wallet):
     assert ([e["reference"] for e in rest["items"]], rest["next"]) == (["pay/1"], None)
 
 
+def test_a_hold_is_taken_in_parts_and_given_back(client, wallet):
+    """Each reference once; what is taken is spent, what is given back can be spent again."""
+    grant = granted(client, wallet, "10.00", "pay-1").json()["id"]
+    holds = path(wallet, "holds")
+    made = client.post(holds, json={"tenant": "*", "amount": "6.00", "reference": "w"})
+    body = made.json()
+    assert (made.status_code, body["amount"], body["held"]) == (201, "6.00", "6.00")
+    assert body["parts"] == [{"grant": grant, "held": "6.00"}]
+    assert (body["wallet"]["held"], body["wallet"]["available"]) == ("6.00", "4.00")
+    again = client.post(holds, json={"tenant": "*", "amount": "6.00", "reference": "w"})
+    assert (again.status_code, again.json()) == (200, body)
+    here = f"{holds}/{body['id']}"
+    taken = {"tenant": "acme", "amount": "2.50", "reference": "t"}
+    for status in (201, 200):
+        one = client.post(f"{here}/captures", json=taken)
+        assert (one.status_code, one.json()["held"]) == (status, "3.50")
+    more = client.post(f"{here}/captures", json=taken | {"amount": "3.51", "reference": "u"})
+    assert (more.status_code, more.json()["error"]["field"]) == (400, "amount")
+    for _ in range(2):
+        back = client.post(f"{here}/release", json={"tenant": "acme"}).json()
+        assert (back["held"], back["parts"], back["wallet"]["available"]) == ("0.00", [], "7.50")
+    assert client.get(here, params={"tenant": "acme"}).json() == back
+    assert client.get(here, params={"tenant": "guest"}).status_code == 404
+    assert client.post(f"{here}/release", json={"tenant": "guest"}).status_code == 404
+
+
 def test_what_budgets_may_count_on(client, wallet):
     """Each wallet's credit in millionths, and up to when usage is invoiced."""
     granted(client, wallet, "1.50", "a")
     found = client.get("/wallets/spendable", params={"tenant": "acme"}).json()
     assert found == {
-        "items": [
-            {"tenant": "acme", "currency": "EUR", "available": 1_500_000, "invoiced_to_ms": 0}
-        ]
+        "items": [{"tenant": "acme", "currency": "EUR", "available": 1_500_000, "invoiced": []}]
     }
     assert client.get("/wallets/spendable", params={"tenant": "guest"}).json() == {"items": []}
 
@@ -160,6 +184,13 @@ def test_what_budgets_may_count_on(client, wallet):
         ("refunds", {"grant": "grant-x"}, 404, "not_found", "grant"),
         ("refunds", {"grant": 5}, 400, "invalid_field", "grant"),
         ("refunds", {"reference": None}, 400, "invalid_field", "reference"),
+        ("holds", {}, 402, "budget_exceeded", "amount"),
+        ("holds", {"kind": "granted"}, 400, "invalid_field", "kind"),
+        ("holds", {"reference": None}, 400, "invalid_field", "reference"),
+        ("holds", {"amount": "-1"}, 400, "invalid_field", "amount"),
+        ("holds/hold-x/captures", {}, 404, "not_found", "hold"),
+        ("holds/hold-x/captures", {"reference": None}, 400, "invalid_field", "reference"),
+        ("holds/hold-x/release", {}, 400, "invalid_field", "amount"),
     ],
 )
 def test_bad_bodies_book_nothing(bad, where, body, status, code, field):
@@ -200,3 +231,33 @@ def test_bad_calls_get_precise_errors(bad, method, path, given, status, code, fi
     answer = bad.request(method, path, **given)
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["field"]) == (status, code, field)
+
+
+def test_a_hold_is_of_one_wallet(client, wallet):
+    """Not of another one of the same tenant, in whose currency it is not."""
+    granted(client, wallet, "10.00", "pay-1")
+    asked = {"tenant": "acme", "amount": "6.00", "reference": "w"}
+    hold = client.post(path(wallet, "holds"), json=asked).json()["id"]
+    yen = client.post("/wallets", json={"tenant": "acme", "currency": "JPY"}).json()
+    for call in (
+        lambda: client.post(path(yen, "holds", hold, "captures"), json=asked | {"amount": "6"}),
+        lambda: client.post(path(yen, "holds", hold, "release"), json={"tenant": "acme"}),
+        lambda: client.get(path(yen, "holds", hold), params={"tenant": "acme"}),
+        lambda: client.get(path(wallet, "holds", "x%00y"), params={"tenant": "acme"}),
+    ):
+        answer = call()
+        assert (answer.status_code, answer.json()["error"]["field"]) == (404, "hold")
+    here = client.get(path(wallet, "holds", hold), params={"tenant": "acme"}).json()
+    assert here["held"] == "6.00"
+
+
+def test_what_was_captured_may_still_be_counted_on(client, wallet):
+    """The next invoice is paid from it first: until then it is credit like any other."""
+    granted(client, wallet, "10.00", "pay-1")
+    asked = {"tenant": "acme", "amount": "6.00", "reference": "w"}
+    hold = client.post(path(wallet, "holds"), json=asked).json()["id"]
+    client.post(
+        path(wallet, "holds", hold, "captures"), json=asked | {"amount": "4.00", "reference": "t"}
+    )
+    (found,) = client.get("/wallets/spendable", params={"tenant": "acme"}).json()["items"]
+    assert found["available"] == 8_000_000

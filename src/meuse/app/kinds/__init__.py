@@ -45,7 +45,7 @@ def kinds(
     """The kinds that this platform runs, by name; `threads` are a replica's where its deployment
     does not say."""
     time = TrainingTime(budgets, journal, plan_of)
-    worked = WorkTime(journal, plan_of)
+    worked = WorkTime(budgets, journal, plan_of)
     return {
         "train": fine_tunings.around(
             time.metered(by_recipe(Train(stores, foreign).kind(), tuning.kind()))

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from meuse.app.kinds.records import attempt_record
 from meuse.app.work.spending import TOKENS, TRAINING, used_in
 from meuse.core.nouns import COST, Job, Limit, PriceTable
 from meuse.jobs.kinds import JobKind
-from meuse.meter.jobs import SOURCE, TIER, JobJournal, record_id
-from meuse.meter.record import UsageRecord
+from meuse.meter.jobs import JobJournal
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,27 +66,8 @@ class TrainingTime:
         used = used_in(folder, job.attempt)
         if used is None:
             return
-        tenant, model = job.scope.tenant, _model(job)
-        record = UsageRecord(
-            id=record_id(job.id, f"attempt:{job.attempt}"),
-            seq=0,
-            final=True,
-            source=SOURCE,
-            tenant=tenant,
-            owner=tenant,
-            project=job.scope.project,
-            key="",
-            deployment=f"{tenant}/{model}",
-            version=model,
-            plan_version=used["plan_version"],
-            tier=TIER,
-            protocol="job",
-            status="ok" if ok else "error",
-            ts=used["ts"],
-            lease=None,
-            quantities={meter: used[meter] for meter in (TRAINING, TOKENS) if meter in used},
-        )
-        self.journal.write(record)
+        meters = (TRAINING, TOKENS)
+        self.journal.write(attempt_record(job, "attempt", _model(job), used, meters, ok))
 
 
 def _model(job: Job) -> str:

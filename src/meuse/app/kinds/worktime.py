@@ -7,17 +7,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from meuse.app.kinds.budgets import Budgets
+from meuse.app.kinds.records import attempt_record
 from meuse.app.work.worktime import METER, worked_in
 from meuse.core.nouns import Job
 from meuse.jobs.kinds import JobKind
-from meuse.meter.jobs import SOURCE, TIER, JobJournal, record_id
-from meuse.meter.record import UsageRecord
+from meuse.meter.jobs import JobJournal
 
 
 @dataclass(frozen=True, slots=True)
 class WorkTime:
     """`plan_of`: the plan version that a tenant pays by now, or None."""
 
+    budgets: Budgets
     journal: JobJournal
     plan_of: Callable[[str], str | None]
 
@@ -26,35 +28,16 @@ class WorkTime:
         under whose name it is priced."""
 
         def prepare(job: Job) -> dict[str, Any]:
-            told = {"attempt": job.attempt, "plan_version": self.plan_of(job.scope.tenant)}
-            return {**kind.prepare(job), "worked": told}
+            name = about(job).partition(":")[0]
+            how = {"attempt": job.attempt, "plan_version": self.plan_of(job.scope.tenant)}
+            told = self.budgets.inputs(job, METER, name)
+            return {**kind.prepare(job), "worked": {**told, **how}}
 
         def ended(job: Job, folder: Path, ok: bool) -> None:
             used = worked_in(folder, job.attempt)
             if used is None:
                 return
-            tenant, what = job.scope.tenant, about(job)
-            self.journal.write(
-                UsageRecord(
-                    id=record_id(job.id, f"worked:{job.attempt}"),
-                    seq=0,
-                    final=True,
-                    source=SOURCE,
-                    tenant=tenant,
-                    owner=tenant,
-                    project=job.scope.project,
-                    key="",
-                    deployment=f"{tenant}/{what.partition(':')[0]}",
-                    version=what,
-                    plan_version=used["plan_version"],
-                    tier=TIER,
-                    protocol="job",
-                    status="ok" if ok else "error",
-                    ts=used["ts"],
-                    lease=None,
-                    quantities={METER: used[METER]},
-                )
-            )
+            self.journal.write(attempt_record(job, "worked", about(job), used, (METER,), ok))
 
         return replace(kind, prepare=prepare, ended=ended)
 

@@ -5,13 +5,12 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from importlib import import_module
 from keyword import iskeyword
 from typing import Any
 
 from meuse.app.work.spending import timed
-from meuse.app.work.worktime import Worked
+from meuse.app.work.worktime import worked
 from meuse.core.ports import Blobs, JobContext
 from meuse.jobs.child import Work
 
@@ -37,9 +36,10 @@ def works(blobs: Blobs, files: Blobs) -> dict[str, Work]:
                 )
             held = files if kind == "batch" else blobs
             told = job["inputs"].get("worked")  # a release before had none
-            with nullcontext() if told is None else Worked(context.folder, told):
+            if told is None:
                 result: dict[str, Any] = module.work(held, context, job, **more)
-            return result
+                return result
+            return worked(lambda watched: module.work(held, watched, job, **more), context, told)
 
         return run
 

@@ -22,7 +22,7 @@ FOLDER = "checkpoint-pull"
 """Of what was fetched. A name that begins so stays with a job that failed, for the next try."""
 _PAUSE_S = 0.5
 """Before a file that broke off is asked for again."""
-_PASSING = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED)
+_PASSING = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.BUDGET_EXCEEDED)
 """Failures after which what has come is of use."""
 _HINTS = {
     Code.FORBIDDEN: "Ask the operator to look at pull_allowed_hosts.",

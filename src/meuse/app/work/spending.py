@@ -132,7 +132,8 @@ def _spent(error: MeuseError, amount: int, meter: str) -> MeuseError:
         Code.BUDGET_EXCEEDED,
         f"{what}; the job needs {amount} {meter} to go on",
         field="budget",
-        hint=f"{resets}Retry the job when there is more: it goes on from its last checkpoint.",
+        hint=f"{resets}Retry the job when there is more: it goes on from its last checkpoint, if "
+        "its kind has any.",
     )
 
 
@@ -180,7 +181,7 @@ def timed(
     with Budgets(inputs["budgets"]) as budgets:
         clock = Clock(context.folder, inputs, budgets)
         try:
-            return work(_Watched(context, clock.is_over))
+            return work(Watched(context, clock.is_over))
         except Paused:
             if clock.refused is not None:
                 raise clock.refused from None
@@ -189,8 +190,8 @@ def timed(
             clock.count()
 
 
-class _Watched:
-    """A job that is also to pause when `is_over` says so."""
+class Watched:
+    """The job that a work is given: it is also to pause when `is_over` says so."""
 
     def __init__(self, job: JobContext, is_over: Callable[[], bool]) -> None:
         self._job, self._is_over = job, is_over
@@ -232,7 +233,7 @@ class Tokens:
     is reserved."""
 
     def __init__(self, job: JobContext, inputs: dict[str, Any], *, spends: bool = True) -> None:
-        self.job: JobContext = _Watched(job, lambda: self._refused is not None)
+        self.job: JobContext = Watched(job, lambda: self._refused is not None)
         self._path = job.folder / TOKENS_KEPT
         self._attempt = str(inputs["attempt"])
         self._kept: dict[str, int] = _read(self._path)

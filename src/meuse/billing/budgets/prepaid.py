@@ -1,14 +1,15 @@
 """A prepaid balance as a budget: its limit is what was paid in, less what is paid for. Pure.
 
 The host counts what is used from `since` on and never takes anything off. The ledger takes usage
-off a wallet when it is invoiced. So the limit is the balance and what was counted until the last
-invoice: when an invoice is issued one falls by what it comes to, the other rises by its budget
-price, which is never less.
+off a wallet when it is invoiced. So the limit is the balance and what was counted in periods that
+are invoiced: when an invoice is issued one falls by what it comes to, the other rises by its budget
+price, which is never less. What was used before `since` and is not invoiced will be paid from the
+wallet too: it is taken off the limit.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_FLOOR, Decimal
 from typing import Protocol
@@ -18,15 +19,18 @@ from meuse.core.clock import BUCKET_MS
 from meuse.core.micros import UNIT
 from meuse.core.nouns import Limit, PlanVersion
 
+Span = tuple[int, int]
+"""[from, to) in Unix ms."""
+
 
 class Spendable(Protocol):
     """`available`: 10⁻⁶ of the currency that are neither spent nor held nor expired, as the ledger
-    has it: invoices up to `invoiced_to_ms` (0: none) are taken off, later usage is not."""
+    has it: what was used in the periods `invoiced` (ascending, apart) is taken off, else not."""
 
     @property
     def available(self) -> int: ...
     @property
-    def invoiced_to_ms(self) -> int: ...
+    def invoiced(self) -> Sequence[Span]: ...
 
 
 Balances = Callable[[str, str], Spendable | None]
@@ -39,7 +43,7 @@ Spent = Callable[[int, int], int]
 @dataclass(frozen=True, slots=True)
 class _None:
     available: int = 0
-    invoiced_to_ms: int = 0
+    invoiced: Sequence[Span] = ()
 
 
 def limit_of(
@@ -47,25 +51,58 @@ def limit_of(
 ) -> int:
     """What a prepaid budget may have counted at most, in 10⁻⁶ of its currency; never negative."""
     wallet = wallet or _None()
-    begun = limit.since_ms
-    # What no invoice has taken off yet, and was used before the host began to count.
-    paid_to = wallet.invoiced_to_ms or months(begun, begun + 1)[0].start_ms
-    counted = spent(begun, paid_to) if paid_to > begun else -spent(paid_to, begun)
-    return max(wallet.available + counted + _credited(limit, plan, paid_to, spent, now_ms), 0)
+    paid = joined(wallet.invoiced)
+    owed = sum(spent(*span) for span in _rest(paid, (0, limit.since_ms)))
+    counted = sum(spent(*span) for span in _within(paid, (limit.since_ms, now_ms + 1)))
+    credited = _credited(limit, plan, paid, spent, now_ms)
+    return max(wallet.available + counted - owed + credited, 0)
 
 
-def _credited(limit: Limit, plan: PlanVersion, paid_to: int, spent: Spent, now_ms: int) -> int:
+def joined(spans: Iterable[Span]) -> list[Span]:
+    """Those that meet as one: fewer sums to take. They ascend."""
+    found: list[Span] = []
+    for start, end in spans:
+        if found and start <= found[-1][1]:
+            found[-1] = found[-1][0], max(end, found[-1][1])
+        else:
+            found.append((start, end))
+    return found
+
+
+def _within(spans: Iterable[Span], window: Span) -> Iterator[Span]:
+    for start, end in spans:
+        low, high = max(start, window[0]), min(end, window[1])
+        if low < high:
+            yield low, high
+
+
+def _rest(spans: Iterable[Span], window: Span) -> Iterator[Span]:
+    """What of a window lies in none of them."""
+    begun = window[0]
+    for start, end in _within(spans, window):
+        if begun < start:
+            yield begun, start
+        begun = end
+    if begun < window[1]:
+        yield begun, window[1]
+
+
+def _credited(
+    limit: Limit, plan: PlanVersion, paid: Sequence[Span], spent: Spent, now_ms: int
+) -> int:
     """Of the plan's monthly credit what usage that is not invoiced yet is paid by: in past months
     what was used of it, in the present one all."""
     if plan.credits is None or not Decimal(plan.credits.amount):
         return 0
     total = 0
-    for month in months(min(max(paid_to, limit.since_ms), now_ms), now_ms + 1):
-        start = max(paid_to, month.start_ms)
+    for month in months(min(limit.since_ms, now_ms), now_ms + 1):
+        here = max(month.start_ms, limit.since_ms), month.end_ms
         left = _credit(plan, month, limit.since_ms)
-        if start > month.start_ms:  # an invoice has used of it
-            left = max(left - spent(month.start_ms, start), 0)
-        total += left if month.end_ms > now_ms else min(left, spent(start, month.end_ms))
+        left = max(left - sum(spent(*span) for span in _within(paid, here)), 0)
+        if month.end_ms > now_ms:
+            total += left
+        elif left:
+            total += min(left, sum(spent(*span) for span in _rest(paid, here)))
     return total
 
 

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from meuse.billing.ledger.books import LedgerBooks
-from meuse.billing.ledger.credit import State, in_order, state_of
+from meuse.billing.ledger.credit import State, in_order, state_of, total
+from meuse.billing.ledger.wallets import Hold
 from meuse.core.clock import to_rfc3339
-from meuse.core.ledger import Grant, Posted, class_of, shown_reference
+from meuse.core.ledger import Grant, Posted, Wallet, class_of, shown_reference
 from meuse.core.micros import money_text
 
 
 @dataclass(frozen=True, slots=True)
 class Spendable:
-    """Credit that is neither spent, held nor expired, in millionths of the currency.
+    """Credit that is neither spent, held nor expired, in millionths of the currency, and what
+    was captured of holds: the next invoice is paid from that first.
 
-    Invoices are paid from it when they are issued: usage from `invoiced_to_ms` on (the end of
-    the last period with an issued invoice; 0 without one) is not taken off yet.
+    Invoices are paid from it when they are issued: usage outside of the periods `invoiced`
+    ([from, to) in Unix ms, ascending) is not taken off yet.
     """
 
     tenant: str
     currency: str
     available: int
-    invoiced_to_ms: int
+    invoiced: Sequence[tuple[int, int]]
 
 
 def spendable(ledger: LedgerBooks, tenant: str | None, now_ms: int) -> list[Spendable]:
@@ -32,7 +35,9 @@ def spendable(ledger: LedgerBooks, tenant: str | None, now_ms: int) -> list[Spen
     for wallet in ledger.list_wallets(tenant):
         with ledger.glance() as books:
             left = state_of(books, wallet).available(now_ms)
-            invoiced = books.invoiced_to(wallet.tenant)
+            balances = books.balances(wallet.tenant, wallet.currency)
+            left -= sum(n for name, n in balances.items() if class_of(name) == "captured")
+            invoiced = books.invoiced(wallet.tenant)
         found.append(Spendable(wallet.tenant, wallet.currency, left, invoiced))
     return found
 
@@ -74,6 +79,19 @@ def grant_body(state: State, grant: Grant, now_ms: int) -> dict[str, Any]:
         "expired": expired,
         "reference": grant.reference,
         "created": to_rfc3339(grant.created_ms),
+    }
+
+
+def hold_body(hold: Hold, wallet: Wallet) -> dict[str, Any]:
+    """A hold as JSON: what was set aside at first, and what is of it still, by grant."""
+    currency = wallet.currency
+    return {
+        "id": hold.id,
+        "amount": money_text(hold.amount, currency),
+        "held": money_text(total(hold.parts), currency),
+        "parts": [
+            {"grant": grant, "held": money_text(amount, currency)} for grant, amount in hold.parts
+        ],
     }
 
 

@@ -93,8 +93,8 @@ class Books(Protocol):
         """Wallets with a grant that has expired and has something left."""
         ...
 
-    def invoiced_to(self, tenant: str) -> int:
-        """The end of the last period that has an issued invoice (Unix ms); 0 without one."""
+    def invoiced(self, tenant: str) -> Sequence[tuple[int, int]]:
+        """The periods that have an issued invoice: [from, to) in Unix ms, ascending."""
         ...
 
     def is_invoiced(self, tenant: str, moment_ms: int) -> bool:

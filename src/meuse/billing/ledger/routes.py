@@ -16,7 +16,13 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from meuse.billing.ledger import wallets
-from meuse.billing.ledger.balance import entry_body, grant_body, spendable, wallet_body
+from meuse.billing.ledger.balance import (
+    entry_body,
+    grant_body,
+    hold_body,
+    spendable,
+    wallet_body,
+)
 from meuse.billing.ledger.books import Books, LedgerBooks
 from meuse.billing.ledger.credit import state_of
 from meuse.billing.ledger.wallets import Terms
@@ -24,7 +30,7 @@ from meuse.billing.ports import Tenants
 from meuse.core.clock import Clock, from_rfc3339, now_ms
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.fields import choice, integer, known
-from meuse.core.ledger import GRANT_KINDS, Wallet
+from meuse.core.ledger import GRANT_KINDS, Wallet, own_reference
 from meuse.core.micros import parse_money
 from meuse.core.money import check_currency
 
@@ -36,7 +42,7 @@ _LONGEST = 200
 
 def wallet_routes(ledger: LedgerBooks, tenants: Tenants, clock: Clock = now_ms) -> list[Route]:
     """`POST GET /wallets`, `GET /wallets/{id}`, `POST /wallets/{id}/grants`, `/refunds`,
-    `GET /wallets/{id}/entries`, `GET /wallets/spendable`."""
+    `GET /wallets/{id}/entries`, `GET /wallets/spendable`, and those of holds."""
 
     def open_one(body: Mapping[str, Any], _request: Request) -> Response:
         known(body, ("tenant", "currency"))
@@ -98,22 +104,81 @@ def wallet_routes(ledger: LedgerBooks, tenants: Tenants, clock: Clock = now_ms) 
     def budgets(request: Request) -> Response:
         return _json({"items": spendable(ledger, _asked(request), clock())})
 
-    def posting(handle: Any) -> Any:
-        async def endpoint(request: Request) -> Response:
-            body = _decode(await request.body())
-            return await run_in_threadpool(handle, body, request)
-
-        return endpoint
-
     return [
-        Route("/wallets", posting(open_one), methods=["POST"]),
+        Route("/wallets", _posting(open_one), methods=["POST"]),
         Route("/wallets", list_all, methods=["GET"]),
         Route("/wallets/spendable", budgets, methods=["GET"]),
         Route("/wallets/{id}", one, methods=["GET"]),
-        Route("/wallets/{id}/grants", posting(grant), methods=["POST"]),
-        Route("/wallets/{id}/refunds", posting(refund), methods=["POST"]),
+        Route("/wallets/{id}/grants", _posting(grant), methods=["POST"]),
+        Route("/wallets/{id}/refunds", _posting(refund), methods=["POST"]),
         Route("/wallets/{id}/entries", entries, methods=["GET"]),
+        *_hold_routes(ledger, clock),
     ]
+
+
+def _hold_routes(ledger: LedgerBooks, clock: Clock) -> list[Route]:
+    """`POST /wallets/{id}/holds`, `GET /wallets/{id}/holds/{hold}`, and below that `POST
+    /captures` and `/release`."""
+
+    def answer(books: Books, wallet: Wallet, hold_id: str, status: int) -> Response:
+        held = wallets.get_hold(books, wallet, hold_id)
+        body = hold_body(held, wallet) | {"wallet": wallet_body(state_of(books, wallet), clock())}
+        return _json(body, status)
+
+    def hold(asked: Mapping[str, Any], request: Request) -> Response:
+        known(asked, ("tenant", "amount", "reference"))
+        reference = _reference(asked)
+        with ledger.books() as books:
+            wallet = _wallet(books, request, asked)
+            amount = parse_money(asked.get("amount"), "amount", wallet.currency)
+            status = _status(books, wallet, reference)
+            made = wallets.hold(books, wallet, amount, reference, clock())
+            return answer(books, wallet, made.id, status)
+
+    def capture(asked: Mapping[str, Any], request: Request) -> Response:
+        known(asked, ("tenant", "amount", "reference"))
+        reference, hold_id = _reference(asked), request.path_params["hold"]
+        with ledger.books() as books:
+            wallet = _wallet(books, request, asked)
+            amount = parse_money(asked.get("amount"), "amount", wallet.currency)
+            status = _status(books, wallet, reference)
+            wallets.capture(books, wallet, hold_id, amount, reference, clock())
+            return answer(books, wallet, hold_id, status)
+
+    def release(asked: Mapping[str, Any], request: Request) -> Response:
+        known(asked, ("tenant",))
+        hold_id = request.path_params["hold"]
+        with ledger.books() as books:
+            wallet = _wallet(books, request, asked)
+            wallets.release(books, wallet, hold_id, clock())
+            return answer(books, wallet, hold_id, 200)
+
+    def one(request: Request) -> Response:
+        tenant = _asked(request)
+        with ledger.glance() as books:
+            wallet = books.wallet_by_id(request.path_params["id"], tenant)
+            return answer(books, wallet, request.path_params["hold"], 200)
+
+    path = "/wallets/{id}/holds"
+    return [
+        Route(path, _posting(hold), methods=["POST"]),
+        Route(path + "/{hold}", one, methods=["GET"]),
+        Route(path + "/{hold}/captures", _posting(capture), methods=["POST"]),
+        Route(path + "/{hold}/release", _posting(release), methods=["POST"]),
+    ]
+
+
+def _posting(handle: Any) -> Any:
+    async def endpoint(request: Request) -> Response:
+        body = _decode(await request.body())
+        return await run_in_threadpool(handle, body, request)
+
+    return endpoint
+
+
+def _status(books: Books, wallet: Wallet, reference: str) -> int:
+    """Of what is booked under a reference: 201, or 200 where it was before."""
+    return 201 if books.posted(wallet.tenant, own_reference(wallet, reference)) is None else 200
 
 
 def _wallet(books: Books, request: Request, body: Mapping[str, Any]) -> Wallet:

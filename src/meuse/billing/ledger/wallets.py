@@ -126,8 +126,10 @@ def hold(books: Books, wallet: Wallet, amount: int, reference: str, now_ms: int)
 
 def get_hold(books: Books, wallet: Wallet, hold_id: str) -> Hold:
     """A hold with what is held of it still. Raises `not_found`."""
-    entries = books.about(wallet.tenant, hold_id)
+    entries = books.about(wallet.tenant, hold_id) if hold_id.isprintable() else ()
     if not entries or entries[0].entry.kind != "hold":
+        raise not_found("hold", hold_id)
+    if entries[0].entry.currency != wallet.currency:  # of another wallet of this tenant
         raise not_found("hold", hold_id)
     first = sums(entries[0].entry.legs)
     remains = dict(parts_on(first, "held"))
