@@ -235,7 +235,8 @@ def main() -> None:
         held.append({"what": hold.what, "bound": bound, "measured": shown, "met": told})
         print(f"{told:13} {shown:>10} {bound}  {hold.what}")
     figures["holds"] = held
-    print(f"report: {report.write('compression', figures, page, asked.reports)}")
+    name = "-".join(["compression", *(asked.part or ())])
+    print(f"report: {report.write(name, figures, page, asked.reports)}")
 
 
 if __name__ == "__main__":

@@ -297,6 +297,17 @@ def test_what_does_not_fit_the_network_is_refused(
     assert surgery.edits_of(network) == []
 
 
+def test_channels_with_trained_scales_are_not_cut(tmp_path: Path) -> None:
+    """Scales of integers are per channel: they would be those of others."""
+    network, material = untrained("lenet", tmp_path)
+    surgery.apply(
+        network, [{"kind": "fake_quant", "module": "body.0", "levels": 63, "learned": True}]
+    )
+    with pytest.raises(MeuseError, match="quantized layers") as caught:
+        prune(network, material, config_of(rate=0.5))
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, "method")
+
+
 def test_one_row_has_no_gradient_to_go_by(tmp_path: Path) -> None:
     """Importance by gradients is refused on it, before anything is cut."""
     network, material = untrained("lenet", tmp_path)

@@ -74,6 +74,12 @@ def test_a_file_is_kept_and_imported_by_a_spec(admin: httpx.Client) -> None:
     version = get(admin, "/api/models/import4-trees/versions/1")
     assert version["signature"]["classes"] == NAMES.tolist()
     assert version["lineage"]["code_digest"] == kept["digest"]
+    compress = {"model": "import4-trees:1", "steps": [{"method": "quantize"}]}
+    told = refused(
+        admin.post("/api/jobs", json={"kind": "compress", "spec": compress}), 400,
+        "invalid_field", "model",
+    )  # fmt: skip
+    assert "which column it predicts is not known" in told["message"]
 
 
 class Hostile:

@@ -23,7 +23,7 @@ from meuse.compress.teachers import Given
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.ports import JobContext, Metric
 from meuse.evaluate.metrics import PRIMARY
-from meuse.train import loop
+from meuse.train import fakequant, loop
 from meuse.train.answers import Answers
 from meuse.train.batches import Arrays
 from meuse.train.loop import Objective
@@ -130,6 +130,9 @@ class Material(GraphMaterial):
                 f"{self.digest}:{name}:{_digest(network)}",
                 objective=objective,
             )
+        # Its scales may have been trained on too: what is exported is as it was simulated.
+        for layer in fakequant.layers(network):
+            layer.settle()
         return trained.figures
 
     def judged(self, scores: NDArray[Any], y: NDArray[Any]) -> dict[str, float]:

@@ -54,6 +54,25 @@ def test_the_runtime_answers_as_the_simulation(images: Any, tmp_path: Path, scal
     assert (first[:, :, 0, 0] == 0).all()
 
 
+def test_what_is_trained_on_is_exported_as_it_was_simulated(images: Any, tmp_path: Path) -> None:
+    """A later step trains scales too: they are final when it ends, and the file's."""
+    network = copy.deepcopy(images.network)
+    material = replace(images.material, job=RecordedJob(tmp_path))
+    made = qat(network, material, Qat(epochs=1))
+    scales = [layer.weight_scale.clone() for layer in fakequant.layers(made)]
+    material.fine_tune(made, 2, learning_rate=0.02, name="more")
+    assert all(not layer.grown.any() for layer in fakequant.layers(made))
+    assert not all(map(torch.equal, scales, (one.weight_scale for one in fakequant.layers(made))))
+    whole = export.assemble(
+        material.preparation, export.network_graph(made, material.train.x[:2]), material.answers
+    )
+    scores = loop.scores_of(made, material.validation.x)
+    label, found = images.answers(Artifact("onnx", whole.SerializeToString()))
+    wanted = material.answers.last_of(scores)
+    assert np.median(np.abs(found - wanted).max(axis=1)) < 5e-3
+    assert (label == scores.argmax(axis=1)).mean() > 0.99
+
+
 def test_training_makes_up_for_rounding(tmp_path: Path) -> None:
     """With scales that are far too coarse, training of weights and scales finds its way back."""
     from helpers_arrays import digits

@@ -39,6 +39,13 @@ class Compress:
                 f"{parent.ref} was uploaded: what it predicts is not known here",
                 "Models that were trained here can be compressed.",
             )
+        if not parent.lineage.target:
+            raise invalid(
+                "model",
+                f"{parent.ref} was imported: which column it predicts is not known here, so there "
+                "is nothing to judge it by",
+                "Models that were trained here can be compressed.",
+            )
         data = self.stores.find_data(scope, asked.data or parent.lineage.dataset)
         asked = distill.pinned(self.stores, scope, asked, parent, data)
         return replace(asked, model=parent.ref, data=data.ref).to_dict()

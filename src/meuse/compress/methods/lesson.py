@@ -136,10 +136,11 @@ class Lesson(nn.Module):
 
     def objective(self, x: Tensor, outputs: Tensor, rows: Tensor) -> Tensor:
         """alpha · distance + (1 - alpha) · the labels' loss + hints. A row without a label has
-        no second term."""
-        loss = self._alpha * distance(
-            self._task, outputs, self._teacher.of(x, rows), self._temperature
-        )
+        no second term; a teacher that nothing is asked of is not run."""
+        loss = outputs.new_zeros(())
+        if self._alpha or self.hints is not None:
+            theirs = self._teacher.of(x, rows)
+            loss = loss + self._alpha * distance(self._task, outputs, theirs, self._temperature)
         known = rows < len(self._labels.y)
         count = int(known.sum())
         if self._alpha < 1 and count:

@@ -19,7 +19,7 @@ from meuse.compress.material import Material, check_rows
 from meuse.compress.methods import channels
 from meuse.compress.methods.channels import Group
 from meuse.core.errors import MeuseError, invalid
-from meuse.train import losses, surgery
+from meuse.train import fakequant, losses, surgery
 from meuse.train.batches import tensor_of
 from meuse.train.machine import products_of
 from meuse.train.seeds import derive
@@ -49,9 +49,15 @@ def prune(network: nn.Module, material: Material, config: PruneStructured) -> nn
 
     Raises `invalid_field`: `rate` where a layer would have no channel left or none would go,
     `rates.NAME` for what is not cut, `importance` for bn_scale without batch normalisation,
-    `method` where nothing can be cut; `invalid_data` (`data`) for taylor on fewer than 16
-    training rows.
+    `method` where nothing can be cut, or scales of integers were trained;
+    `invalid_data` (`data`) for taylor on fewer than 16 training rows.
     """
+    if fakequant.layers(network):
+        raise invalid(
+            "method",
+            "this network has quantized layers, whose scales are those of the channels that it has",
+            "Take channels out first, and train for integers (qat) afterwards.",
+        )
     if config.importance == "taylor":
         check_rows(material.train, ", or use magnitude")
     sample = tensor_of(material.train.x[:2])
