@@ -55,6 +55,7 @@ def words() -> argparse.Namespace:
         parser.add_argument(f"--{name}", type=int)
     parser.add_argument("--gpu-memory-utilization", type=float)
     parser.add_argument("--enable-lora", action="store_true")
+    parser.add_argument("--no-enable-prefix-caching", action="store_true")
     parser.add_argument("--lora-modules", nargs="+", default=[])
     return parser.parse_args()
 

@@ -179,6 +179,7 @@ def test_encoders_go_another_way(tmp_path: Path) -> None:
     [
         ({"config__json": None}, "holds no model"),
         ({"config__json": b"{"}, r"config\.json cannot be read"),
+        ({"config__json": b'{"a":' * 90_000}, r"config\.json cannot be read"),
         ({"config__json": b"[]"}, r"config\.json is not a JSON object"),
         ({"config__json": {"architectures": ["ViTModel"]}}, "the checkpoint is a ViTModel"),
         ({"config__json": {**CONFIG, "vocab_size": "many"}}, "vocab_size of config.json"),
@@ -186,6 +187,10 @@ def test_encoders_go_another_way(tmp_path: Path) -> None:
         ({"model__safetensors": None}, "no safetensors file"),
         ({"model__safetensors": (1 << 40).to_bytes(8, "little") + b"{}"}, "a header of"),
         ({"model__safetensors": (2).to_bytes(8, "little") + b"[]"}, "cannot be read"),
+        (
+            {"model__safetensors": (180_000).to_bytes(8, "little") + b"[" * 180_000},
+            "cannot be read",
+        ),
         ({"tokenizer__json": None}, "no tokenizer.json"),
     ],
 )

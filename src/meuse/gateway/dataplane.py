@@ -36,13 +36,16 @@ from meuse.meter.cells import BusyError
 from meuse.meter.checks import Grant, Plan, Standing
 from meuse.meter.limits import Limits
 from meuse.serve.frames import HIGH, NORMAL, size_of
-from meuse.serve.snapshot import EMPTY, Snapshot
+from meuse.serve.snapshot import EMPTY, Snapshot, TargetEntry
 
 if TYPE_CHECKING:
     from meuse.gateway.generation import Generation
     from meuse.gateway.observe import Observation, Observer
 
 logger = logging.getLogger(__name__)
+
+TOKENS = "tokens"
+"""The output that counts them."""
 
 _BUSY_S = (0.002, 0.01, 0.05, 0.2)
 """Waits for the limits file before a request is refused as busy; the loop serves meanwhile."""
@@ -61,6 +64,8 @@ class Call:
     """What the caller is willing to wait, at most; the deployment's own holds as well."""
     priority: int = NORMAL
     headers: Headers = ()
+    most_tokens: int = 0
+    """What its texts have at most, where the answer counts them; 0: they are no quantity of it."""
 
 
 @dataclass(slots=True)
@@ -379,6 +384,8 @@ class DataPlane:
                     needs["compute_ms"] = timeout_ms + 1
                 if route.cache is not None:
                     needs["cache_hits"] = 0  # paid in place of rows, if at all
+            if work.call.most_tokens and counts_tokens(work.target.entry):
+                needs["prompt_tokens"] = work.call.most_tokens
             work.grant = self.limits.admit(plan, needs)
 
     def _release(self, work: Work) -> None:
@@ -454,7 +461,10 @@ class DataPlane:
                 target = work.target
                 outputs = in_order(target, outcome)
                 # A model may merge rows, but what was asked is what is counted.
-                self._record(work, "ok", work_of(work.rows, outcome.compute_us))
+                used = work_of(work.rows, outcome.compute_us)
+                if work.call.most_tokens and counts_tokens(target.entry):
+                    used["prompt_tokens"] = int(dict(outputs)[TOKENS].sum())
+                self._record(work, "ok", used)
                 cached = None if target.route.cache is None else False
                 self._end(work, Result(target, outputs, work.rows, cached), outcome)
             elif isinstance(outcome, MovedError):
@@ -542,6 +552,11 @@ class DataPlane:
         tenant = self._routes.snapshot.tenants.get(shadow.route.deployment.tenant)
         plan = tenant.plan_version if tenant else None
         self.usage.internal(shadow, plan, protocol, ids, status, work_of(rows, compute_us))
+
+
+def counts_tokens(target: TargetEntry) -> bool:
+    """Whether its answers say how many tokens each text had."""
+    return any(output.name == TOKENS for output in target.outputs)
 
 
 def _priority(call: Call, caller: Caller, target: Target) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +113,7 @@ def _parameters(path: Path) -> int:
         try:
             header = json.loads(file.read(size))
             return sum(_elements(t["shape"]) for n, t in header.items() if n != "__metadata__")
-        except (ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise refused(f"the header of {path.name} cannot be read: {error}") from None
 
 
@@ -132,7 +131,7 @@ def _json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
         if path.stat().st_size > MOST_TEXT:
             raise refused(f"{path.name} is too large for a text")
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise refused(f"{path.name} cannot be read: {error}") from None
     if not isinstance(found, dict):
         raise refused(f"{path.name} is not a JSON object")

@@ -10,6 +10,9 @@ import openai
 import pytest
 
 from gateway.rig import Rig, target
+from meuse.core.clock import now_ms
+from meuse.core.nouns import Limit
+from meuse.meter.limits import spent
 from serve import models
 
 
@@ -26,6 +29,7 @@ class Embedding:
             rig.deploy(f"acme/{name}", target(f"{name}:1", model, [name]))
         rig.publish()
         worker = rig.worker()
+        rig.listen()
         http = httpx.Client(trust_env=False, timeout=60)
         self.client = openai.OpenAI(
             base_url=f"{worker.url}/v1", api_key=key, http_client=http, max_retries=0
@@ -60,12 +64,13 @@ def test_a_vector_for_each_text(embedding: Embedding, form: dict[str, str]) -> N
 
 
 def test_rows_are_metered_and_tokens_told_where_they_are_known(embedding: Embedding) -> None:
-    """The usage is the version's own count, or nothing."""
+    """The usage is the version's own count, or nothing; what is counted is metered too."""
     before = len(embedding.rig.records())
     assert embedding.ask(["dog", "cat"]).usage.prompt_tokens == 0
     assert embedding.ask(["dog", "cat", "x"], model="counted").usage.total_tokens == 3
     records = embedding.rig.records()[before:]
     assert [r.quantities["rows"] for r in records] == [2, 3]
+    assert [r.quantities.get("prompt_tokens") for r in records] == [None, 3]
     assert {r.protocol for r in records} == {"openai-embeddings"}
 
 
@@ -101,3 +106,19 @@ def test_encoders_are_models_too(embedding: Embedding) -> None:
     assert {m.id for m in embedding.client.models.list()} == {"words", "counted"}
     with pytest.raises(openai.NotFoundError):
         embedding.client.models.retrieve("scores")
+
+
+def test_budgets_of_tokens_hold_for_embeddings(embedding: Embedding) -> None:
+    """The most that texts may have is reserved, a token a byte and two; what they had counts."""
+    limit = Limit("t", "budget", 16, "day", "prompt_tokens", tenant="acme")
+    embedding.rig.limit(limit)
+    embedding.rig.publish()
+
+    with pytest.raises(openai.APIStatusError) as caught:
+        embedding.ask(["x" * 20], model="counted")
+    assert caught.value.status_code == 402
+    for _ in range(2):
+        assert embedding.ask(["dog", "cat", "x"], model="counted").usage.total_tokens == 3
+    found = spent(embedding.rig.limits_file, [limit], now_ms())["t"]
+    assert (found.used, found.reserved) == (6, 0)
+    embedding.ask("x" * 40)  # of a version that does not count

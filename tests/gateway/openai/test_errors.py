@@ -111,6 +111,13 @@ def test_completions(served: Chat) -> None:
     assert [c.index for c in several.choices] == [0, 1, 2, 3]
     assert several.usage is not None
     assert several.usage.completion_tokens == 6
+    offsets = []
+    for chunk in served.client.completions.create(
+        model="chat", prompt="say 3", logprobs=1, stream=True
+    ):
+        told: Any = chunk.choices[0].logprobs
+        offsets += told.text_offset if told else []
+    assert offsets == [0, 3, 6]
     texts = ["", ""]
     for chunk in served.client.completions.create(
         model="chat", prompt=["say 1", "say 2"], stream=True

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import os
 import socket
+import uuid
 from typing import Any
 
 import openai
 import pytest
 
-from gateway.rig import until
+from gateway.rig import PEPPER, until
 from gateway.upstream.conftest import SECRET, THEIRS, Far
+from meuse.access import keys
+from meuse.core.clock import now_ms
 
 
 def test_an_answer_in_one(far: Far) -> None:
@@ -46,6 +49,22 @@ def test_an_answer_in_parts(far: Far) -> None:
     records = far.records(before + 2)[before:]
     assert [r.quantities["completion_tokens"] for r in records] == [5, 5]
     assert [r.quantities["prompt_tokens"] for r in records] == [5, 5]
+
+
+def test_a_line_of_a_batch_is_recorded_under_its_own_id(far: Far) -> None:
+    """Asked twice, since a process was killed in between, it is billed once."""
+    line = uuid.uuid4()
+    key_id = keys.key_id(far.key)
+    assert key_id is not None
+    made = keys.mint_pass(PEPPER, key_id, now_ms() + 3_600_000)
+    client = far.client.with_options(
+        api_key=made, default_headers={"x-meuse-record": line.hex}
+    )  # fmt: skip
+    before = far.finals()
+    for _ in range(2):
+        client.chat.completions.create(model="far", messages=[{"role": "user", "content": "say 2"}])
+    records = far.records(before + 2)[before:]
+    assert [(r.id, r.tier, r.status) for r in records] == [(line.bytes, "batch", "ok")] * 2
 
 
 def test_completions(far: Far) -> None:

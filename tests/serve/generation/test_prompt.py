@@ -6,6 +6,7 @@ import msgspec
 import pytest
 
 from meuse.serve.generation.messages import Ask, Sampling
+from meuse.serve.generation.prompt import words_alone
 from serve.generation.rig import CONTEXT, Worker, chat, raw
 
 pytestmark = pytest.mark.timeout(500)  # the model is loaded within the first test
@@ -66,7 +67,11 @@ def test_too_long_prompts_are_told_both_counts(worker: Worker, words: int) -> No
         (Ask(messages=b'[{"role": "user"}]'), "messages"),
         (Ask(prompt=""), "prompt"),
         (Ask(prompt="a", sampling=Sampling(n=1000)), "n"),
-        (Ask(prompt="a", sampling=Sampling(logprobs=5)), "top_logprobs"),
+        (Ask(prompt="a", sampling=Sampling(logprobs=5)), "logprobs"),
+        (
+            Ask(messages=b'[{"role":"user","content":"a"}]', sampling=Sampling(logprobs=1)),
+            "top_logprobs",
+        ),
     ],
 )
 def test_what_is_no_prompt_is_refused(worker: Worker, ask: Ask, field: str) -> None:
@@ -83,3 +88,24 @@ def test_room_is_what_the_window_leaves(worker: Worker) -> None:
     assert answer.last.prompt_tokens == CONTEXT - 4
     assert answer.last.completion_tokens == 4
     assert answer.last.reasons == ("length",)
+
+
+def test_arguments_of_calls_stay_words() -> None:
+    """A control token that is spelled in escapes, within the string that a call's arguments are;
+    and a private character there is not taken for the mark."""
+    arguments = '{"x": "\\u003c|im_end|>\\ue000", "<|im_end|>": [1]}'
+    call = {"id": "c", "function": {"name": "f", "arguments": arguments}}
+    messages = [{"role": "assistant", "tool_calls": [call, "no call"]}, {"role": "user"}]
+    told, tools, mark = words_alone(messages, [{"a": "<|im_end|>"}], ["<|im_end|>"])
+    broken = f"<{mark}|im_end|>"
+    assert mark != "\ue000"
+    assert told[0]["tool_calls"][0]["function"]["arguments"] == {
+        "x": f"{broken}\ue000",
+        broken: [1],
+    }
+    assert (told[0]["tool_calls"][1], told[1]) == ("no call", {"role": "user"})
+    assert tools == [{"a": broken}]
+    assert call["function"]["arguments"] == arguments  # what was given is as it was
+    for other in ("{", "[1", None, 5):
+        kept = [{"role": "assistant", "tool_calls": [{"function": {"arguments": other}}]}]
+        assert words_alone(kept, [], [])[0] == kept

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,6 +123,18 @@ def test_choices_of_tools_are_carried_out() -> None:
     both = json.loads(prepared(asked("required"), "hermes").format.schema)
     assert [kind["properties"]["name"]["enum"] for kind in both["anyOf"]] == [["now"], ["weather"]]
     assert both["$defs"] == {"place": {"type": "string"}}
+    again = copy.deepcopy(TOOLS)
+    again.append(copy.deepcopy(TOOLS[1]))
+    again[2]["function"]["parameters"]["$defs"] = {"place": {"type": "array", "items": {
+        "anyOf": [{"$ref": "#/$defs/other/type"}, {"$ref": "#/$defs/place"}]}}}  # fmt: skip
+    ask = msgspec.structs.replace(asked("required"), tools=json.dumps(again).encode())
+    three = json.loads(prepared(ask, "hermes").format.schema)
+    held = [kind["properties"]["arguments"]["properties"]["at"] for kind in three["anyOf"][1:]]
+    assert held == [{"$ref": "#/$defs/place"}, {"$ref": "#/$defs/place-2"}]
+    assert three["$defs"]["place"] == {"type": "string"}
+    assert three["$defs"]["place-2"]["items"]["anyOf"] == [
+        {"$ref": "#/$defs/other/type"}, {"$ref": "#/$defs/place-2"},
+    ]  # fmt: skip
     named = {"type": "function", "function": {"name": "now"}}
     one = prepared(asked(named), "llama3")
     assert json.loads(one.format.schema)["anyOf"][0]["required"] == ["name", "parameters"]

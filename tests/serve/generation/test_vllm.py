@@ -36,6 +36,7 @@ def test_the_words() -> None:
     assert after(argv, "--gpu-memory-utilization") == "0.85"
     assert after(argv, "--host") == "127.0.0.1"
     assert "--enable-lora" not in argv
+    assert "--no-enable-prefix-caching" in argv
     assert "--max-model-len" not in made().argv
 
 

@@ -3,11 +3,10 @@ are words, as in serving."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-from meuse.serve.generation.prompt import harmless, mark_for, read_arguments
+from meuse.serve.generation.prompt import words_alone
 from meuse.serve.generation.template import Template
 
 
@@ -21,11 +20,8 @@ class TemplateChat:
     def turns(
         self, messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]]
     ) -> tuple[Callable[[int, bool], str], str]:
-        mark = mark_for(json.dumps([messages, tools], ensure_ascii=False))
-        told = harmless(list(messages), self._special, mark)
-        for message in told:
-            read_arguments(message)
-        more = {"tools": harmless(list(tools), self._special, mark)} if tools else {}
+        told, known, mark = words_alone(messages, tools, self._special)
+        more = {"tools": known} if known else {}
 
         def text(count: int, answered: bool) -> str:
             return self._template.render(

@@ -143,7 +143,8 @@ class _Prompts:
     def _read(self, text: str) -> NDArray[np.int64]:
         reader = self._reader
         assert reader is not None
-        asked = f"{text} ({next(self._number)})"
+        # First: what follows has no beginning in common that a cache of prefixes would find.
+        asked = f"{next(self._number)}. {text}"
         told = msgspec.json.encode([{"role": "user", "content": asked}])
         try:
             prompt = reader.read(Ask(messages=told))

@@ -57,10 +57,14 @@ class Choice:
     texts: list[str] = field(default_factory=list)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     logprobs: list[Any] = field(default_factory=list)
+    echoed: int = 0
+    """Characters of text before the first that has logprobs: the prompt."""
 
     def add(self, part: Part) -> None:
         if part.text:
             self.texts.append(part.text)
+        if not (part.logprobs or self.logprobs):
+            self.echoed += len(part.text)
         if part.calls:
             for delta in _decode(part.calls):
                 self._call(delta)
@@ -86,7 +90,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Which of the two. `offset` in texts: the logprobs of completions say where a token is."""
+    """Which of the two."""
 
     prefix: str
     whole: str
@@ -94,7 +98,7 @@ class Shape:
 
     def choice(self, index: int, choice: Choice, reason: str) -> dict[str, Any]:
         if self is COMPLETIONS:
-            logprobs = legacy(choice.logprobs) if choice.logprobs else None
+            logprobs = legacy(choice.logprobs, choice.echoed) if choice.logprobs else None
             return {
                 "index": index, "text": choice.text, "logprobs": logprobs, "finish_reason": reason,
             }  # fmt: skip
@@ -111,13 +115,14 @@ class Shape:
             "index": index, "message": message, "logprobs": logprobs, "finish_reason": reason,
         }  # fmt: skip
 
-    def delta(self, part: Part, index: int) -> dict[str, Any]:
+    def delta(self, part: Part, index: int, offset: int) -> dict[str, Any]:
+        """`offset`: characters of its choice before this part."""
         logprobs = _decode(part.logprobs) if part.logprobs else None
         if self is COMPLETIONS:
             return {
                 "index": index,
                 "text": part.text,
-                "logprobs": legacy(logprobs) if logprobs else None,
+                "logprobs": legacy(logprobs, offset) if logprobs else None,
                 "finish_reason": None,
             }
         delta: dict[str, Any] = {"content": part.text} if part.text or not part.calls else {}
@@ -136,7 +141,8 @@ COMPLETIONS = Shape("cmpl-", "text_completion", "text_completion")
 
 
 def legacy(logprobs: list[Any], offset: int = 0) -> dict[str, Any]:
-    """The logprobs of chats as those of completions."""
+    """The logprobs of chats as those of completions, which say where in the text a token is:
+    `offset` the first one."""
     offsets = []
     for token in logprobs:
         offsets.append(offset)
@@ -166,6 +172,7 @@ class Writer:
         self._tail = b'],"usage":null}\n\n' if include_usage else b"]}\n\n"
         self._text_tail = b'},"logprobs":null,"finish_reason":null}' + self._tail
         self._heads: dict[int, bytes] = {}
+        self._offsets: dict[int, int] = {}
 
     def whole(self, choices: list[tuple[Choice, str]], counted: Counted) -> bytes:
         shape = self._shape
@@ -196,7 +203,13 @@ class Writer:
                 head = self._head + b'{"index":%d,"delta":{"content":' % index
                 self._heads[index] = head
             return head + _encode(part.text) + self._text_tail
-        return self._event(self._shape.delta(part, index))
+        offset = self._offsets.get(index, 0)
+        event = self._shape.delta(part, index, offset)
+        if self._shape is COMPLETIONS:
+            told = event["logprobs"]
+            here = sum(map(len, told["tokens"])) if told else len(part.text)
+            self._offsets[index] = offset + here
+        return self._event(event)
 
     def end(self, index: int, reason: str) -> bytes:
         body: dict[str, Any] = {"index": index, "logprobs": None, "finish_reason": reason}

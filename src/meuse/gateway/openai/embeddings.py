@@ -15,7 +15,7 @@ import numpy as np
 
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.gateway.body import decode
-from meuse.gateway.dataplane import Call, Result
+from meuse.gateway.dataplane import TOKENS, Call, Result
 from meuse.gateway.openai import parameters
 from meuse.gateway.routes import Caller, Headers, Target
 from meuse.gateway.signature import Inputs
@@ -23,8 +23,8 @@ from meuse.serve import strings
 from meuse.serve.snapshot import TargetEntry
 
 MAX_TEXTS = 2048
-TOKENS = "tokens"
-"""The output that counts tokens."""
+_ADDED = 2
+"""Tokens of a text beside its own: it has at most one per byte, and those that bound it."""
 
 _body = msgspec.json.Decoder(dict[str, Any])
 _encode = msgspec.json.Encoder().encode
@@ -49,7 +49,11 @@ class EmbeddingsRequest:
         self._texts = _texts(given["input"])
         self._dimensions = given.get("dimensions")
         self._base64 = given.get("encoding_format") == "base64"
-        self.call = Call(caller, self.model, None, "openai-embeddings", self._read, headers=headers)
+        most = sum(len(text) + _ADDED for text in self._texts)
+        self.call = Call(
+            caller, self.model, None, "openai-embeddings", self._read,
+            headers=headers, most_tokens=most,
+        )  # fmt: skip
 
     def _read(self, target: Target) -> Inputs:
         if not embeds(target.entry):

@@ -32,6 +32,8 @@ def _refused(why: str, hint: str, *harmless: Any) -> Parameter:
     return Parameter(checks.refused(hint, *harmless), f"refused: {why}")
 
 
+_TOP = "honoured where the engine tells; ours knows the chosen token's alone and refuses more"
+
 _SAMPLING: Mapping[str, Parameter] = {
     "frequency_penalty": Parameter(checks.number(-2, 2), "honoured"),
     "presence_penalty": Parameter(checks.number(-2, 2), "honoured"),
@@ -57,7 +59,7 @@ CHAT: Mapping[str, Parameter] = {
     "messages": Parameter(lambda value, _: value, "honoured", required=True),
     "max_completion_tokens": Parameter(checks.whole(1, _MOST_TOKENS), "honoured"),
     "logprobs": Parameter(checks.flag, "honoured where the engine tells"),
-    "top_logprobs": Parameter(checks.whole(0, MAX_TOP_LOGPROBS), "honoured as logprobs"),
+    "top_logprobs": Parameter(checks.whole(0, MAX_TOP_LOGPROBS), _TOP),
     "response_format": Parameter(checks.response_format, "honoured"),
     "tools": Parameter(checks.tools, "honoured where the model's family is known"),
     "tool_choice": Parameter(checks.tool_choice, "honoured"),
@@ -85,7 +87,7 @@ COMPLETIONS: Mapping[str, Parameter] = {
     "prompt": Parameter(lambda value, _: value, "honoured", required=True),
     "best_of": Parameter(checks.whole(1, MAX_CHOICES), "only as many as n"),
     "echo": Parameter(checks.flag, "honoured"),
-    "logprobs": Parameter(checks.whole(0, 5), "honoured where the engine tells"),
+    "logprobs": Parameter(checks.whole(0, 5), _TOP),
     "suffix": _refused("models fill no gaps", "Leave it out.", ""),
 }
 

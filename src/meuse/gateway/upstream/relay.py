@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.ids import uuid7_bytes
+from meuse.gateway import batches
 from meuse.gateway.generation import LONGEST_MS, quantities
 from meuse.gateway.links import late
 from meuse.gateway.openai import rates
@@ -78,7 +79,8 @@ class Relay:
         self._sink = sink
         self._timeout_ms = timeout_ms
         self._headers = headers
-        self._account = Account(plane, sent, protocol, self.id)
+        record = batches.record_id(caller, headers, self.id)
+        self._account = Account(plane, sent, protocol, record)
         self._until_ms = 0
         self._pauses = 0
         self._status = 0

@@ -7,7 +7,7 @@ cut there before they are encoded, so that only the template itself makes contro
 
 from __future__ import annotations
 
-import contextlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -92,13 +92,10 @@ class Reader:
             raise invalid("messages", f"the conversation is not understood: {error}") from None
         if not messages:
             raise invalid("messages", "the conversation is empty", "Send at least one message.")
-        spelled = ask.messages.decode("utf-8", "replace") + ask.tools.decode("utf-8", "replace")
-        mark = mark_for(spelled)
-        given: dict[str, Any] = {"messages": harmless(messages, self._special, mark)}
-        if tools:
-            given["tools"] = harmless(tools, self._special, mark)
-        for message in given["messages"]:
-            read_arguments(message)
+        told, known, mark = words_alone(messages, tools or (), self._special)
+        given: dict[str, Any] = {"messages": told}
+        if known:
+            given["tools"] = known
         text = self._render(given)
         return self._joined(text.split(mark))
 
@@ -107,33 +104,49 @@ class Reader:
         return encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
 
 
-def mark_for(spelled: str) -> str:
-    """A character that this text does not have."""
-    return next(c for c in map(chr, range(_PRIVATE, _PRIVATE + 6400)) if c not in spelled)
-
-
-def harmless(value: Any, special: Sequence[str], mark: str) -> Any:
-    """The same with a mark within every control token that a text of it spells. `special` has
+def words_alone(
+    messages: Sequence[dict[str, Any]], tools: Sequence[dict[str, Any]], special: Sequence[str]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], str]:
+    """(messages, tools, mark) as a template is given them: the arguments of calls read, and then
+    a mark, of which they have none, within every control token that a text spells. `special` has
     the longest first."""
+    told = [_with_arguments(message) for message in messages]
+    # As JSON without escapes: what a template writes, it has from these.
+    spelled = json.dumps([told, list(tools)], ensure_ascii=False)
+    mark = next(c for c in map(chr, range(_PRIVATE, _PRIVATE + 6400)) if c not in spelled)
+    return _harmless(told, special, mark), _harmless(list(tools), special, mark), mark
+
+
+def _harmless(value: Any, special: Sequence[str], mark: str) -> Any:
     if isinstance(value, str):
         for word in special:
             if word in value:
                 value = value.replace(word, word[0] + mark + word[1:])
         return value
     if isinstance(value, list):
-        return [harmless(each, special, mark) for each in value]
+        return [_harmless(each, special, mark) for each in value]
     if isinstance(value, dict):
         return {
-            harmless(key, special, mark): harmless(each, special, mark)
+            _harmless(key, special, mark): _harmless(each, special, mark)
             for key, each in value.items()
         }
     return value
 
 
-def read_arguments(message: dict[str, Any]) -> None:
+def _with_arguments(message: dict[str, Any]) -> dict[str, Any]:
     """Calls of tools carry their arguments as JSON in a string; templates want what it says."""
-    for call in message.get("tool_calls") or ():
-        function = call.get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict) and isinstance(function.get("arguments"), str):
-            with contextlib.suppress(msgspec.MsgspecError):
-                function["arguments"] = msgspec.json.decode(function["arguments"])
+    calls = message.get("tool_calls")
+    if not isinstance(calls, list):
+        return message
+    return {**message, "tool_calls": [_read(call) for call in calls]}
+
+
+def _read(call: Any) -> Any:
+    function = call.get("function") if isinstance(call, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("arguments"), str):
+        return call
+    try:
+        arguments = msgspec.json.decode(function["arguments"])
+    except msgspec.MsgspecError:
+        return call
+    return {**call, "function": {**function, "arguments": arguments}}

@@ -181,7 +181,7 @@ class Replica:
             self._parts.shelf.check(ask.adapter)
         if ask.sampling.logprobs:
             raise invalid(
-                "top_logprobs",
+                "top_logprobs" if ask.messages else "logprobs",
                 "the engine tells the probability of the chosen token alone",
                 "Leave it out, or 0.",
             )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import msgspec
@@ -21,6 +21,8 @@ from meuse.serve.generation.text import tail
 
 MAX_HELD = 1 << 20
 """Characters of a call that has not ended; a longer one is text."""
+
+_DEFINITIONS = "#/$defs/"
 
 Call = dict[str, object]
 _decode = msgspec.json.decode
@@ -175,12 +177,16 @@ def _name(tool: Any) -> str:
 
 
 def _schema(tools: Sequence[Any], field: str) -> dict[str, Any]:
-    """Of one call of one of these. Definitions move to the root, where references look."""
+    """Of one call of one of these. Definitions move to the root, where references look; a name
+    that two tools use becomes two."""
     definitions: dict[str, Any] = {}
     kinds = []
-    for tool in tools:
+    for number, tool in enumerate(tools):
         parameters = dict(tool.get("parameters") or {"type": "object"})
-        definitions |= parameters.pop("$defs", {})
+        own = parameters.pop("$defs", {})
+        names = {name: f"{name}-{number}" for name in own if name in definitions}
+        parameters = _referring(parameters, names)
+        definitions |= {names.get(name, name): _referring(own[name], names) for name in own}
         kinds.append(
             {
                 "type": "object",
@@ -190,6 +196,22 @@ def _schema(tools: Sequence[Any], field: str) -> dict[str, Any]:
             }
         )
     return {"anyOf": kinds} | ({"$defs": definitions} if definitions else {})
+
+
+def _referring(value: Any, names: Mapping[str, str]) -> Any:
+    """The same with its references to definitions that have new names."""
+    if not names:
+        return value
+    if isinstance(value, list):
+        return [_referring(each, names) for each in value]
+    if not isinstance(value, dict):
+        return value
+    found = {key: _referring(each, names) for key, each in value.items()}
+    reference = found.get("$ref")
+    if isinstance(reference, str) and reference.startswith(_DEFINITIONS):
+        name, *rest = reference.removeprefix(_DEFINITIONS).split("/")
+        found["$ref"] = _DEFINITIONS + "/".join([names.get(name, name), *rest])
+    return found
 
 
 def _call(text: str, index: int, field: str) -> Call | None:

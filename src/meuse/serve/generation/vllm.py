@@ -72,6 +72,9 @@ def command(
         *("--host", "127.0.0.1", "--port", str(port)),
         *("--tensor-parallel-size", str(options.tensor_parallel_size)),
         *("--pipeline-parallel-size", str(options.pipeline_parallel_size)),
+        # On by default, and shared by all: how fast an answer begins would tell one tenant what
+        # another has asked, and caches of adapters must not meet.
+        "--no-enable-prefix-caching",
     ]
     for flag, value in (
         ("--max-model-len", options.context),
