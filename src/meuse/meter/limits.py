@@ -243,10 +243,15 @@ class Limits:
             if words[word] == stamp:  # else the period, and with it the reservation, is over
                 # In this order: others may count both, but must not count neither. Stores of
                 # one process are seen in order on x86-64.
-                if check.is_money:
-                    words[word + 2] += micros + check.rounded(stamp, rest) if rest else micros
-                elif check.meter is not None:
-                    words[word + 2] += quantities.get(check.meter, 0)
+                if not check.is_money:
+                    if check.meter is not None:
+                        words[word + 2] += quantities.get(check.meter, 0)
+                elif rest and (rest > check.spare or stamp != check.spare_of):
+                    words[word + 2] += micros + check.rounded(stamp, rest)
+                else:  # as `rounded` has it, without the call: what most come to
+                    check.spare -= rest
+                    if micros:
+                        words[word + 2] += micros
                 words[word + 1] -= need
         if grant.rates:
             self._return(grant, grant.tokens + tokens_of(quantities))
