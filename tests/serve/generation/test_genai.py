@@ -115,6 +115,8 @@ def test_json_is_what_the_schema_says(worker: Worker) -> None:
         (b"[]", "neither"),
         (b'{"a":' * 100 + b"1" + b"}" * 100, "deeper"),
         ({"type": "string", "maxLength": 10**6}, "maxLength"),
+        ({"type": "string", "pattern": "((a{1,5000}){1,5000}){1,5000}"}, "a pattern comes to"),
+        ({"patternProperties": {"^a{20000}$": {}}}, "a pattern comes to 20002 characters"),
         ({"enum": list(range(2000))}, "more than"),
         ({"description": "x" * 70_000}, "bytes"),
     ],

@@ -8,6 +8,7 @@ Knows openvino-genai and gguf.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections import OrderedDict
 from pathlib import Path
@@ -30,7 +31,9 @@ MAX_ENUM = 1000
 MAX_COUNT = 10_000
 """Largest minLength, maxItems and their like: grammars grow with them."""
 _COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties")
-_KEPT = 256  # schemas that are known to compile
+_TOKENS = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]|(?P<times>\{\d*,?\d*\})|.", re.DOTALL)
+_MOST_SIZE = 10**12  # beyond it nothing is added up
+_KEPT = 256  # schemas whose outcome is known
 _WIDTH = 64
 
 
@@ -39,20 +42,19 @@ class Grammars:
 
     def __init__(self) -> None:
         self._pipeline: Any = None
-        self._known: OrderedDict[bytes, None] = OrderedDict()
+        self._known: OrderedDict[bytes, str] = OrderedDict()  # why not, or nothing
 
     def check(self, schema: bytes) -> None:
         """Raises `invalid_field` at `response_format`."""
         if schema in self._known:
             self._known.move_to_end(schema)
-            return
-        measure(schema)
-        reason = self._compile(schema.decode())
-        if reason:
+        else:
+            measure(schema)
+            self._known[schema] = self._compile(schema.decode())
+            if len(self._known) > _KEPT:
+                self._known.popitem(last=False)
+        if reason := self._known[schema]:
             raise _refused(f"the engine cannot hold text to it: {reason}")
-        self._known[schema] = None
-        if len(self._known) > _KEPT:
-            self._known.popitem(last=False)
 
     def _compile(self, schema: str) -> str:
         """Why it cannot be a grammar, or nothing."""
@@ -94,9 +96,7 @@ def measure(schema: bytes) -> None:
             if isinstance(node, dict):
                 properties += len(named) if isinstance(named := node.get("properties"), dict) else 0
                 values += len(listed) if isinstance(listed := node.get("enum"), list) else 0
-                for name in _COUNTS:
-                    if isinstance(count := node.get(name), int | float) and count > MAX_COUNT:
-                        raise _refused(f"{name} is {count}, and may be {MAX_COUNT}")
+                _measure_counts(node)
                 below += node.values()
             elif isinstance(node, list):
                 below += node
@@ -104,6 +104,47 @@ def measure(schema: bytes) -> None:
         if properties > MAX_PROPERTIES or values > MAX_ENUM:
             raise _refused(f"it has more than {MAX_PROPERTIES} properties or {MAX_ENUM} values")
     raise _refused(f"it is nested deeper than {MAX_DEPTH} levels")
+
+
+def _measure_counts(node: dict[str, Any]) -> None:
+    for pattern in _patterns(node):
+        if (size := pattern_size(pattern)) > MAX_COUNT:
+            raise _refused(f"a pattern comes to {size} characters, and may to {MAX_COUNT}")
+    for name in _COUNTS:
+        if isinstance(count := node.get(name), int | float) and count > MAX_COUNT:
+            raise _refused(f"{name} is {count}, and may be {MAX_COUNT}")
+
+
+def _patterns(node: dict[str, Any]) -> list[str]:
+    """The regular expressions of an object of a schema."""
+    found = [node.get("pattern")]
+    if isinstance(named := node.get("patternProperties"), dict):
+        found += named
+    return [pattern for pattern in found if isinstance(pattern, str)]
+
+
+def pattern_size(pattern: str) -> int:
+    """How many characters a regular expression has when its repetitions are written out, those
+    without an end once: grammars grow with it."""
+    sizes = [0]  # of the groups that are open
+    last = 0  # of what a repetition would repeat
+    for token in _TOKENS.finditer(pattern):
+        text = token.group()
+        if text == "(":
+            sizes.append(0)
+            last = 0
+        elif text == ")" and len(sizes) > 1:
+            last = sizes.pop()
+            sizes[-1] += last
+        elif token.lastgroup == "times":
+            counts = [int(number[:9]) for number in text[1:-1].split(",") if number]
+            times = max([*counts, 1])
+            sizes[-1] = min(sizes[-1] + last * (times - 1), _MOST_SIZE)
+            last = min(last * times, _MOST_SIZE)
+        else:
+            last = 1
+            sizes[-1] += 1
+    return sum(sizes)
 
 
 def _refused(why: str) -> MeuseError:
