@@ -185,7 +185,14 @@ class Replica:
                 "the engine tells the probability of the chosen token alone",
                 "Leave it out, or 0.",
             )
-        self._engine.check(ask.format)
+        if ask.format.kind != "text":
+            # A grammar takes up to seconds. Marked, nobody takes this process for stuck; and if it
+            # ends, this request is the one that is not asked again for ever.
+            self._page.mark([request.header.id])
+            try:
+                self._engine.check(ask.format)
+            finally:
+                self._page.rest()
         request.prompt = self._parts.reader.read(ask)
         self._waiting.add(request)
         self._schedule()
