@@ -74,3 +74,5 @@ class TellAtOnce:
             self._terminal.write_line("")
             self._terminal.write_line(f"{report.nodeid}: {report.when} failed")
             self._terminal.write_line(report.longreprtext[-4_000:])
+            for name, text in report.sections:
+                self._terminal.write_line(f"{name}: {text[-2_000:]}")
