@@ -76,7 +76,7 @@ class World:
             *("--engine", engine, "--cores", "1"),
         ]
 
-    def until(self, condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    def until(self, condition: Callable[[], Any], seconds: float = 90.0) -> Any:
         end = time.monotonic() + seconds
         while not (value := condition()):
             assert time.monotonic() < end, "waited in vain"

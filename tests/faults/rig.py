@@ -23,7 +23,7 @@ from meuse.serve import snapshot
 T = TypeVar("T")
 
 
-def until(condition: Callable[[], T], seconds: float = 15.0, pause: float = 0.02) -> T:
+def until(condition: Callable[[], T], seconds: float = 60.0, pause: float = 0.02) -> T:
     """The first true value of a condition; fails when it stays false."""
     end = time.monotonic() + seconds
     while not (value := condition()):
@@ -73,7 +73,7 @@ class Platform:
                 env=environment,
             )
 
-    def wait_up(self, seconds: float = 30.0) -> None:
+    def wait_up(self, seconds: float = 120.0) -> None:
         assert self._up is not None
         supervisor = self._up
 
@@ -98,7 +98,7 @@ class Platform:
         """Ask `meuse up` to drain and end, and do not wait."""
         self.supervisor.send_signal(signal.SIGTERM)
 
-    def stop(self, seconds: float = 30.0) -> int:
+    def stop(self, seconds: float = 60.0) -> int:
         """End `meuse up` in order; its exit status."""
         self.terminate()
         return self.supervisor.wait(seconds)

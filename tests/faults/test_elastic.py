@@ -44,8 +44,8 @@ def rests(client: Client, name: str) -> bool:
 
 def at_rest(platform: Platform, client: Client, name: str = "zero") -> int:
     """Wait until nothing runs of it and a spare waits; the spare's process."""
-    until(lambda: rests(client, name), 20.0)
-    until(lambda: len(platform.replicas()) == 1 and len(spares(platform)) == 1, 20.0)
+    until(lambda: rests(client, name), 60.0)
+    until(lambda: len(platform.replicas()) == 1 and len(spares(platform)) == 1, 60.0)
     return next(iter(spares(platform).values()))
 
 
@@ -115,9 +115,9 @@ def test_from_one_to_three_and_back(platform: Platform, client: Client, key: str
     client.wait_ready("grows")
     with Load(platform.port, [key], "grows", pause=0.2) as trickle:
         with Load(platform.port, [key] * 8, "grows") as load:
-            until(lambda: client.deployment("grows")["replicas"] == 3, 30.0)
+            until(lambda: client.deployment("grows")["replicas"] == 3, 60.0)
             assert client.deployment("grows")["status"] == "ready"
-        until(lambda: client.deployment("grows")["replicas"] == 1, 30.0)
+        until(lambda: client.deployment("grows")["replicas"] == 1, 60.0)
         until(lambda: len(platform.replicas()) - len(spares(platform)) <= 2)
         so_far = trickle.answered()
         until(lambda: trickle.answered() > so_far + 2)
@@ -142,7 +142,7 @@ def test_memory_comes_back(platform: Platform, client: Client) -> None:
         for name in names:
             assert client.predict(ROW, name)["model"] == "reference:1"
         for name in names:
-            until(lambda name=name: rests(client, name), 30.0)
+            until(lambda name=name: rests(client, name), 60.0)
         at_rest(platform, client)
         return tree_bytes(platform)
 
@@ -188,4 +188,4 @@ def test_least_recently_used_goes(make_platform: Callable[..., Platform]) -> Non
         states = [client.deployment(f"fixed{i}") for i in range(4)]
         return [s["error"] for s in states if s["status"] == "pending" and s["error"]]
 
-    assert "bytes of memory are missing" in until(lacking, 30.0)[0]
+    assert "bytes of memory are missing" in until(lacking, 60.0)[0]

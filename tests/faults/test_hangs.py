@@ -38,7 +38,7 @@ def key(client: Client) -> str:
 
 def whole(platform: Platform, client: Client) -> None:
     for name in ("pair", "single"):
-        until(lambda name=name: client.deployment(name)["status"] == "ready", 30.0)
+        until(lambda name=name: client.deployment(name)["status"] == "ready", 60.0)
     until(lambda: len(platform.replicas()) == 3)
     for name in ("worker-0", "worker-1"):
         platform.pid(name)

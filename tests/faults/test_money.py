@@ -111,12 +111,12 @@ def test_a_budget_of_money_under_kill_9(platform: Platform, receiver: Receiver) 
             there = sorted((n, p) for n, p in platform.processes().items() if n.startswith(role))
             if there and platform.kill(chance.choice(there)[1]):
                 killed[role] += 1
-        until(lambda: (FULL, 402) in load.counts(), 30.0)
+        until(lambda: (FULL, 402) in load.counts(), 60.0)
     assert len(killed) == 3, killed
     counts = load.counts()
     assert counts.keys() <= {(FULL, 200), (FULL, 402), (FULL, 429), (FULL, 503), (BROKEN, 0)}
-    until(platform.control_answers, 30.0)
-    until(lambda: len(platform.processes()) >= 6, 30.0)
+    until(platform.control_answers, 60.0)
+    until(lambda: len(platform.processes()) >= 6, 60.0)
 
     def recounted() -> dict[str, Any]:
         found: dict[str, Any] = client.recount(budget["id"])

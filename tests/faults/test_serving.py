@@ -67,7 +67,7 @@ def callers(platform: Platform, key: str, model: str) -> Iterator[dict[str, list
 
 def whole(platform: Platform, client: Client) -> None:
     """Everything is back: the claim that a fault leaves the platform as it was."""
-    until(platform.control_answers, 20.0)
+    until(platform.control_answers, 60.0)
     for name in ("pair", "single"):
         until(lambda name=name: client.deployment(name)["status"] == "ready")
         assert client.deployment(name)["error"] is None

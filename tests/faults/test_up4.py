@@ -78,7 +78,7 @@ def test_up4_an_upload_goes_on_after_a_restart(platform: Platform, tmp_path: Pat
     with platform.client() as client, pytest.raises(StopError):
         client.upload_parts("up4-words", path, progress=stop_after_one)
     platform.kill_supervisor()
-    until(lambda: not platform.pids(), 20.0)
+    until(lambda: not platform.pids(), 60.0)
     platform.start()
     sent: list[int] = []
     with platform.client() as client:

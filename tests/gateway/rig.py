@@ -43,7 +43,7 @@ TESTS = Path(__file__).resolve().parent.parent
 PEPPER = b"pepper" * 6
 
 
-def until(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(condition: Callable[[], Any], seconds: float = 90.0) -> Any:
     """Wait for a condition; its value."""
     end = time.monotonic() + seconds
     while not (value := condition()):

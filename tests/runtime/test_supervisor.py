@@ -49,7 +49,7 @@ class Platform:
         with socket.create_connection((what["host"], what["http_port"]), timeout=10) as connection:
             return connection.makefile("rb").readline()
 
-    def until(self, condition: Callable[[], object], seconds: float = 10.0) -> None:
+    def until(self, condition: Callable[[], object], seconds: float = 40.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             assert time.monotonic() < deadline, self.described()

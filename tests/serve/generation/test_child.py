@@ -35,7 +35,7 @@ except MeuseError as error:
 """
 
 
-def until(check: Callable[[], Any], seconds: float = 30.0) -> Any:
+def until(check: Callable[[], Any], seconds: float = 90.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < deadline
