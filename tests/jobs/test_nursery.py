@@ -51,14 +51,14 @@ class Ward:
         return process.run(folder, self.nursery.start, lambda *_: None, stop or process.Stop())
 
     def running(self) -> list[int]:
-        """Nurseries that live: our own children, so that none can be a stranger's."""
+        """Nurseries that live: our own children, so that none can be a stranger's. Not by the lists
+        of our threads' children: a child moves to another's when the thread that had it ends."""
         found = []
-        for path in Path(f"/proc/{os.getpid()}/task").glob("*/children"):
-            for pid in map(int, path.read_text().split()):
-                with contextlib.suppress(OSError):  # one that has just ended
-                    words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
-                    if words[2:3] == [b"nursery"]:
-                        found.append(pid)
+        for path in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):  # one that has just ended
+                status, words = (path / "status").read_text(), (path / "cmdline").read_bytes()
+                if f"\nPPid:\t{os.getpid()}\n" in status and b"nursery" in words.split(b"\0")[2:3]:
+                    found.append(int(path.name))
         return found
 
 
