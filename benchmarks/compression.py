@@ -169,6 +169,7 @@ HOLDS = [
     Hold("cnn: p50 at batch 1, times lower", ">=", 3, _mean("cnn", "faster_p50_batch1")),
     Hold("cnn: bytes, times fewer", ">=", 8, _mean("cnn", "smaller")),
     Hold("cnn: accuracy lost", "<=", 0.01, _mean("cnn", "drop"), ""),
+    Hold("cnn: base", ">=", 0.93, _mean("cnn", "base_test_accuracy"), ""),
     Hold("distilled student: share of the teacher's parameters", "<=", 0.1,
          _mean("distill", "share"), ""),
     Hold("distilled student: share of the teacher's accuracy", ">=", 0.97,
@@ -181,6 +182,7 @@ HOLDS = [
     Hold("sentence encoder in int8: cosine to the float embedding, least", ">=", 0.99,
          _mean("encoder", "cosine_least"), ""),
     Hold("distilled student: gain over the untaught", ">=", 0.0001, _mean("distill", "gain"), ""),
+    Hold("distilled student: gain, low end of its 95%", ">=", 0, _mean("distill", "gain_low"), ""),
     Hold("methods worse than their library's", "<=", 0,
          lambda f: compression_peers.worst(f["peers"]), ""),
 ]  # fmt: skip

@@ -17,8 +17,6 @@ import training_data
 Figures = dict[str, Any]
 ABSENT = "skipped: the Debian package dataset-fashion-mnist is absent"
 
-EPOCHS = 4
-"""Of the base: a third of the training that `training.py` judges, for three seeds of it."""
 STEPS: list[Figures] = [
     {"method": "prune_structured", "rate": 0.5, "rounds": 2, "epochs": 2},
     {"method": "quantize", "mode": "int8_static"},
@@ -29,13 +27,12 @@ def cnn(asked: argparse.Namespace) -> Figures | str:
     """The base and its child, for every seed."""
     rows: list[Figures] = []
     found = training_data.SETTINGS["cnn"]
-    options = {**found.options, "epochs": EPOCHS}
     for seed in range(asked.seeds):
         splits = bases.fashion_splits(seed)
         if splits is None:
             return ABSENT
         folder = Path(asked.cache) / f"cnn-{seed}"
-        base = bases.base(splits, "cnn", found.config, options, seed, folder / "base")
+        base = bases.base(splits, "cnn", found.config, found.options, seed, folder / "base")
         report = bases.compress(base, splits, asked.steps or STEPS, folder / "small", seed).report
         before, after = report["before"], report["after"]
         rows.append(

@@ -18,9 +18,12 @@ from meuse.core.ports import Engine
 
 BATCHES = (1, 32)
 _ROUNDS = 40
-_CALLS = {1: 50, 32: 10}  # calls per model and round, by batch size
+_LEAST_ROUNDS = 8
+"""However slow the models: an interval from fewer rounds would say nothing."""
+_CALLS = {1: 50, 32: 10}  # calls per model and round at most, by batch size
 _MAX_SECONDS = 5.0
 _WARM_UP = 20
+_WARM_UP_SHARE = 0.1  # of the seconds, for every model
 _RESAMPLES = 2000
 
 
@@ -53,23 +56,35 @@ def in_turns(
 ) -> dict[str, Times]:
     """Call every engine on batches of `rows` (repeated as needed), a round of each in turn.
 
-    2,000 calls at batch 1 and 400 at 32 each, fewer when that takes more than `max_seconds`.
+    2,000 calls at batch 1 and 400 at 32 each in 40 rounds; fewer calls in a round when that takes
+    more than `max_seconds`, and fewer rounds, but never fewer than 8, when even one call does.
     Every other round goes backwards, so that nobody always comes after the same neighbour; a
     busy moment hits both.
     """
     feeds = feeds_of(rows, batch)
     taken = {name: Times() for name in engines}
-    for engine in engines.values():
-        for call in range(_WARM_UP):
-            engine.run(feeds[call % len(feeds)])
+    turn_seconds = sum(_warm(engine, feeds, max_seconds) for engine in engines.values())
+    fitting = int(max_seconds / (_ROUNDS * max(turn_seconds, 1e-9)))
+    calls = max(1, min(_CALLS.get(batch, 10), fitting))
     deadline = time.monotonic() + max_seconds
     order = list(engines)
     for turn in range(_ROUNDS):
         for name in order if turn % 2 == 0 else reversed(order):
-            taken[name].rounds.append(_round(engines[name], feeds, turn, _CALLS.get(batch, 10)))
-        if time.monotonic() > deadline:
+            taken[name].rounds.append(_round(engines[name], feeds, turn, calls))
+        if turn + 1 >= _LEAST_ROUNDS and time.monotonic() > deadline:
             break
     return taken
+
+
+def _warm(engine: Engine, feeds: list[dict[str, NDArray[Any]]], max_seconds: float) -> float:
+    """Call it until it is as fast as it will be; seconds of a call, the first aside."""
+    engine.run(feeds[0])
+    began = time.monotonic()
+    for call in range(1, _WARM_UP):
+        engine.run(feeds[call % len(feeds)])
+        if time.monotonic() - began > _WARM_UP_SHARE * max_seconds:
+            break
+    return (time.monotonic() - began) / call
 
 
 def compare(before: Times, after: Times, seed: int = 0) -> Ratio:
