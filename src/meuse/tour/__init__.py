@@ -22,7 +22,7 @@ from meuse.tour.stage import Stage, bars
 from meuse.tour.tables import tables
 
 
-def demo(as_json: bool = False, chat: bool = False) -> None:
+def demo(as_json: bool = False, chat: bool = True) -> None:
     """Run the tour, without its second half unless `chat`; raises what a step raises, after
     stopping the platform."""
     console = Console(stderr=as_json)
