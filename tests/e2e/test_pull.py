@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from e2e.conftest import Platform
-from e2e.helpers import ended, get, start, succeeded
+from e2e.helpers import ended, get, refused, start, succeeded
 from e2e.web import Certificate, Site, serving
 from helpers_gguf import gguf
 from pull.shop import wheel
@@ -62,6 +62,24 @@ def test_a_wheel_comes_by_url(admin: httpx.Client, site: Site) -> None:
     version = get(admin, "/api/models/web-wheel/versions/1")
     assert version["report"]["generation"]["licence"] == "apache-2.0"
     assert all(not a["name"].endswith(".py") for a in version["artifacts"])
+
+
+def test_a_url_may_tell_the_digest_of_its_file(admin: httpx.Client, site: Site) -> None:
+    """It is checked, and not sent; another file is not kept, and no digest is refused at once."""
+    site.files["/sure.gguf"] = content = gguf()
+    source = f"{site.url}/sure.gguf#sha256="
+    digest = hashlib.sha256(content).hexdigest()
+    made = succeeded(admin, start(admin, "import", source=source + digest))
+    assert made["model"] == "sure:1"
+    assert made["report"]["generation"]["source"] == source + digest
+    done = ended(admin, start(admin, "import", source=source + "0" * 64, model_name="unsure"))
+    assert (done["error"]["code"], done["error"]["field"]) == ("invalid_data", "source")
+    assert digest in done["error"]["message"]
+    assert admin.get("/api/models/unsure").status_code == 404
+    assert [path for path, _ in site.asked] == ["/sure.gguf"] * 2
+    spec = {"source": source + "main"}
+    answer = admin.post("/api/jobs", json={"kind": "import", "spec": spec})
+    refused(answer, 400, "invalid_field", "source")
 
 
 def test_what_does_not_come_registers_nothing(

@@ -91,6 +91,17 @@ def test_the_web_and_the_hub(shop: Shop, tmp_path: Path) -> None:
     assert (found.path / "config.json").read_text() == "owner/name@v1 m.Q4.gguf"
 
 
+def test_a_url_that_tells_a_digest_brings_that_file_or_none(shop: Shop, tmp_path: Path) -> None:
+    digest = hashlib.sha256(gguf()).hexdigest()
+    source = f"https://host/m.gguf#sha256={digest.upper()}"
+    found = get(shop, source, tmp_path)
+    assert (found.origin, found.digest) == (source, digest)
+    with pytest.raises(MeuseError, match="was announced") as caught:
+        get(shop, f"https://host/m.gguf#sha256={'0' * 64}", tmp_path)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "source")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_links_out_of_a_folder_are_refused(shop: Shop, tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()

