@@ -28,7 +28,7 @@ STOP_S = 30.0
 EXTERNAL_PORT = free_port()
 """Where the platform may find a server of language models."""
 WEB_PORT = free_port()
-"""Where it may pull models from, over TLS."""
+"""Where it may pull models from, over TLS; its hub is there, too."""
 MAX_BODY = 1 << 20
 MAX_UPLOAD = 2 << 20
 MAX_MODEL = 4 << 20
@@ -112,6 +112,7 @@ def platform(
         "MEUSE_WORKERS": "2",
         "MEUSE_EXTERNAL_HOSTS": f"http://127.0.0.1:{EXTERNAL_PORT}@ipv4",
         "MEUSE_PULL_ALLOWED_HOSTS": f"https://127.0.0.1:{WEB_PORT}@ipv4",
+        "HF_ENDPOINT": f"https://127.0.0.1:{WEB_PORT}",
         "MEUSE_LOG_REQUESTS": "1",
         "MEUSE_VLLM_PYTHON": str(fake_vllm.interpreter(folder)),
         "SSL_CERT_FILE": str(certificate.trusted),

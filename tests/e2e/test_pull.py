@@ -1,8 +1,9 @@
-"""`meuse pull https:…`, from a host that the operator allowed, over TLS, to the registry."""
+"""`meuse pull`, from a host that the operator allowed and from a hub, over TLS, to the registry."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,8 @@ import pytest
 from e2e.conftest import Platform
 from e2e.helpers import ended, get, refused, start, succeeded
 from e2e.web import Certificate, Site, serving
-from helpers_gguf import gguf
+from helpers_gguf import FIELDS, gguf
+from helpers_hub import COMMIT, sibling
 from pull.shop import wheel
 
 
@@ -80,6 +82,25 @@ def test_a_url_may_tell_the_digest_of_its_file(admin: httpx.Client, site: Site) 
     spec = {"source": source + "main"}
     answer = admin.post("/api/jobs", json={"kind": "import", "spec": spec})
     refused(answer, 400, "invalid_field", "source")
+
+
+def test_a_file_comes_of_the_hub(admin: httpx.Client, site: Site) -> None:
+    """What is registered tells the commit, and the licence of the model card."""
+    unsaid = {name: value for name, value in FIELDS.items() if name != "general.license"}
+    content, path = gguf(unsaid), "web-hub.gguf"
+    told = {"id": "owner/tiny", "sha": COMMIT, "cardData": {"license": "mit"}}
+    told["siblings"] = [sibling(path, content), sibling("own.py", b"raise SystemExit")]
+    site.files["/api/models/owner/tiny?blobs=true"] = json.dumps(told).encode()
+    site.files[f"/owner/tiny/resolve/{COMMIT}/{path}"] = content
+    made = succeeded(admin, start(admin, "import", source=f"hf:owner/tiny/{path}"))
+    assert made["model"] == "web-hub:1"
+    generation = made["report"]["generation"]
+    assert generation["source"] == f"hf:owner/tiny/{path}@{COMMIT}"
+    assert generation["licence"] == "mit"
+    site.files[f"/owner/tiny/resolve/{COMMIT}/{path}"] = content[::-1]
+    for source, code in ((f"hf:owner/tiny/{path}", "invalid_data"), ("hf:owner/no", "not_found")):
+        error = ended(admin, start(admin, "import", source=source))["error"]
+        assert (error["code"], error["field"]) == (code, "source")
 
 
 def test_what_does_not_come_registers_nothing(

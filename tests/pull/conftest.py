@@ -9,6 +9,8 @@ from http.server import ThreadingHTTPServer
 import httpx
 import pytest
 
+from helpers_hub import Hub, name_it, serving
+from meuse.pull import download
 from pull.shop import Handler, Shop
 
 
@@ -25,6 +27,15 @@ def shop() -> Iterator[Shop]:
     server.shutdown()
     server.server_close()
     thread.join()
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The hub that pulls ask, without a pause before they ask again."""
+    monkeypatch.setattr(download, "WAIT_S", (0.0,) * 4)
+    with serving() as found:
+        name_it(monkeypatch, found)
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import helpers_lora as made
+from helpers_hub import COMMIT, Hub
 from helpers_jobs import RecordedJob
 from meuse.app.work import import_
 from meuse.core.errors import Code, MeuseError
@@ -29,12 +30,15 @@ def folder(tmp_path: Path) -> Path:
     return made.write(tmp_path / "polite", made.matrices(SIZES, 1))
 
 
-def run(tmp_path: Path, folder: Path, base: dict[str, Any] | None) -> dict[str, Any]:
-    spec = {"source": f"file:{folder}", "model_name": "polite"}
+def run(
+    tmp_path: Path, folder: Path, base: dict[str, Any] | None, source: str = ""
+) -> dict[str, Any]:
+    spec = {"source": source or f"file:{folder}", "model_name": "polite"}
     spec |= {"base": base["model"]} if base else {}
     inputs = {
-        "tenant": "acme", "path": str(folder), "index": "none", "hosts": "", "max_bytes": 1 << 26,
-        "max_seconds": 60.0, "sandbox": {}, **({"base": base} if base else {}),
+        "tenant": "acme", "path": "" if source else str(folder), "index": "none", "hosts": "",
+        "max_bytes": 1 << 26, "max_seconds": 60.0, "sandbox": {},
+        **({"base": base} if base else {}),
     }  # fmt: skip
     job = RecordedJob(tmp_path / "job")
     return import_.work(FolderBlobs(tmp_path / "blobs"), job, {"spec": spec, "inputs": inputs})
@@ -65,6 +69,15 @@ def test_its_version_tells_what_it_is_for(tmp_path: Path, folder: Path) -> None:
     assert (kept.layout, kept.architecture) == ("adapter", "llama")
     for file in kept.files:
         assert blobs.read("acme", file.digest) == (folder / file.name).read_bytes()
+
+
+def test_of_the_hub_it_tells_commit_and_licence(tmp_path: Path, folder: Path, hub: Hub) -> None:
+    hub.files = {path.name: path.read_bytes() for path in folder.iterdir()}
+    hub.card = {"license": "apache-2.0"}
+    done = run(tmp_path, folder, BASE, "hf:owner/tiny")
+    told = done["report"]["generation"]
+    assert (told["source"], told["licence"]) == (f"hf:owner/tiny@{COMMIT}", "apache-2.0")
+    assert done["card"] == {"given": {"licence": "apache-2.0"}}
 
 
 def test_without_its_base_it_is_nothing(tmp_path: Path, folder: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from helpers_gguf import gguf
 from meuse.core.errors import Code, MeuseError
-from meuse.pull.bring import Brought, Means, bring
+from meuse.pull.bring import Brought, Means, Snapshot, bring
 from meuse.pull.download import Progress
 from meuse.pull.pip import Indexes
 from meuse.pull.spec import PullSpec
@@ -20,10 +20,10 @@ NAME = "llm_tiny-1.0-py3-none-any.whl"
 
 
 def means(shop: Shop) -> Means:
-    def hub(reference: str, folder: Path, patterns: Sequence[str]) -> Path:
+    def hub(reference: str, folder: Path, patterns: Sequence[str], progress: Progress) -> Snapshot:
         folder.mkdir(exist_ok=True)
         (folder / "config.json").write_text(f"{reference} {patterns[0]}")
-        return folder
+        return Snapshot(folder, "c0ffee", "mit")
 
     def web(url: str, out: Path, progress: Progress) -> str:
         out.write_bytes(gguf())
@@ -87,8 +87,10 @@ def test_the_web_and_the_hub(shop: Shop, tmp_path: Path) -> None:
     assert get(shop, "https://host/..", tmp_path).path == tmp_path / "m"
     found = get(shop, "hf:owner/name@main", tmp_path)
     assert (found.path / "config.json").read_text() == "owner/name@main *.json"
+    assert (found.origin, found.licence) == ("hf:owner/name@c0ffee", "mit")
     found = get(shop, "hf:owner/name/m.Q4.gguf@v1", tmp_path)
     assert (found.path / "config.json").read_text() == "owner/name@v1 m.Q4.gguf"
+    assert found.origin == "hf:owner/name/m.Q4.gguf@c0ffee"
 
 
 def test_a_url_that_tells_a_digest_brings_that_file_or_none(shop: Shop, tmp_path: Path) -> None:

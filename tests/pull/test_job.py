@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from helpers_gguf import FIELDS, Weights, gguf
+from helpers_hub import COMMIT, Hub
 from helpers_jobs import RecordedJob
 from meuse.app.kinds import pull as kinds
 from meuse.app.kinds.pull import Sources
@@ -117,6 +118,62 @@ def test_a_path_and_a_url(shop: Shop, tmp_path: Path) -> None:
         run(shop, tmp_path, "https://example.org/m.gguf")
     assert (caught.value.code, caught.value.field) == (Code.FORBIDDEN, "source")
     assert "pull_allowed_hosts" in (caught.value.hint or "")
+
+
+def test_a_file_of_the_hub_tells_its_commit_and_licence(
+    shop: Shop, hub: Hub, tmp_path: Path
+) -> None:
+    """The file's own word for its licence counts, and where it has none, the card's."""
+    unsaid = {name: value for name, value in FIELDS.items() if name != "general.license"}
+    hub.files = {"own.gguf": gguf(), "none.gguf": gguf(unsaid), "README.md": b"of Hugging Face"}
+    hub.card = {"license": "mit"}
+    for name, licence in (("own", "apache-2.0"), ("none", "mit")):
+        done = run(shop, tmp_path, f"hf:owner/tiny/{name}.gguf@main")
+        told = done["report"]["generation"]
+        assert (told["source"], told["licence"]) == (
+            f"hf:owner/tiny/{name}.gguf@{COMMIT}", licence,
+        )  # fmt: skip
+        assert done["card"] == {"given": {"licence": licence}}
+        assert [a["name"] for a in done["artifacts"]] == ["manifest.json", f"{name}.gguf"]
+    assert hub.names == ["own.gguf", "none.gguf"]
+
+
+def test_a_pull_of_the_hub_goes_on_after_a_pause_and_a_failure(
+    shop: Shop, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.files = {"tiny.gguf": gguf(tensors=[Weights("w", (1 << 14,), content=bytes(1 << 16))])}
+    hub.cuts, hub.cut_after = 1, 5000
+    monkeypatch.setattr(download, "TRIES", 1)
+    with pytest.raises(MeuseError) as caught:
+        run(shop, tmp_path, "hf:owner/tiny")
+    assert caught.value.code is Code.NOT_FOUND  # GGUF files come by name
+    with pytest.raises(MeuseError) as caught:
+        run(shop, tmp_path, "hf:owner/tiny/tiny.gguf")
+    assert caught.value.code is Code.UNAVAILABLE
+    job = RecordedJob(tmp_path / "job")
+    job.is_paused = True
+    with pytest.raises(Paused):
+        run(shop, tmp_path, "hf:owner/tiny/tiny.gguf", job=job)
+    job.is_paused = False
+    done = run(shop, tmp_path, "hf:owner/tiny/tiny.gguf", job=job)
+    assert done["artifacts"][1]["bytes"] == len(hub.files["tiny.gguf"])
+    assert [wanted for _, wanted, _ in hub.asked] == ["", "bytes=5000-"]
+    assert job.fractions == sorted(job.fractions)
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_what_the_hub_does_not_give_is_said(
+    shop: Shop, hub: Hub, tmp_path: Path, status: int
+) -> None:
+    hub.files = {"tiny.gguf": gguf()}
+    hub.file_refusal = (status, "GatedRepo")
+    with pytest.raises(MeuseError) as caught:
+        run(shop, tmp_path, "hf:owner/tiny/tiny.gguf")
+    assert (caught.value.code, caught.value.field) == (Code.FORBIDDEN, "source")
+    with pytest.raises(MeuseError) as caught:
+        run(shop, tmp_path, "hf:owner/tiny/tiny.gguf", max_bytes=100)
+    assert (caught.value.code, caught.value.field) == (Code.TOO_LARGE, "source")
+    assert not (tmp_path / "job" / FOLDER).exists()
 
 
 def test_what_the_operator_allows(tmp_path: Path) -> None:

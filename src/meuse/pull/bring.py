@@ -27,11 +27,20 @@ HUB_FILES = (
 @dataclass(frozen=True, slots=True)
 class Brought:
     """`path` is a file or a folder. `digest` is of what was fetched, "" for folders; `origin`
-    says what it was exactly; `licence` is what its wrapping told."""
+    says what it was exactly; `licence` is what its wrapping or its card told."""
 
     path: Path
     digest: str
     origin: str
+    licence: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Files of one commit of a hub's repository, in a folder; `licence` is what its card tells."""
+
+    folder: Path
+    commit: str
     licence: str = ""
 
 
@@ -42,7 +51,7 @@ class Means:
     digest."""
 
     indexes: Callable[[], Indexes]
-    hub: Callable[[str, Path, Sequence[str]], Path]
+    hub: Callable[[str, Path, Sequence[str], Progress], Snapshot]
     web: Callable[[str, Path, Progress], str]
     max_bytes: int
 
@@ -62,7 +71,10 @@ def bring(spec: PullSpec, folder: Path, means: Means, progress: Progress) -> Bro
     if spec.kind == "hf":
         name, file = checkpoint(spec.what)
         patterns = HUB_FILES if file is None else (file,)
-        return Brought(means.hub(name, folder / "hub", patterns), "", spec.source)
+        found = means.hub(name, folder / "hub", patterns, progress)
+        repository = name.partition("@")[0]
+        origin = f"hf:{repository if file is None else f'{repository}/{file}'}@{found.commit}"
+        return Brought(found.folder, "", origin, found.licence)
     path = Path(spec.what)
     if path.is_dir():
         _check_links(path)

@@ -17,6 +17,9 @@ from meuse.core.errors import Code, MeuseError
 TRIES = 5
 WAIT_S = (0.5, 2.0, 5.0, 10.0)
 
+_REFUSALS = {401: Code.FORBIDDEN, 403: Code.FORBIDDEN, 404: Code.NOT_FOUND}
+"""What a host's answer means; all others, that the file does not come for now."""
+
 Progress = Callable[[int, int | None], None]
 """(bytes so far, bytes in all if known). May raise, to stop for now."""
 
@@ -34,8 +37,8 @@ def download(
     """Write the file at `url` to `out`; its SHA-256. What `out` holds of it already is kept and
     not asked for again.
 
-    Raises `too_large`, `unavailable` when it does not come, `invalid_data` when it is another
-    file than announced: then `out` is gone.
+    Raises `too_large`, `unavailable` when it does not come, `forbidden` or `not_found` when the
+    host says so, `invalid_data` when it is another file than announced: then `out` is gone.
     """
     if urlsplit(url).scheme == "file":
         shutil.copyfile(Path(url2pathname(urlsplit(url).path)), out)
@@ -78,7 +81,7 @@ def _bring(
     failed = 0
     while True:
         before = out.stat().st_size if out.exists() else 0
-        if size is not None and before >= size:
+        if size is not None and out.exists() and before >= size:
             return
         try:
             _once(client, url, out, before, max_bytes, progress)
@@ -106,7 +109,7 @@ def _once(
             return
         if response.status_code not in (200, 206):
             raise MeuseError(
-                Code.UNAVAILABLE,
+                _REFUSALS.get(response.status_code, Code.UNAVAILABLE),
                 f"the file's host answers {response.status_code}",
                 field="source",
                 hint="Try the job again later.",

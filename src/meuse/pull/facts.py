@@ -53,7 +53,11 @@ class AdapterFacts:
 
 
 def adapter_manifest(
-    facts: AdapterFacts, files: tuple[File, ...], source: str, base: Mapping[str, Any]
+    facts: AdapterFacts,
+    files: tuple[File, ...],
+    source: str,
+    licence: str,
+    base: Mapping[str, Any],
 ) -> Manifest:
     """The document of an adapter; `base` is what its base's version reports."""
     return Manifest(
@@ -63,6 +67,7 @@ def adapter_manifest(
         context=base["context"],
         vocabulary=base["vocabulary"],
         parameters=facts.parameters,
+        licence=licence,
         source=source,
     )
 

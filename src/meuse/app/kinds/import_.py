@@ -66,7 +66,7 @@ class Import:
         source = dict(job.spec["source"])
         if "path" in source:  # what it leads to may have changed while the job waited
             source["path"] = str(allowed_path(source["path"], self.foreign.folders))
-        return common | {"source": source}
+        return common | {"source": source, "max_bytes": self.sources.max_bytes}
 
     def _complete(self, job: Job, result: dict[str, Any]) -> dict[str, Any]:
         lineage = Lineage(

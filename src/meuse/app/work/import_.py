@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import io
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from meuse.core.errors import MeuseError
 from meuse.core.nouns import ENCODER, Artifact
 from meuse.core.ports import Blobs, JobContext
 
@@ -23,8 +24,10 @@ def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, An
         return pull.work(blobs, context, job)
     from meuse.convert.spec import ImportSpec
 
-    source, digest = _source(blobs, context, job["inputs"])
     spec = ImportSpec.from_dict(job["spec"])
+    if "hub" in spec.source:
+        return _of_hub(blobs, context, spec, job["inputs"])
+    source, digest = _source(blobs, context, job["inputs"])
     return converted(blobs, context, spec, job["inputs"], source, digest)
 
 
@@ -77,6 +80,31 @@ def converted(
     }
 
 
+def _of_hub(
+    blobs: Blobs, context: JobContext, spec: ImportSpec, inputs: dict[str, Any]
+) -> dict[str, Any]:
+    from meuse.app.work import pull
+    from meuse.convert import hub
+
+    reference = spec.source["hub"]
+    with pull.kept(context) as folder:
+        try:
+            found = hub.fetch(
+                reference,
+                folder / "hub",
+                max_bytes=inputs["max_bytes"],
+                progress=pull.Arriving(context),
+            )
+        except MeuseError as error:
+            raise MeuseError(
+                error.code, error.message, field="source.hub", hint=error.hint
+            ) from None
+        exactly = {"hub": f"{reference.partition('@')[0]}@{found.commit}"}
+        spec = replace(spec, source=exactly)
+        made = converted(blobs, context, spec, inputs, found.folder, "")
+        return made | {"card": pull.licensed(found.licence)}
+
+
 def _source(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[Path, str]:
     """(file or folder, digest of an upload or "")."""
     ((kind, what),) = inputs["source"].items()
@@ -84,8 +112,4 @@ def _source(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[
         path = context.folder / "upload"
         blobs.copy_to(inputs["tenant"], what, path)
         return path, what
-    if kind == "hub":
-        from meuse.convert.hub import fetch
-
-        return fetch(what, context.folder / "hub"), ""
     return Path(what), ""

@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ FOLDER = "checkpoint-pull"
 """Of what was fetched. A name that begins so stays with a job that failed, for the next try."""
 _PAUSE_S = 0.5
 """Before a file that broke off is asked for again."""
-_PASSING = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.BUDGET_EXCEEDED)
+_PASSING = (Code.UNAVAILABLE, Code.DEADLINE_EXCEEDED, Code.BUDGET_EXCEEDED, Code.FORBIDDEN)
 """Failures after which what has come is of use."""
 _HINTS = {
     Code.FORBIDDEN: "Ask the operator to look at pull_allowed_hosts.",
@@ -34,15 +35,21 @@ _HINTS = {
 
 def work(blobs: Blobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
     """`job["spec"]` is a `PullSpec`."""
+    with kept(context) as folder:
+        return _pulled(blobs, context, job, folder)
+
+
+@contextmanager
+def kept(context: JobContext) -> Iterator[Path]:
+    """A folder for what is fetched. It stays where the job may go on with it, and only there."""
     folder = context.folder / FOLDER
     try:
-        made = _pulled(blobs, context, job, folder)
+        yield folder
     except MeuseError as error:
         if error.code not in _PASSING:
             shutil.rmtree(folder, ignore_errors=True)
         raise
     shutil.rmtree(folder, ignore_errors=True)
-    return made
 
 
 def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -54,7 +61,7 @@ def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path
     spec, inputs = PullSpec.from_dict(job["spec"]), job["inputs"]
     if inputs["path"]:
         spec = replace(spec, source=f"file:{inputs['path']}")
-    brought = bring(spec, folder, _means(inputs), _Arriving(context))
+    brought = bring(spec, folder, _means(inputs), Arriving(context))
     context.progress(_ARRIVED, note="looking at it")
     context.log(f"{brought.origin} is here" + (f", {brought.digest}" if brought.digest else ""))
     facts = recognise(brought.path)
@@ -63,7 +70,7 @@ def _pulled(blobs: Blobs, context: JobContext, job: dict[str, Any], folder: Path
             Code.INVALID_DATA, "only adapters have a base", field="base", hint="Leave it out."
         )
     if facts is None:
-        return _encoder(blobs, context, job, brought.path, brought.digest)
+        return _encoder(blobs, context, job, brought)
     if isinstance(facts, AdapterFacts):
         return _keep_adapter(blobs, context, inputs, facts, brought)
     return keep(
@@ -83,7 +90,6 @@ def keep(
     """Files into the store, then the manifest; a version without metrics and lineage."""
     from meuse.pull import facts as known
     from meuse.pull.template import most_tokens
-    from meuse.registry.card import note
 
     template_tokens = most_tokens(facts.chat_template)  # first: it may refuse
     files = _stored(blobs, context, tenant, facts.files)
@@ -98,7 +104,7 @@ def keep(
         "signature": known.SIGNATURE.to_dict(),
         "code_digest": code_digest,
         "report": {"generation": known.report(made, sum(file.size for file in files))},
-        "card": note(given={"licence": made.licence} if made.licence else {}),
+        "card": licensed(made.licence),
     }
 
 
@@ -116,7 +122,7 @@ def _keep_adapter(
             hint="meuse pull SOURCE --base smollm2:1, the version that it was trained on.",
         )
     files = _stored(blobs, context, inputs["tenant"], facts.files)
-    made = known.adapter_manifest(facts, files, brought.origin, base["report"])
+    made = known.adapter_manifest(facts, files, brought.origin, brought.licence, base["report"])
     context.log(f"LoRA of rank {facts.rank} on {', '.join(facts.targets)} of {base['model']}")
     size = sum(file.size for file in files)
     return {
@@ -126,7 +132,15 @@ def _keep_adapter(
         "code_digest": brought.digest,
         "report": {"generation": known.adapter_report(facts, made, size, base["model"])},
         "parent": base["model"],
+        "card": licensed(made.licence),
     }
+
+
+def licensed(licence: str) -> dict[str, Any]:
+    """What the card of a version notes of a licence; "" for none."""
+    from meuse.registry.card import note
+
+    return note(given={"licence": licence} if licence else {})
 
 
 def _stored(
@@ -152,14 +166,15 @@ def _artifacts(blobs: Blobs, tenant: str, made: Manifest) -> list[dict[str, Any]
 
 
 def _encoder(
-    blobs: Blobs, context: JobContext, job: dict[str, Any], path: Path, digest: str
+    blobs: Blobs, context: JobContext, job: dict[str, Any], brought: Any
 ) -> dict[str, Any]:
     """The way of every checkpoint of transformers: through the sandbox, to ONNX."""
     from meuse.app.work import import_
     from meuse.convert.spec import ImportSpec
 
-    spec = ImportSpec(job["spec"]["model_name"], "huggingface", {"pull": job["spec"]["source"]})
-    return import_.converted(blobs, context, spec, job["inputs"], path, digest)
+    spec = ImportSpec(job["spec"]["model_name"], "huggingface", {"pull": brought.origin})
+    made = import_.converted(blobs, context, spec, job["inputs"], brought.path, brought.digest)
+    return made | {"card": licensed(brought.licence)}
 
 
 def _means(inputs: dict[str, Any]) -> Any:
@@ -190,8 +205,8 @@ def _means(inputs: dict[str, Any]) -> Any:
     def indexes() -> pip.Indexes:
         return pip.Indexes((inputs["index"],)) if inputs["index"] else pip.configured()
 
-    def checkpoint(name: str, folder: Path, patterns: Sequence[str]) -> Path:
-        return hub.fetch(name, folder, patterns, "source")
+    def checkpoint(name: str, folder: Path, patterns: Sequence[str], progress: Any) -> Any:
+        return hub.fetch(name, folder, patterns, max_bytes=inputs["max_bytes"], progress=progress)
 
     return Means(indexes, checkpoint, web, inputs["max_bytes"])
 
@@ -213,7 +228,7 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-class _Arriving:
+class Arriving:
     """Progress of the download, and the place where a pause ends it."""
 
     def __init__(self, context: JobContext) -> None:
