@@ -100,7 +100,7 @@ class Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("range", "")
         self.shop.asked.append((name, wanted))
         start = int(wanted[6:-1]) if wanted else 0
-        if start >= len(content):
+        if wanted and start >= len(content):
             self.send_error(416)
             return
         rest = content[start:]

@@ -82,9 +82,21 @@ def test_it_ends_when_nothing_comes(shop: Shop, http: httpx.Client, tmp_path: Pa
         get(shop, http, tmp_path / "x")
     assert caught.value.code is Code.UNAVAILABLE
     assert len(shop.asked) == downloading.TRIES
-    shop.status = 403
-    with pytest.raises(MeuseError, match="answers 403"):
-        get(shop, http, tmp_path / "x")
+    for status, code in (
+        (401, Code.FORBIDDEN), (403, Code.FORBIDDEN), (404, Code.NOT_FOUND),
+        (500, Code.UNAVAILABLE),
+    ):  # fmt: skip
+        shop.status = status
+        with pytest.raises(MeuseError, match=f"answers {status}") as caught:
+            get(shop, http, tmp_path / "x")
+        assert caught.value.code is code
+
+
+def test_an_empty_file_is_a_file(shop: Shop, http: httpx.Client, tmp_path: Path) -> None:
+    shop.files["x"] = b""
+    url, out = f"{shop.url}/files/x", tmp_path / "x"
+    assert download(http, url, out, size=0, max_bytes=1) == hashlib.sha256(b"").hexdigest()
+    assert out.read_bytes() == b""
 
 
 def test_it_has_a_bound(shop: Shop, http: httpx.Client, tmp_path: Path) -> None:
