@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,8 @@ def test_an_adapter_is_made(desk: Desk, tmp_path: Path) -> None:
     assert names == ["manifest.json", "adapter_config.json", "adapter_model.safetensors"]
     metrics = version["metrics"]
     assert metrics["validation_loss"] < metrics["validation_loss_before"]
+    perplexity = math.exp(metrics["validation_loss"])
+    assert metrics["validation_perplexity"] == pytest.approx(perplexity)
     assert metrics["trained_tokens"] == done["check"]["training_tokens"]
     assert done["check"]["validation_examples"] == 1
     steps = [labels["step"] for figures, labels in job.figures if "train_loss" in figures]
@@ -225,6 +228,26 @@ def test_a_check_spends_nothing(desk: Desk, tmp_path: Path) -> None:
     assert not job.figures
     assert not (tmp_path / "job" / spending.TOKENS_KEPT).exists()
     assert "EUR" in job.text
+
+
+def test_validations_are_part_of_what_it_will_take(desk: Desk, tmp_path: Path) -> None:
+    """A third of a training step each; that is in the seconds and what they cost."""
+    order = desk.order(check_only=True, epochs=1000, config={"rank": 4, "evaluate_every": 1})
+    price = {"meter": "training_ms", "amount": "1", "per": 1000, "currency": "EUR"}
+    order["inputs"]["prices"] = [price]
+    job = RecordedJob(tmp_path / "job")
+    check = finetune.work(desk.blobs, job, order, desk.files)["check"]
+    # 11 examples in batches of 4: three updates an epoch, and one before all.
+    assert (check["updates"], check["validations"]) == (3000, 3001)
+    line = check["validation_tokens"] / 3001
+    assert line == int(line)
+    assert 0 < line <= check["longest"] + 1
+    tokens = check["training_tokens"] + check["validation_tokens"] / 3
+    assert check["seconds"] == pytest.approx(tokens / check["tokens_per_s"], rel=0.02)
+    assert float(check["cost"]["amount"]) == pytest.approx(check["seconds"])
+    assert "in 3,001 validations" in job.text
+    none = desk.run(job=job, check_only=True, validation_fraction=0)["check"]
+    assert (none["validations"], none["validation_tokens"]) == (0, 0)
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def summary(check: dict[str, Any]) -> str:
         f"{check['examples']:,} examples ({check['validation_examples']:,} more to validate on), "
         f"{check['tokens']:,} tokens, {check['answer_tokens']:,} of them answers; "
         f"{check['training_tokens']:,} tokens in {check['epochs']} epochs at about "
-        f"{check['tokens_per_s']:,.0f} tokens/s: {check['seconds']:,.0f} s{told}"
+        f"{check['tokens_per_s']:,.0f} tokens/s, {check['validation_tokens']:,} more in "
+        f"{check['validations']:,} validations: {check['seconds']:,.0f} s{told}"
     )
 
 

@@ -41,8 +41,8 @@ Figures = dict[str, float]
 @dataclass(slots=True)
 class Progress(checkpoint.Progress):
     """`batch` counts updates of the epoch that runs, `updates` those of all; `tokens` are those
-    trained on so far, padding not counted. `judged` is the update last validated at, `last` what it
-    gave, `before` what the base gives."""
+    trained on so far, padding not counted. `judged` is the update last validated at, to the end of
+    the validation, `last` what it gave, `before` what the base gives."""
 
     updates: int = 0
     tokens: int = 0
@@ -79,6 +79,16 @@ class Plan:
         """Updates."""
         return self.options.epochs * self.per_epoch
 
+    @property
+    def validations(self) -> int:
+        """At most: before the first update, at each epoch's end, and as `evaluate_every` says."""
+        if not self.validation:
+            return 0
+        every = self.evaluate_every
+        # Where both fall on one update it is done once.
+        extra = self.total // every - self.total // math.lcm(every, self.per_epoch) if every else 0
+        return 1 + self.options.epochs + extra
+
     def autocast(self) -> contextlib.AbstractContextManager[Any]:
         if self.precision == "bf16":
             return torch.autocast("cpu", torch.bfloat16)
@@ -110,10 +120,17 @@ class _Run:
     began_at: int
     kept: float
     looked: float
+    kept_at: tuple[int, int]
+    """The state that needs no checkpoint: what it began with, then that of the last one."""
 
     @property
     def step(self) -> int:
         return self.progress.updates
+
+    @property
+    def at(self) -> tuple[int, int]:
+        """Names the state between two passes; it stays while a validation runs."""
+        return self.progress.updates, self.progress.judged
 
 
 def run(
@@ -138,8 +155,9 @@ def run(
         job.log(f"going on after update {progress.updates} of {plan.total}")
     now = time.monotonic()
     state = _Run(
-        job, plan, model, trained, optimizer, progress, spent, now, progress.tokens, now, now
-    )
+        job, plan, model, trained, optimizer, progress, spent, now, progress.tokens, now, now,
+        (progress.updates, progress.judged),
+    )  # fmt: skip
     spent(progress.tokens)
     with trouble.memory_told(plan.options.batch_size):
         if progress.judged < 0:
@@ -162,7 +180,12 @@ def _epoch(run: _Run) -> None:
         torch.manual_seed(derive(plan.options.seed, f"epoch:{progress.epoch}"))
         progress.loss_sum = 0.0
     order = _order(plan, progress.epoch)
+    every = plan.evaluate_every
     while progress.batch < plan.per_epoch:
+        # Here and not behind the update: a run that was paused meanwhile does it again.
+        if every and progress.updates % every == 0 and progress.judged != progress.updates:
+            _judge(run)
+            _look(run)
         start = progress.batch * plan.per_update
         chosen = [plan.train[i] for i in order[start : start + plan.per_update]]
         found = _update(run, chosen)
@@ -172,9 +195,6 @@ def _epoch(run: _Run) -> None:
         progress.loss_sum += found.loss
         run.spent(progress.tokens)
         _tell(run, found)
-        every = plan.evaluate_every
-        if every and progress.updates % every == 0 and progress.batch < plan.per_epoch:
-            _judge(run)
         _look(run)
 
 
@@ -234,16 +254,17 @@ def losses(model: nn.Module, rows: layout.Rows, found: Sum) -> Tensor:
     return loss
 
 
-def judge(model: nn.Module, plan: Plan, pause: Callable[[], None] = lambda: None) -> Figures:
-    """Mean loss, perplexity and accuracy over the answers' tokens of the validation examples."""
+def judge(model: nn.Module, plan: Plan, look: Callable[[], None] = lambda: None) -> Figures:
+    """Mean loss, perplexity and accuracy over the answers' tokens of the validation examples.
+    `look` is called before each pass through the model, and may raise."""
     model.eval()
     found = Sum()
     size = plan.options.batch_size
     with torch.no_grad():
         for start in range(0, len(plan.validation), size):
-            pause()
             part = plan.validation[start : start + size]
             for rows in layout.step(part, plan.max_tokens, plan.packed):
+                look()
                 with plan.autocast():
                     losses(model, rows, found)
     figures = found.figures()
@@ -251,12 +272,14 @@ def judge(model: nn.Module, plan: Plan, pause: Callable[[], None] = lambda: None
 
 
 def _judge(run: _Run) -> None:
-    """Validate, report, and remember the weights if they are the best so far."""
+    """Validate, report, and remember the weights if they are the best so far. A pause keeps the
+    state from before: what goes on validates from the start."""
     plan, progress = run.plan, run.progress
-    progress.judged = progress.updates
     if not plan.validation:
+        progress.judged = progress.updates
         return
-    figures = judge(run.model, plan)
+    figures = judge(run.model, plan, lambda: _look(run, ": validating"))
+    progress.judged = progress.updates
     if not all(map(math.isfinite, figures.values())):
         raise trouble.bad_figures(f"update {progress.updates}", plan.options.rate)
     named = {f"validation_{name}": value for name, value in figures.items()}
@@ -325,7 +348,7 @@ def _pace(run: _Run, now: float) -> float:
     return (run.progress.tokens - run.began_at) / max(now - run.began, 1e-9)
 
 
-def _look(run: _Run) -> None:
+def _look(run: _Run, doing: str = "") -> None:
     """Report and keep a checkpoint, each when its time has come; pause as soon as that is asked
     for: what is trained after a budget is spent has to be paid as well. The state is whole."""
     now, options = time.monotonic(), run.plan.options
@@ -338,14 +361,15 @@ def _look(run: _Run) -> None:
     rate = _pace(run, now)
     run.job.progress(
         SHARE * progress.tokens / whole,
-        rate=rate,
+        rate=rate or None,
         unit="tokens",
         eta_s=(whole - progress.tokens) / rate if rate > 0 else None,
         note=f"epoch {min(progress.epoch + 1, options.epochs)}/{options.epochs}, "
-        f"update {progress.updates}/{plan.total}",
+        f"update {progress.updates}/{plan.total}{doing}",
     )
     paused = run.job.paused()
-    if paused or now - run.kept >= options.checkpoint_seconds:
+    is_due = paused or now - run.kept >= options.checkpoint_seconds
+    if is_due and run.kept_at != run.at:
         _keep(run)
     if paused:
         raise Paused
@@ -353,4 +377,4 @@ def _look(run: _Run) -> None:
 
 def _keep(run: _Run) -> None:
     checkpoint.write(run.job.checkpoint, run.progress, run.trained, run.optimizer)
-    run.kept = time.monotonic()
+    run.kept, run.kept_at = time.monotonic(), run.at

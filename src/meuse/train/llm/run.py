@@ -31,6 +31,8 @@ from meuse.train.machine import bf16_is_native
 from meuse.train.seeds import derive
 
 TOLD_CUT = 20
+FORWARD = 1 / 3
+"""Of the work of a training step, that of its pass forwards: all that a validation does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,9 @@ class Base:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """What training would take, before it does. `tokens` are those of one epoch, `seconds` by
-    the pace measured on a first step."""
+    """What training would take at most, before it does. `tokens` are those of one epoch,
+    `validation_tokens` those of all `validations`; `seconds` for both, by the pace measured on a
+    first step."""
 
     examples: int
     validation_examples: int
@@ -60,6 +63,8 @@ class Counts:
     epochs: int
     updates: int
     training_tokens: int
+    validations: int
+    validation_tokens: int
     trained_parameters: int
     tokens_per_s: float
     seconds: float
@@ -232,9 +237,7 @@ def _counts(plan: loop.Plan, cut: int, model: nn.Module) -> Counts:
     tokens = sum(map(len, plan.train))
     whole = plan.options.epochs * tokens
     rate = _measured(plan, model)
-    held = sum(map(len, plan.validation))
-    # Validation goes forwards alone: a third of the work.
-    judged = held * (1 + plan.options.epochs) / 3
+    judged = plan.validations * sum(map(len, plan.validation))
     return Counts(
         examples=len(plan.train),
         validation_examples=len(plan.validation),
@@ -245,9 +248,11 @@ def _counts(plan: loop.Plan, cut: int, model: nn.Module) -> Counts:
         epochs=plan.options.epochs,
         updates=plan.total,
         training_tokens=whole,
+        validations=plan.validations,
+        validation_tokens=judged,
         trained_parameters=Trained(model).count,
         tokens_per_s=round(rate, 1),
-        seconds=round((whole + judged) / rate, 1),
+        seconds=round((whole + FORWARD * judged) / rate, 1),
     )
 
 
