@@ -11,6 +11,7 @@ from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import Job, Scope
 from meuse.data.split_spec import SplitSpec
 from meuse.deploy import spec as deployments_spec
+from meuse.deploy.completion import completed
 from meuse.evaluate.spec import columns_named
 from meuse.jobs.kinds import JobKind
 from meuse.registry.card import check_given
@@ -88,6 +89,9 @@ class Train:
             if existing.targets == wanted.targets:
                 return  # this step ran before
             wanted = replace(existing, targets=wanted.targets)
+        # What of an existing one does not go with the version is refused, as where it is put.
+        # Nothing of this kind is a language model, and no other is asked for its memory.
+        wanted = completed(self.stores.registry, wanted, ("model",), budget=0)
         # Somebody's change of scale or access in between must not be undone.
         self.stores.deployments.put(wanted, existing.generation if existing else 0)
         self.stores.wake()
