@@ -29,7 +29,7 @@ _FLOAT = ["add", "__add__", "__iadd__", "adaptive_avg_pool2d", "mean"]
 """By torch's names: see `quantize.openvino.FLOAT` for what they do to a shortcut."""
 
 
-class _Whole(nn.Module):
+class Whole(nn.Module):
     """The network inside another: NNCF adds a child of its own to what it is given, and a
     Sequential would call that one as well."""
 
@@ -63,14 +63,14 @@ def simulated(network: nn.Module, material: Material, rows: int) -> nn.Module:
     `nncf.quantize`, its ranges from `rows` training rows. Raises `invalid_data` (`model`) for
     a network that NNCF finds nothing in to quantize, or cannot follow."""
     nncf = load_nncf("backend")
-    _compile_nothing()
+    compile_nothing()
     x = tensor_of(material.train.x[:rows])
     feeds = [x[start : start + _BATCH] for start in range(0, len(x), _BATCH)]
     fix = nncf.OverflowFix.DISABLE if sums_are_exact() else nncf.OverflowFix.ENABLE
     try:
         with graphs.quiet():
             made: nn.Module = nncf.quantize(
-                _Whole(network).eval(),
+                Whole(network).eval(),
                 nncf.Dataset(feeds),
                 subset_size=len(feeds),
                 ignored_scope=nncf.IgnoredScope(types=_FLOAT, validate=False),
@@ -95,7 +95,7 @@ def exported(network: nn.Module, material: Material) -> Artifact:
     return artifact
 
 
-def _compile_nothing() -> None:
+def compile_nothing() -> None:
     """NNCF would build an extension with the machine's compiler into the user's home, and wait a
     minute for it; its own operations in torch compute the same."""
     from nncf.torch.quantization import extensions
