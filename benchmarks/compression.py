@@ -21,6 +21,7 @@ from typing import Any
 
 import compression_base as bases
 import compression_peers
+import compression_plots
 import numpy as np
 import report
 import training_data
@@ -102,10 +103,12 @@ def _seeds(
                 "bytes": after["bytes"],
                 "smaller": before["bytes"] / after["bytes"],
                 "nonzeros": after["nonzeros"] / after["parameters"],
+                "report": compression_plots.sides(done.report),
             }
         )
-        print(rows[-1], flush=True)
-    means = {key: statistics.mean(row[key] for row in rows) for key in rows[0] if key != "seed"}
+        print({key: v for key, v in rows[-1].items() if key != "report"}, flush=True)
+    figures = [key for key in rows[0] if key not in ("seed", "report")]
+    means = {key: statistics.mean(row[key] for row in rows) for key in figures}
     return {"means": means, "seeds": rows, "steps": STEPS[name], "paper": PAPER[name]}
 
 
@@ -221,6 +224,7 @@ def page(body: Figures) -> str:
                 lines += [f"Deep Compression got {found['paper']:g} times on MNIST.", ""]
         elif found is not None:
             lines += [f"## {name}", "", found, ""]
+        lines += compression_plots.links(body, name)
     return "\n".join(lines)
 
 
@@ -249,7 +253,8 @@ def main() -> None:
         print(f"{told:13} {shown:>10} {bound}  {hold.what}")
     figures["holds"] = held
     name = "-".join(["compression", *(asked.part or ())])
-    print(f"report: {report.write(name, figures, page, asked.reports)}")
+    path = report.write(name, figures, page, asked.reports, compression_plots.drawn)
+    print(f"report: {path}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import compression_base as bases
+import compression_plots
 import training_data
 from safetensors import safe_open
 from scipy import stats  # type: ignore[import-untyped]
@@ -66,10 +67,11 @@ def distill(asked: argparse.Namespace) -> Figures | str:
             row[f"{name}_validation"] = done.metrics["validation_accuracy"]
             row[f"{name}_seconds"] = done.report["steps"][0]["seconds"]
             row["teacher"] = done.report["before"]["metric"]
+            row.setdefault("report", compression_plots.sides(done.report))  # the student's
             row["student_parameters"] = _parameters(folder / name)
         row["teacher_parameters"] = _parameters(_at(asked.cache, seed))
         rows.append(row | _derived(row))
-        print(json.dumps(rows[-1]), flush=True)
+        print(json.dumps({k: v for k, v in rows[-1].items() if k != "report"}), flush=True)
     names = ("teacher", "student", "untaught", "share", "kept", "gain")
     means = {name: statistics.mean(row[name] for row in rows) for name in names}
     means["gain_low"] = _low([row["gain"] for row in rows])

@@ -77,7 +77,17 @@ def encoder(asked: argparse.Namespace) -> Figures | str:
         print(found[-1], flush=True)
     best = max(found, key=lambda row: row["cosine_least"])
     means = {key: value for key, value in best.items() if key not in ("mode", "seed")}
-    return {"means": means, "seeds": [best], "modes": found, "sentences": COMPARED}
+    seeds = [{**best, "report": _sides(best)}]
+    return {"means": means, "seeds": seeds, "modes": found, "sentences": COMPARED}
+
+
+def _sides(row: Figures) -> Figures:
+    """As `compression_plots.sides`."""
+    return {
+        "metric_name": "cosine to the float embedding, mean",
+        "before": {"metric": 1.0, "bytes": row["base_bytes"], "p50_ms": row["base_p50_ms"]},
+        "after": {"metric": row["cosine_mean"], "bytes": row["bytes"], "p50_ms": row["p50_ms"]},
+    }
 
 
 def sentences() -> list[str]:

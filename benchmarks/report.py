@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ def write(
     figures: dict[str, Any],
     page: Callable[[dict[str, Any]], str] | None = None,
     folder: Path = REPORTS,
+    plots: Callable[[dict[str, Any]], Mapping[str, str]] | None = None,
 ) -> Path:
-    """Write <date>-<name>.json, and what `page` makes of it as .md beside it.
+    """Write <date>-<name>.json, and what `page` makes of it as .md beside it, and the files that
+    `plots` makes, by name.
 
     The same day's report is replaced.
     """
@@ -44,6 +46,8 @@ def write(
     path.write_text(json.dumps(body, indent=1) + "\n")
     if page is not None:
         path.with_suffix(".md").write_text(page(body))
+    for file, content in (plots(body) if plots else {}).items():
+        (folder / file).write_text(content)
     return path
 
 

@@ -7,7 +7,7 @@ are CSS variables with defaults, so that a page may set its own.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -17,6 +17,8 @@ from meuse.compress.labels import LETTER, Box, Label, along, around, place
 JSON = dict[str, Any]
 
 PARENT, FRONT, BEATEN = "parent", "front", "beaten"
+BEFORE, AFTER, OTHER = "before", "after", "ring"
+_BEATEN = {BEATEN: "beaten by a smaller one"}
 WIDTH, HEIGHT = 640, 360
 _LEFT, _RIGHT, _TOP, _BOTTOM = 74, 18, 18, 48
 NAMES, _MOST_LAYERS = 196, 16
@@ -35,7 +37,8 @@ _STYLE = (
 @dataclass(frozen=True, slots=True)
 class Point:
     """A model in the plot. `kind`: `parent`, `front` or `beaten` (another is smaller and no
-    worse); `interval` of the metric; the recommended one has a ring."""
+    worse); `before`, `after` or `ring` where no front is told of. `interval` of the metric; the
+    recommended one has a ring."""
 
     label: str
     bytes: int
@@ -68,9 +71,15 @@ def _point(side: JSON, label: str, kind: str) -> Point:
     return Point(label, side["bytes"], side["metric"], bounds, kind)
 
 
-def pareto(models: Sequence[Point], metric: str, floor: float | None = None) -> str:
+def pareto(
+    models: Sequence[Point],
+    metric: str,
+    floor: float | None = None,
+    key: Mapping[str, str] = _BEATEN,
+) -> str:
     """Bytes (logarithmic) against `metric`; a line through the front, whiskers for intervals,
-    a dashed line at `floor`, the least that the goal allows. "" for no model."""
+    a dashed line at `floor`, the least that the goal allows. `key` says what kinds of points
+    mean. "" for no model."""
     if not models:
         return ""
     x0, x1 = _log_range([model.bytes for model in models])
@@ -117,22 +126,20 @@ def pareto(models: Sequence[Point], metric: str, floor: float | None = None) -> 
     names = [_start_of(m.label, 38) for m in named]
     for label in place(zip(names, spots, strict=True), taken, frame):
         out.append(_text(label.x, label.y, label.text, label.anchor))
-    return "".join([*out, *_key(models), "</svg>"])
+    return "".join([*out, *_key(models, key), "</svg>"])
 
 
-def _key(models: Sequence[Point]) -> list[str]:
+def _key(models: Sequence[Point], kinds: Mapping[str, str]) -> list[str]:
     """What the marks mean, of those that need it, from the right end of the top line."""
-    marks = [
-        ("beaten", 4, "beaten by a smaller one", any(m.kind == BEATEN for m in models)),
-        ("ring", 5, "recommended", any(m.recommended for m in models)),
-    ]
+    marks = [(kind, 4, told) for kind, told in kinds.items() if any(m.kind == kind for m in models)]
+    if any(m.recommended for m in models):
+        marks.append((OTHER, 5, "recommended"))
     out, x = [], float(WIDTH - _RIGHT)
-    for kind, radius, told, there in marks:
-        if there:
-            out.append(_text(x, 12, told, "end", "dim"))
-            x -= 1.2 * LETTER * len(told) + 8  # a wider guess: nothing may cover the mark
-            out.append(f'<circle class="key {kind}" cx="{x:.1f}" cy="8" r="{radius}"/>')
-            x -= 18
+    for kind, radius, told in marks:
+        out.append(_text(x, 12, told, "end", "dim"))
+        x -= 1.2 * LETTER * len(told) + 8  # a wider guess: nothing may cover the mark
+        out.append(f'<circle class="key {kind}" cx="{x:.1f}" cy="8" r="{radius}"/>')
+        x -= 18
     return out
 
 
@@ -209,30 +216,49 @@ def layers(report: JSON) -> str:
         return ""
     worst = {name: max(v for (of, _), v in drops.items() if of == name) for name in names}
     least = sorted(names, key=lambda name: -worst[name])[:_MOST_LAYERS]
-    names = [name for name in names if name in least]
+    return beside(
+        "what each layer alone can bear",
+        f"drop of {report.get('metric_name', 'the metric')}",
+        [(kind, told) for kind, _, _, told in kinds],
+        {name: [drops.get((name, key)) for _, key, _, _ in kinds]
+         for name in names if name in least},
+    )  # fmt: skip
+
+
+def beside(
+    title: str,
+    unit: str,
+    kinds: Sequence[tuple[str, str]],
+    rows: Mapping[str, Sequence[float | None]],
+    sign: str = ".4f",
+) -> str:
+    """Bars from left to right, for every name one of each kind, told by `sign` (a format).
+    `kinds`: (`after` or `before`, what the bar means). "" for no rows."""
+    if not rows:
+        return ""
     row, top = 12 * len(kinds) + 8, 44
-    out = [_frame("what each layer alone can bear", top + row * len(names) + 10)]
-    for number, (kind, _, _, told) in enumerate(kinds):
+    out = [_frame(title, top + row * len(rows) + 10)]
+    for number, (kind, told) in enumerate(kinds):
         x = NAMES + 220 * number
         out.append(f'<rect class="{kind}" x="{x}" y="22" width="10" height="10"/>')
         out.append(_text(x + 15, 31, told, "start", "dim"))
-    out.append(_text(NAMES, 12, f"drop of {report.get('metric_name', 'the metric')}", "start"))
+    out.append(_text(NAMES, 12, unit, "start"))
     wide = WIDTH - NAMES - 70
-    most = max(*worst.values(), 1e-9)
-    for index, name in enumerate(names):
+    most = max((v for values in rows.values() for v in values if v is not None), default=0.0)
+    most = max(most, 1e-9)
+    for index, (name, values) in enumerate(rows.items()):
         y = top + index * row
         out.append(_text(NAMES - 8, y + row / 2 + 2, _ends_of(name, 23), "end"))
-        for number, (kind, key, _, _) in enumerate(kinds):
-            drop = drops.get((name, key))
-            if drop is None:
+        for number, ((kind, _), value) in enumerate(zip(kinds, values, strict=True)):
+            if value is None:
                 continue
-            long, above = max(0.0, drop) / most * wide, y + 2 + 12 * number
+            long, above = max(0.0, value) / most * wide, y + 2 + 12 * number
             out.append(
                 f'<rect class="{kind}" x="{NAMES}" y="{above}" width="{long:.1f}" height="10">'
-                f"<title>{_clean(name)}: {drop:.4f}</title></rect>"
+                f"<title>{_clean(name)}: {value:{sign}}</title></rect>"
             )
-            out.append(_text(NAMES + long + 5, above + 9, f"{drop:.4f}", "start", "small"))
-    out.append(_line(NAMES, top - 2, NAMES, top + row * len(names) + 2, "axis"))
+            out.append(_text(NAMES + long + 5, above + 9, f"{value:{sign}}", "start", "small"))
+    out.append(_line(NAMES, top - 2, NAMES, top + row * len(rows) + 2, "axis"))
     return "".join([*out, "</svg>"])
 
 
