@@ -48,7 +48,7 @@ from meuse.gateway.openai import rates
 from meuse.gateway.openai.texts import Answer as TextAnswer
 from meuse.gateway.openai.texts import Texts, Wanted
 from meuse.gateway.paths import MAX_PATH, ROUTES, Match, match
-from meuse.gateway.readers import READERS, TEXTS, Answer, Asked, ShortRoute, ask, short_route
+from meuse.gateway.readers import READERS, RELAYED, Answer, Asked, ShortRoute, ask, short_route
 from meuse.gateway.repository import Repository, check_parameters
 from meuse.gateway.upstream import asked as upstream_asked
 from meuse.gateway.upstream.awaited import Awaited
@@ -163,36 +163,47 @@ class App:
         read = READERS.get(route.handler)
         if read is None:
             return await self._handlers[route.handler](request)
+        if route.handler in RELAYED and (relayed := self._relayed(request)) is not None:
+            return await _while_there(self._begun(request, relayed), receive)
         asked = ask(read, request)
         return asked.write(await _while_there(self.plane.infer(asked.call), receive))
 
     async def _text(self, produce: Produce, request: Request) -> Answer | TextAnswer | Awaited:
         """What there is before the first byte: all of it, or the beginning of a stream."""
-        answer: TextAnswer | Awaited
-        sink = Awaited()
-        relay = self._relay(request, sink)
-        if relay is None:
-            answer = await produce(_wanted(request), request.body)
-        else:
-            sink.relay, answer = relay, sink
-            await sink.begun()
+        if (relayed := self._relayed(request)) is not None:
+            return await self._begun(request, relayed)
+        answer = await produce(_wanted(request), request.body)
+        answer.headers += identified(request.headers)
+        return answer if answer.is_stream else (200, await answer.whole(), [JSON, *answer.headers])
+
+    async def _begun(self, request: Request, answer: Awaited) -> Answer | Awaited:
+        await answer.begun()
         answer.headers += identified(request.headers)
         if answer.is_stream:
             return answer
-        body = await (answer.whole() if isinstance(answer, TextAnswer) else answer.whole_answer())
-        return 200, body, [JSON, *answer.headers]
+        return 200, await answer.whole_answer(), [JSON, *answer.headers]
+
+    def _relayed(self, request: Request) -> Awaited | None:
+        """Who waits for another server, where one answers."""
+        sink = Awaited()
+        relay = self._relay(request, sink)
+        if relay is None:
+            return None
+        sink.relay = relay
+        return sink
 
     def _relay(self, request: Request, sink: Sink) -> Relay | None:
         """The call, where another server answers it. Raises `MeuseError`; what is wrong before
         that is known is told by the way of all other texts."""
         caller = request.known
+        protocol = RELAYED[request.match.methods["POST"].handler]
         try:
             model, fields = upstream_asked.model_of(request.body)
-            if not is_remote(self.plane.route(caller, self.plane.adapted(caller, model)[0])):
-                return None
+            route = self.plane.route(caller, self.plane.adapted(caller, model)[0])
         except MeuseError:
             return None
-        protocol = TEXTS[request.match.methods["POST"].handler]
+        if not is_remote(route, protocol):
+            return None
         sent = upstream_asked.read(model, fields, len(request.body), protocol)
         asked = _wanted(request)
         return Relay(self.plane, caller, sent, protocol, sink, asked.timeout_ms, request.headers)

@@ -24,7 +24,8 @@ from meuse.gateway.heads import (
 from meuse.gateway.openai.embeddings import EmbeddingsRequest
 from meuse.gateway.paths import MAX_PATH, Match, match
 from meuse.gateway.short import Short
-from meuse.gateway.upstream.short import ShortText
+from meuse.gateway.upstream.asked import EMBEDDINGS
+from meuse.gateway.upstream.short import ShortText, ShortVectors
 
 _HIT, _MISS = (b"x-meuse-cache", b"hit"), (b"x-meuse-cache", b"miss")
 _BINARY = (b"content-type", b"application/octet-stream")
@@ -35,6 +36,8 @@ Answer = tuple[int, bytes] | tuple[int, bytes, list[Header]]
 
 TEXTS = {"chat": "openai-chat", "completions": "openai-completions"}
 """The protocols of texts, by their names in ROUTES."""
+RELAYED = {**TEXTS, "embeddings": EMBEDDINGS}
+"""Those that another server may answer."""
 
 
 @dataclass(slots=True)
@@ -127,7 +130,8 @@ def short_route(url: bytes) -> ShortRoute | None:
         return ShortRoute(url, found, route.scope, _read_nothing, ShortText)
     if route.handler not in READERS:
         return None
-    return ShortRoute(url, found, route.scope, READERS[route.handler])
+    kind = ShortVectors if route.handler in RELAYED else Short
+    return ShortRoute(url, found, route.scope, READERS[route.handler], kind)
 
 
 def _read_nothing(request: Request) -> Asked:

@@ -9,6 +9,8 @@
     status CODE    an error of that status          close N    as say, then it closes the connection
     drop           closes a connection that it has kept, at the next request on it
     big N KB       N words of so many KB            error N    N words, then an error event
+
+Of inputs to embed the last text says it: a vector [number of words, 0.5] for each.
 """
 
 from __future__ import annotations
@@ -77,7 +79,10 @@ class Server(asyncio.Protocol):
             return
         asked = json.loads(self.body)
         self.note(url=self.url.decode(), headers=self.headers, body=asked)
-        text = asked["messages"][-1]["content"] if "messages" in asked else asked["prompt"]
+        text = asked["messages"][-1]["content"] if "messages" in asked else asked.get("prompt")
+        if "input" in asked:
+            text = asked["input"] if isinstance(asked["input"], str) else asked["input"][-1]
+            text = text if isinstance(text, str) else "tokens"
         verb, *words = str(text).split()
         args = [int(n) for n in words if n.isdigit()]
         if verb == "hang":
@@ -90,8 +95,20 @@ class Server(asyncio.Protocol):
             told = {"message": f"no: {self.headers.get('authorization')}", "type": "odd"}
             body = json.dumps({"error": {**told, "param": "top_p", "code": "strange"}}).encode()
             self.send(args[0], body, "retry-after: 17")
+        elif "input" in asked:
+            self.embed(verb, asked)
         else:
             await self.say(verb, args, asked)
+
+    def embed(self, verb: str, asked: dict[str, Any]) -> None:
+        texts = [asked["input"]] if isinstance(asked["input"], str) else asked["input"]
+        counts = [len(text.split()) if isinstance(text, str) else len(text) for text in texts]
+        vectors = [{"object": "embedding", "index": i, "embedding": [float(n), 0.5]}
+                   for i, n in enumerate(counts)]  # fmt: skip
+        whole: dict[str, Any] = {"object": "list", "data": vectors, "model": THEIRS}
+        usage = {"prompt_tokens": sum(counts), "total_tokens": sum(counts)}
+        whole |= {} if verb == "none" else {"usage": usage}
+        self.send(200, json.dumps(whole).encode())
 
     async def say(self, verb: str, args: list[int], asked: dict[str, Any]) -> None:
         words = [f"w{i} " for i in range(args[-1] if args else 2)]

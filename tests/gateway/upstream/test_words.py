@@ -37,6 +37,21 @@ def test_all_else_is_passed_on() -> None:
     }  # fmt: skip
 
 
+def test_embeddings_are_bounded_by_their_inputs() -> None:
+    """Each may have the whole context, and nothing is produced; the table's checks hold."""
+    for given, inputs in (("a", 1), (["a", "b"], 2), ([1, 2, 3], 1), ([[1], [2], [3]], 3)):
+        found = sent("openai-embeddings", input=given, stream=True)
+        assert (found.inputs, found.most, found.stream) == (inputs, 0, False)
+    body = {"model": "far", "input": "a", "dimensions": 2, "odd": 1}
+    given = sent("openai-embeddings", **body)
+    assert json.loads(asked.write(given, "theirs", None)) == {**body, "model": "theirs"}
+    for name, value in (("input", None), ("encoding_format", "hex"), ("dimensions", 0)):
+        with pytest.raises(MeuseError) as caught:
+            sent("openai-embeddings", **{**body, name: value})
+        assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, name)
+    assert sent("openai-completions", prompt=["a", "b"]).inputs == 2
+
+
 def stream_of(*bodies: Any) -> bytes:
     lines = [b"data: " + json.dumps(body).encode() + b"\n\n" for body in bodies]
     return b"".join([b": hello\n\n", *lines, b"data: [DONE]\n\n"])
@@ -89,6 +104,8 @@ def test_no_completion(body: bytes) -> None:
     with pytest.raises(MeuseError) as caught:
         events.whole(body, "far")
     assert caught.value.code is Code.UPSTREAM_ERROR
+    with pytest.raises(MeuseError, match="than embeddings"):
+        events.vectors(body, "far")
 
 
 def test_errors_keep_secrets() -> None:

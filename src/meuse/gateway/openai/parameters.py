@@ -93,9 +93,14 @@ COMPLETIONS: Mapping[str, Parameter] = {
 
 EMBEDDINGS: Mapping[str, Parameter] = {
     "model": CHAT["model"],
-    "input": Parameter(lambda value, _: value, "texts; no tokens", required=True),
+    "input": Parameter(
+        lambda value, _: value, "texts; tokens only for models of other servers", required=True
+    ),
     "encoding_format": Parameter(checks.one_of("float", "base64"), "honoured"),
-    "dimensions": Parameter(checks.whole(1, 2**20), "only as many as the model gives"),
+    "dimensions": Parameter(
+        checks.whole(1, 2**20),
+        "only as many as the model gives; models of other servers judge it themselves",
+    ),
     "user": Parameter(checks.text, "taken, not used"),
 }
 

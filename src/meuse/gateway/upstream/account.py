@@ -15,7 +15,7 @@ from meuse.core.errors import MeuseError
 from meuse.gateway.generation import CHECKPOINT_MS, CHECKPOINT_TOKENS, quantities
 from meuse.gateway.routes import Caller, Target
 from meuse.gateway.upstream import events
-from meuse.gateway.upstream.asked import Sent
+from meuse.gateway.upstream.asked import EMBEDDINGS, Sent
 from meuse.gateway.upstream.events import Events, Usage
 from meuse.gateway.usage import Status
 from meuse.meter.checks import Grant
@@ -56,9 +56,11 @@ class Account:
             return None
         needs = {
             "requests": 1,
-            "prompt_tokens": min(bound, entry.context),
+            "prompt_tokens": min(bound, entry.context * sent.inputs),
             "completion_tokens": self._most,
         }
+        if self._protocol == EMBEDDINGS:
+            needs["rows"] = sent.inputs
         elastic = "completion_tokens" if sent.most is None else ""
         least = sent.choices  # each has a token at least
         self._grant = self._plane.limits.admit(plan, needs, elastic=elastic, least=least)
@@ -88,7 +90,10 @@ class Account:
         """By meter: what the server told, else estimates, of the answer these tokens."""
         if usage is None:
             logger.info("the server of %s told no usage", self._target.entry.version)
-            return quantities(events.estimate(self._sent.size), -1, tokens)
+            usage = Usage(events.estimate(self._sent.size), tokens)
+        if self._protocol == EMBEDDINGS:
+            tokens = usage.prompt_tokens
+            return {"requests": 1, "rows": self._sent.inputs, "prompt_tokens": tokens}
         return quantities(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
 
     def record(

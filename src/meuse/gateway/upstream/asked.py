@@ -13,9 +13,11 @@ import msgspec
 
 from meuse.core.errors import invalid
 from meuse.gateway.body import decode
-from meuse.gateway.openai import checks
+from meuse.gateway.openai import checks, parameters
 from meuse.gateway.openai.asks import COMPLETION_TOKENS
 
+EMBEDDINGS = "openai-embeddings"
+"""The protocol of those who ask for vectors."""
 MAX_CHOICES = 128
 _MOST_TOKENS = 2**31 - 1
 _body = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -33,8 +35,9 @@ _CHECKS = {
 
 @dataclass(slots=True)
 class Sent:
-    """`size`: bytes that bound the tokens of the prompt. `most`: tokens of one choice, None when
-    nothing bounds them. `choices`: of all prompts together."""
+    """`size`: bytes that bound the tokens of the prompts. `most`: tokens of one choice, None when
+    nothing bounds them. `choices`: of all prompts together. `inputs`: how many prompts there are,
+    or texts to embed."""
 
     model: str
     fields: dict[str, msgspec.Raw]
@@ -43,6 +46,7 @@ class Sent:
     include_usage: bool = False
     choices: int = 1
     most: int | None = None
+    inputs: int = 1
 
 
 def model_of(body: bytes) -> tuple[str, dict[str, msgspec.Raw]]:
@@ -57,6 +61,12 @@ def model_of(body: bytes) -> tuple[str, dict[str, msgspec.Raw]]:
 def read(model: str, fields: dict[str, msgspec.Raw], size: int, protocol: str) -> Sent:
     """Raises `invalid_field` with the name."""
     sent = Sent(model, fields, size)
+    if protocol == EMBEDDINGS:
+        table = parameters.EMBEDDINGS
+        told = {name: _any.decode(fields[name]) for name in table if name in fields}
+        sent.inputs = _count(parameters.read(table, told)["input"])
+        sent.most = 0
+        return sent
     if "stream" in fields:
         sent.stream = _value(fields, "stream") or False
     if "stream_options" in fields and (options := _any.decode(fields["stream_options"])):
@@ -68,7 +78,8 @@ def read(model: str, fields: dict[str, msgspec.Raw], size: int, protocol: str) -
         sent.choices = max(sent.choices, _value(fields, "best_of") or 1)
     sent.most = _value(fields, "max_tokens")
     if protocol == "openai-completions":
-        sent.choices *= _prompts(fields.get("prompt"))
+        sent.inputs = _prompts(fields.get("prompt"))
+        sent.choices *= sent.inputs
         sent.most = sent.most or COMPLETION_TOKENS
     elif "max_completion_tokens" in fields:
         sent.most = _value(fields, "max_completion_tokens") or sent.most
@@ -97,8 +108,12 @@ def _value(fields: dict[str, msgspec.Raw], name: str) -> Any:
 
 
 def _prompts(raw: msgspec.Raw | None) -> int:
-    """How many prompts a field holds: a text, tokens, or a list of either."""
     if raw is None or not bytes(raw).startswith(b"["):
         return 1
-    prompts = _any.decode(raw)
-    return len(prompts) if prompts and not isinstance(prompts[0], int) else 1
+    return _count(_any.decode(raw))
+
+
+def _count(prompts: Any) -> int:
+    """How many there are: a text, tokens, or a list of either."""
+    is_list = isinstance(prompts, list) and prompts and not isinstance(prompts[0], int)
+    return len(prompts) if is_list else 1

@@ -53,7 +53,13 @@ class _Answer(msgspec.Struct):
     usage: msgspec.Raw = msgspec.Raw(b"null")
 
 
+class _Vectors(msgspec.Struct):
+    data: list[msgspec.Raw]
+    usage: msgspec.Raw = msgspec.Raw(b"null")
+
+
 _answer = msgspec.json.Decoder(_Answer)
+_vectors = msgspec.json.Decoder(_Vectors)
 _usage = msgspec.json.Decoder(Usage)
 
 
@@ -119,12 +125,26 @@ def whole(body: bytes, name: str) -> tuple[bytes, Usage | None, int]:
         answer = _answer.decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise garbage("answered with something else than a completion") from None
-    ours = b'"model":' + msgspec.json.encode(name)
+    tokens = estimate(sum(len(bytes(choice)) for choice in answer.choices))
+    return _renamed(body, name), _counted(answer.usage), tokens
+
+
+def vectors(body: bytes, name: str) -> tuple[bytes, Usage | None, int]:
+    """As `whole`, of embeddings: no tokens are produced. Raises `upstream_error`."""
+    try:
+        answer = _vectors.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise garbage("answered with something else than embeddings") from None
+    return _renamed(body, name), _counted(answer.usage), 0
+
+
+def _renamed(body: bytes, name: str) -> bytes:
     found = _MODEL.search(body)
-    if found is not None:
-        body = body[: found.start()] + ours + body[found.end() :]
-    usage = _counted(answer.usage)
-    return body, usage, estimate(sum(len(bytes(choice)) for choice in answer.choices))
+    if found is None:
+        return body
+    return b"".join(
+        (body[: found.start()], b'"model":', msgspec.json.encode(name), body[found.end() :])
+    )
 
 
 def usage_of(body: bytes) -> Usage | None:

@@ -26,7 +26,11 @@ from meuse.serve.snapshot import TargetEntry, UpstreamEntry
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
-PATHS = {"openai-chat": "/chat/completions", "openai-completions": "/completions"}
+PATHS = {
+    "openai-chat": "/chat/completions",
+    "openai-completions": "/completions",
+    "openai-embeddings": "/embeddings",
+}
 """By protocol, beneath the server's base URL."""
 
 
@@ -152,7 +156,7 @@ class RemotePool(Pool):
         raise invalid(
             "model",
             f"{self.name} produces text, and takes no tensors",
-            "Ask it by POST /v1/chat/completions.",
+            "Ask it by POST /v1/chat/completions, or /v1/embeddings where its server has them.",
         )
 
     def sweep(self, now: int) -> None:

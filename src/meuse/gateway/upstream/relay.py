@@ -24,7 +24,7 @@ from meuse.gateway.openai import rates
 from meuse.gateway.routes import Caller, Headers, Route, Target
 from meuse.gateway.upstream import asked, errors, events
 from meuse.gateway.upstream.account import Account
-from meuse.gateway.upstream.asked import Sent
+from meuse.gateway.upstream.asked import EMBEDDINGS, Sent
 from meuse.gateway.upstream.events import Events
 from meuse.gateway.upstream.pool import RemotePool
 from meuse.gateway.upstream.wire import Connection
@@ -282,7 +282,8 @@ class Relay:
 
     def _whole(self, body: bytes) -> None:
         try:
-            body, usage, tokens = events.whole(body, self._sent.model)
+            read = events.vectors if self.protocol == EMBEDDINGS else events.whole
+            body, usage, tokens = read(body, self._sent.model)
             self._end(self._account.counts(usage, tokens), None)
         except MeuseError as error:
             self._fail(error)
@@ -394,6 +395,7 @@ def _gone() -> MeuseError:
     return MeuseError(Code.CANCELLED, "the caller has gone")
 
 
-def is_remote(route: Route) -> bool:
-    """Whether another server answers for this deployment."""
-    return bool(route.targets) and route.targets[0].entry.upstream is not None
+def is_remote(route: Route, protocol: str) -> bool:
+    """Whether another server answers for this deployment. Those of ours have no embeddings."""
+    upstream = route.targets[0].entry.upstream if route.targets else None
+    return upstream is not None and not (upstream.own and protocol == EMBEDDINGS)

@@ -1,7 +1,7 @@
 """The short way of a chat that another server answers: no ASGI between two connections.
 
-As `gateway.short`, whose place it takes on the routes of texts. What no other server answers goes
-the long way, as if it had been all along.
+As `gateway.short`, whose place it takes on the routes of texts and of embeddings. Texts that no
+other server answers go the long way, as if they had been all along.
 """
 
 from __future__ import annotations
@@ -107,3 +107,18 @@ class ShortText(Short):
     def _forget(self) -> None:
         super()._forget()
         self._relay = None
+
+
+class ShortVectors(ShortText):
+    """One request for embeddings: what no other server answers goes as all tensors do."""
+
+    __slots__ = ()
+
+    def start(self) -> bool:
+        return super().start() or Short.start(self)
+
+    def gone(self) -> None:
+        if self._work is None:
+            super().gone()
+        else:
+            Short.gone(self)
