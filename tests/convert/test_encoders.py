@@ -136,15 +136,20 @@ def test_an_encoder_takes_raw_texts(
     assert done.signature.inputs == (TensorSpec("text", "BYTES", (-1,)),)
     assert done.signature.outputs == (
         TensorSpec("embedding", "FP32", (-1, 32)), TensorSpec("tokens", "INT64", (-1,)),
+        TensorSpec("text_tokens", "INT64", (-1,)),
     )  # fmt: skip
     texts = np.array([text.encode() for text in real_texts()[:6]], object)
     answered = engines.load("onnx", done.model).run({"text": texts})
     found = answered["embedding"]
     own = tokenizer()
     own.no_padding()
-    own.enable_truncation(done.report["imported"]["length"])
-    told = [len(own.encode(text).ids) for text in real_texts()[:6]]
-    assert answered["tokens"].tolist() == told
+    whole = [len(own.encode(text).ids) for text in real_texts()[:6]]
+    assert max(whole) > done.report["imported"]["length"] == 40
+    assert answered["tokens"].tolist() == [min(n, 40) for n in whole]
+    assert answered["text_tokens"].tolist() == whole
+    alone = engines.load("onnx", done.model).run({"text": np.array([b"one"], object)})
+    beside = engines.load("onnx", done.model).run({"text": np.array([b"one", texts[0]], object)})
+    assert np.abs(alone["embedding"][0] - beside["embedding"][0]).max() < 1e-5
     assert np.abs(found - wanted).max() < 1e-5
     assert done.report["imported"]["unit"] is is_unit
     assert done.report["parity"]["agreeing"] == 1.0
@@ -154,6 +159,36 @@ def test_an_encoder_takes_raw_texts(
     assert given.architecture.depth == (2 if family == "bert" else 1)
     assert given.pieces is not None
     assert given.pieces.vocabulary == vocabulary(tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "most", "length"),
+    [
+        (None, None, 512, 40),  # as many as it has positions
+        (None, None, 32, 32),
+        (None, None, 10**30, 40),
+        ("sentence_bert_config.json", 24, 512, 24),
+        ("sentence_bert_config.json", 36, 32, 36),  # the sentence encoder's word is the last
+        ("sentence_bert_config.json", 900, 512, 40),
+        ("sentence_bert_config.json", None, 16, 16),
+        ("sentence_distilbert_config.json", 24, 512, 24),
+    ],
+)
+def test_texts_are_cut_where_the_checkpoint_says(
+    tmp_path: Path, name: str | None, said: int | None, most: int, length: int
+) -> None:
+    if name is not None:
+        (tmp_path / name).write_text(json.dumps({"max_seq_length": said, "do_lower_case": False}))
+    architecture = encoders._architecture(config_of())
+    given = Tokenizer(model_max_length=most)
+    assert encoders._length(tmp_path, given, architecture) == length
+
+
+@pytest.mark.parametrize("said", [0, -1, "128", 12.5, True])
+def test_a_limit_that_is_none_is_refused(tmp_path: Path, said: Any) -> None:
+    (tmp_path / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": said}))
+    with pytest.raises(MeuseError, match="max_seq_length of sentence_bert_config"):
+        encoders._length(tmp_path, Tokenizer(), encoders._architecture(config_of()))
 
 
 @pytest.mark.parametrize(

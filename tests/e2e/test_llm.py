@@ -227,6 +227,14 @@ def test_a_sentence_encoder_embeds(admin: httpx.Client, platform: Platform) -> N
     texts = ["A cat sits on the mat.", "A kitten is sitting on a rug.", "Stock markets fell."]
     with openai.OpenAI(api_key=platform.admin_key, base_url=f"{platform.url}/v1") as client:
         found = client.embeddings.create(model="e2e-embed", input=texts)
+        # sentence_bert_config.json says 256; the tokenizer's file, left from training, 128.
+        most = client.embeddings.create(model="e2e-embed", input="word " * 254)
+        with pytest.raises(openai.BadRequestError, match="302 tokens, the model takes 256") as cut:
+            client.embeddings.create(model="e2e-embed", input=["a", "word " * 300])
+    assert most.usage.prompt_tokens == 256
+    assert (cut.value.code, cut.value.param) == ("context_length_exceeded", "input")
+    card = admin.get("/api/models/e2e-minilm/versions/1/card?format=markdown").text
+    assert "| tokens of a text | 256" in card
     rows = np.array([item.embedding for item in found.data])
     assert rows.shape == (3, 384)
     # [CLS], the words and signs, [SEP]: as BERT's tokenizer counts them.

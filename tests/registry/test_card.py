@@ -173,3 +173,9 @@ def test_limits_are_those_of_the_rows() -> None:
     assert found["values"]["id"][-1] == "… and 10 more"
     assert len(found["values"]["id"]) == 51
     assert found["missing"] == "refused"
+
+
+def test_a_limit_of_tokens_is_told() -> None:
+    """Of an imported encoder, which has no columns."""
+    told = to_markdown(compose(version(), note(limits={"tokens": 256}), []))
+    assert "| tokens of a text | 256: what follows is cut off |" in told

@@ -135,7 +135,7 @@ def broken() -> bytes:
 
 def embedder(*, tokens: bool = False) -> bytes:
     """text [n] of strings → v [n, 2]: how a known word is pictured, 0 for others; and, where
-    wanted, tokens [n]: one for each text."""
+    wanted, tokens [n]: one for each text, and text_tokens [n]: three of "long dog": it is cut."""
     nodes = [
         helper.make_node(
             "LabelEncoder", ["text"], ["x"], domain="ai.onnx.ml", keys_strings=["cat", "dog"],
@@ -147,8 +147,13 @@ def embedder(*, tokens: bool = False) -> bytes:
         helper.make_node("Cast", ["x"], ["whole"], to=INT64),
         helper.make_node("Mul", ["whole", "zero"], ["none"]),
         helper.make_node("Add", ["none", "one"], ["tokens"]),
+        helper.make_node(
+            "LabelEncoder", ["text"], ["text_tokens"], domain="ai.onnx.ml",
+            keys_strings=["long dog"], values_int64s=[3], default_int64=1,
+        ),
     ]  # fmt: skip
-    outputs = [_value("v", FLOAT, ["n", 2]), _value("tokens", INT64, ["n"])]
+    outputs = [_value("v", FLOAT, ["n", 2])]
+    outputs += [_value(name, INT64, ["n"]) for name in ("tokens", "text_tokens")]
     weights = {
         "axis": np.array([1]), "half": np.array(0.5, np.float32), "zero": np.array([0]),
         "one": np.array([1]),

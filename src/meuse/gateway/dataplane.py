@@ -51,6 +51,10 @@ _BUSY_S = (0.002, 0.01, 0.05, 0.2)
 """Waits for the limits file before a request is refused as busy; the loop serves meanwhile."""
 
 
+def _good(_: Tensors) -> None:
+    """Most inputs are judged before they run."""
+
+
 @dataclass(slots=True)
 class Call:
     """One inference call. `read` makes the inputs once the target, so their types, is known."""
@@ -66,6 +70,8 @@ class Call:
     headers: Headers = ()
     most_tokens: int = 0
     """What its texts have at most, where the answer counts them; 0: they are no quantity of it."""
+    judge: Callable[[Tensors], MeuseError | None] = _good
+    """Why the inputs should not have been taken, where the outputs say so."""
 
 
 @dataclass(slots=True)
@@ -444,7 +450,11 @@ class DataPlane:
     def _hit(self, work: Work, outputs: Tensors) -> None:
         """Answered from the cache, under a meter of its own: `cache_hits` rows, and no `rows`."""
         stats = work.target.route.stats
+        refusal = work.call.judge(outputs)
         try:
+            if refusal is not None:
+                self._record(work, "error", work_of(0, 0))
+                raise refusal
             hit = {**work_of(0, 0), "cache_hits": work.rows}
             self._record(work, "ok", hit)
             work.outcome = Result(work.target, list(outputs), work.rows, cached=True)
@@ -460,6 +470,8 @@ class DataPlane:
             if isinstance(outcome, Answer):
                 target = work.target
                 outputs = in_order(target, outcome)
+                if (refusal := work.call.judge(outputs)) is not None:
+                    raise refusal
                 # A model may merge rows, but what was asked is what is counted.
                 used = work_of(work.rows, outcome.compute_us)
                 if work.call.most_tokens and counts_tokens(target.entry):

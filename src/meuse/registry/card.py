@@ -62,7 +62,8 @@ def note(
     `data`: {name, digest, rows, columns: [{name, kind, missing}], target, split: {…},
     split_rows: {train, validation, test}}. `training`: {recipe, options: {…}, epochs,
     best_epoch, seconds, cpu_seconds, energy_joules, energy, attempts} (`jobs.effort`).
-    `limits`: {ranges: {column: [low, high]}, values: {column: […]}, missing: "…"}.
+    `limits`: {ranges: {column: [low, high]}, values: {column: […]}, missing: "…", tokens: those
+    of a text that are looked at}.
     """
     parts = {"data": data, "training": training, "limits": limits}
     kept: JSON = {name: part for name, part in parts.items() if part is not None}
@@ -221,6 +222,8 @@ def _limits(card: Mapping[str, Any]) -> list[str | Table]:
     if classes:
         facts.append(("classes", f"{_listed(classes)}: no other is ever predicted"))
     facts.append(("missing values", limits.get("missing", "not known")))
+    if "tokens" in limits:
+        facts.append(("tokens of a text", f"{limits['tokens']}: what follows is cut off"))
     ranges = [
         [name, _text(low), _text(high)] for name, (low, high) in limits.get("ranges", {}).items()
     ]

@@ -32,10 +32,14 @@ from meuse.train.recipes.texts import PADDING, Embedding
 TOLERANCE = 1e-4
 ROUNDED = 0.03
 """Of networks with simulated integers: a sum in another order may round to the next level."""
+_CUT = "ids_of_the_longest"
 
 
-def network_graph(network: nn.Module, example: NDArray[Any]) -> onnx.ModelProto:
-    """`network` as a graph `features` → `scores` with a dynamic batch.
+def network_graph(
+    network: nn.Module, example: NDArray[Any], *, is_cut: bool = False
+) -> onnx.ModelProto:
+    """`network` as a graph `features` → `scores` with a dynamic batch, and with features that may
+    be fewer than in the example, if they are `is_cut`.
 
     `example` are two rows of features: a dimension of 0 or 1 would be taken for a constant.
     """
@@ -44,6 +48,9 @@ def network_graph(network: nn.Module, example: NDArray[Any]) -> onnx.ModelProto:
     registration = logging.getLogger("torch.onnx._internal.exporter._registration")
     level = registration.level
     registration.setLevel(logging.ERROR)  # it reports that torchvision is absent
+    dynamic = {0: torch.export.Dim("rows")}
+    if is_cut:
+        dynamic[1] = torch.export.Dim("features", min=2, max=example.shape[1])
     try:
         with warnings.catch_warnings():
             # torch 2.13 calls its own deprecated pytree check while it copies the graph.
@@ -53,7 +60,7 @@ def network_graph(network: nn.Module, example: NDArray[Any]) -> onnx.ModelProto:
                 (torch.from_numpy(example),),
                 dynamo=True,
                 external_data=False,
-                dynamic_shapes=({0: torch.export.Dim("rows")},),
+                dynamic_shapes=(dynamic,),
                 input_names=[FEATURES],
                 output_names=[SCORES],
                 opset_version=dict(prepare.OPSETS)[""],
@@ -90,39 +97,63 @@ class _Unit(nn.Module):
 
 
 def embedding(
-    preparation: Preparation, encoder: Encoder, output: str, count: str, unit: bool = False
+    preparation: Preparation,
+    encoder: Encoder,
+    output: str,
+    counts: tuple[str, str],
+    unit: bool = False,
 ) -> onnx.ModelProto:
     """One graph from raw texts to the mean of an encoder's states, [n, width], as `output`, with
-    `unit` scaled to length 1; and, as `count`, to how many tokens each text has, INT64 [n]."""
+    `unit` scaled to length 1; and, as `counts`, to how many tokens of each text the encoder is
+    given and how many there are (`prepare.pieces.ids`), both INT64 [n].
+
+    The encoder is run on as many tokens as the longest of the texts has."""
     body: nn.Module = Embedding(encoder)
     if unit:
         body = nn.Sequential(body, _Unit())
     example = np.zeros((2, *preparation.shape), np.int64)
-    network = network_graph(body, example)
+    network = network_graph(body, example, is_cut=True)
     network.ir_version = prepare.IR_VERSION
     _align(network)
     inner = compose.add_prefix(network, "net_", rename_inputs=False, rename_outputs=False)
-    whole = compose.merge_models(prepare.graph(preparation), inner, [(FEATURES, FEATURES)])
+    given, there_are = counts
+    before = prepare.graph(preparation, there_are)
+    _cut_to_longest(before.graph, given)
+    whole = compose.merge_models(before, inner, [(_CUT, FEATURES)])
     whole.graph.node.append(helper.make_node("Identity", [SCORES], [output]))
-    whole.graph.output[0].name = output
-    _count_tokens(whole.graph, count)
+    shapes = {value.name: value for value in whole.graph.output}
+    shapes[SCORES].name = output
+    del whole.graph.output[:]
+    whole.graph.output.extend([shapes[SCORES], shapes[given], shapes[there_are]])
     _only_used_domains(whole)
     return _strip(whole)
 
 
-def _count_tokens(graph: onnx.GraphProto, output: str) -> None:
-    """Those that are no padding, first and last token included, as the tokenizer counts them."""
-    constants = {"padding_token": np.array(PADDING, np.int64), "along_text": np.array([1])}
+def _cut_to_longest(graph: onnx.GraphProto, count: str) -> None:
+    """Tokens are those that are no padding, first and last included, as the tokenizer counts
+    them; columns that hold padding alone are left out."""
+    constants = {
+        "padding_token": np.array(PADDING, np.int64), "along_text": np.array([1]),
+        "from_first": np.array([0]), "as_one": np.array([-1]),
+    }  # fmt: skip
     graph.initializer.extend(numpy_helper.from_array(v, name) for name, v in constants.items())
     graph.node.extend(
         [
             helper.make_node("Equal", [FEATURES, "padding_token"], ["is_padding"]),
             helper.make_node("Not", ["is_padding"], ["is_token"]),
             helper.make_node("Cast", ["is_token"], ["is_token_int64"], to=onnx.TensorProto.INT64),
-            helper.make_node("ReduceSum", ["is_token_int64", "along_text"], [output], keepdims=0),
+            helper.make_node("ReduceSum", ["is_token_int64", "along_text"], [count], keepdims=0),
+            helper.make_node("ReduceMax", [count], ["longest"], keepdims=0),
+            helper.make_node("Reshape", ["longest", "as_one"], ["longest_1"]),
+            helper.make_node("Slice", [FEATURES, "from_first", "longest_1", "along_text"], [_CUT]),
         ]
     )
-    graph.output.append(helper.make_tensor_value_info(output, onnx.TensorProto.INT64, ["n"]))
+    onnx.TensorProto.INT64 = onnx.TensorProto.INT64
+    graph.output.remove(next(value for value in graph.output if value.name == FEATURES))
+    graph.output.append(helper.make_tensor_value_info(count, onnx.TensorProto.INT64, ["rows"]))
+    graph.output.append(
+        helper.make_tensor_value_info(_CUT, onnx.TensorProto.INT64, ["rows", "longest"])
+    )
 
 
 def check_parity(

@@ -13,6 +13,7 @@ from gateway.rig import Rig, target
 from meuse.core.clock import now_ms
 from meuse.core.nouns import Limit
 from meuse.meter.limits import spent
+from meuse.serve.snapshot import CacheEntry
 from serve import models
 
 
@@ -27,9 +28,12 @@ class Embedding:
         ):
             rig.replica(name, f"{name}:1", model, wait=False)
             rig.deploy(f"acme/{name}", target(f"{name}:1", model, [name]))
+        counts = target("counted:1", models.embedder(tokens=True), ["counted"])
+        rig.deploy("acme/kept", counts, cache=CacheEntry(60, 1 << 20))
         rig.publish()
         worker = rig.worker()
         rig.listen()
+        self.url = worker.url
         http = httpx.Client(trust_env=False, timeout=60)
         self.client = openai.OpenAI(
             base_url=f"{worker.url}/v1", api_key=key, http_client=http, max_retries=0
@@ -74,6 +78,37 @@ def test_rows_are_metered_and_tokens_told_where_they_are_known(embedding: Embedd
     assert {r.protocol for r in records} == {"openai-embeddings"}
 
 
+def test_a_text_that_was_cut_is_refused(embedding: Embedding) -> None:
+    """With both counts and the place, whether it was run or comes from the cache. Its vector is
+    not paid, and other protocols take it as it is."""
+    before = len(embedding.rig.records())
+    for model in ("counted", "kept"):
+        for given, place in (("long dog", "Input"), (["dog", "long dog"], "Input[1]")):
+            with pytest.raises(openai.BadRequestError) as caught:
+                embedding.ask(given, model=model)
+            assert (caught.value.code, caught.value.param) == ("context_length_exceeded", "input")
+            assert f"{place} has at least 3 tokens, the model takes 1." in str(caught.value)
+        answer = httpx.post(
+            f"{embedding.url}/v2/models/{model}/infer", trust_env=False,
+            headers={"authorization": f"Bearer {embedding.client.api_key}"},
+            json={"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1],
+                              "data": ["long dog"]}]},
+        )  # fmt: skip
+        assert answer.status_code == 200
+        outputs = {o["name"]: o["data"] for o in answer.json()["outputs"]}
+        assert (outputs["tokens"], outputs["text_tokens"]) == ([1], [3])
+        assert embedding.ask("dog", model=model).usage.prompt_tokens == 1
+    with pytest.raises(openai.BadRequestError, match="at least 3 tokens"):
+        embedding.ask("long dog", model="kept")  # kept for those that take it so
+    records = embedding.rig.records()[before:]
+    refused = [r for r in records if r.status == "error"]
+    assert len(records) == 9
+    assert len(refused) == 5
+    for record in refused:
+        assert record.quantities["rows"] == record.quantities.get("prompt_tokens", 0) == 0
+        assert "cache_hits" not in record.quantities
+
+
 @pytest.mark.parametrize(
     ("more", "param"),
     [
@@ -103,7 +138,7 @@ def test_what_cannot_be_embedded(embedding: Embedding, more: dict[str, Any], par
 
 def test_encoders_are_models_too(embedding: Embedding) -> None:
     """They are listed; what does neither texts nor vectors is not."""
-    assert {m.id for m in embedding.client.models.list()} == {"words", "counted"}
+    assert {m.id for m in embedding.client.models.list()} == {"words", "counted", "kept"}
     with pytest.raises(openai.NotFoundError):
         embedding.client.models.retrieve("scores")
 
@@ -119,6 +154,10 @@ def test_budgets_of_tokens_hold_for_embeddings(embedding: Embedding) -> None:
     assert caught.value.status_code == 402
     for _ in range(2):
         assert embedding.ask(["dog", "cat", "x"], model="counted").usage.total_tokens == 3
+    found = spent(embedding.rig.limits_file, [limit], now_ms())["t"]
+    assert (found.used, found.reserved) == (6, 0)
+    with pytest.raises(openai.BadRequestError):
+        embedding.ask("long dog", model="counted")
     found = spent(embedding.rig.limits_file, [limit], now_ms())["t"]
     assert (found.used, found.reserved) == (6, 0)
     embedding.ask("x" * 40)  # of a version that does not count

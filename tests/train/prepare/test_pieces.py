@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnxruntime import InferenceSession
 
 from helpers_encoders import pieces, real_texts, tokenizer
 from meuse.train.prepare.apply import Preparer
 from meuse.train.prepare.characters import table
+from meuse.train.prepare.graph import graph
 from meuse.train.prepare.steps import Pieces, Preparation
 
 pytest.importorskip("tokenizers")
@@ -83,6 +85,34 @@ def test_only_so_much_of_a_text_is_looked_at() -> None:
     """A text without end costs no more than one of 32 characters for each id."""
     long = " " * (32 * LENGTH) + "word"
     assert np.count_nonzero(ours([long], True)) == 2
+
+
+def counted(texts: list[str]) -> list[int]:
+    cut = Preparation((("text", "string"),), pieces=pieces(tokenizer(), LENGTH))
+    session = InferenceSession(graph(cut, "n").SerializeToString())
+    given = np.array(texts, object)
+    found: list[int] = session.run(["n"], {"text": given})[0].tolist()
+    return found
+
+
+def test_tokens_are_counted_that_are_cut_off() -> None:
+    """As the original counts them without a limit, also beside longer ones."""
+    texts = [*ODD, *(text[: 32 * LENGTH] for text in real_texts()[:100])]
+    wanted = [len(encoding.ids) for encoding in tokenizer().encode_batch(texts)]
+    assert max(wanted) > 2 * LENGTH
+    assert counted(texts) == wanted
+    assert [counted([text])[0] for text in ODD] == wanted[: len(ODD)]
+
+
+def test_a_text_that_is_looked_at_in_part_is_too_long() -> None:
+    """Whatever the part has; at its very end nothing is left over."""
+    most = 32 * LENGTH
+    texts = [" " * (most - 1) + "a", " " * most + "a", " " * (most + 1), "a" + " " * most, "a"]
+    found = counted(texts)
+    assert (found[0], found[-1]) == (3, 3)
+    assert found[1:4] == [LENGTH + 1] * 3
+    (more,) = counted(["a " * most])
+    assert more == most // 2 + 2
 
 
 def test_what_characters_come_to() -> None:

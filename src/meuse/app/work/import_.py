@@ -42,6 +42,7 @@ def converted(
     """The result of converting `source`, a file or folder, of that digest."""
     from meuse.convert.outside import convert
     from meuse.convert.spec import TOOLCHAINS
+    from meuse.registry.card import note
     from meuse.runtime import sandbox, toolchains
     from meuse.serve import engines
     from meuse.serve.cost import CostModel
@@ -62,6 +63,7 @@ def converted(
         log=context.log,
         toolchain=chain,
     )
+    length = done.report["imported"].get("length")
     engine = engines.load("onnx", done.model)
     warm_up(engine, TRIED_ROWS, CostModel())  # as every upload is tried
     context.progress(1.0)
@@ -77,6 +79,7 @@ def converted(
         "signature": done.signature.to_dict(),
         "code_digest": digest,
         "report": done.report,
+        **({"card": note(limits={"tokens": length})} if length else {}),
     }
 
 

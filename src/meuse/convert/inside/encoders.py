@@ -1,8 +1,9 @@
 """Encoders of transformers without a head: what a text classifier can start from.
 
-Served, one gives the mean of its states for a raw text. Its tokenizer is part of the graph
-(`train.prepare.pieces`); the tokens' and the weights' arithmetic is compared with what
-transformers itself gives.
+Served, one gives the mean of its states for a raw text, and how many tokens the text has. Its
+tokenizer is part of the graph (`train.prepare.pieces`); the tokens' and the weights' arithmetic is
+compared with what transformers itself gives. Texts are cut where the checkpoint says that it cuts
+them.
 """
 
 from __future__ import annotations
@@ -19,8 +20,13 @@ from meuse.train.encoder import Architecture, Encoder
 from meuse.train.prepare.steps import Pieces, Preparation
 
 FAMILIES = ("bert", "distilbert")
-COLUMN, OUTPUT, COUNT = "text", "embedding", "tokens"
-ROWS, LENGTH = 24, 128
+COLUMN, OUTPUT = "text", "embedding"
+TOKENS, TEXT_TOKENS = "tokens", "text_tokens"
+"""How many the encoder is given of a text, and how many there are: more where it was cut."""
+ROWS = 24
+LIMIT = "max_seq_length"
+LIMITS = tuple(f"sentence_{family}_config.json" for family in FAMILIES)
+"""Where sentence encoders say how many tokens they take."""
 _PREFIXES = ("bert.", "distilbert.")
 _SIZES = {
     "bert": (
@@ -59,16 +65,17 @@ def convert(folder: Path, config: dict[str, Any]) -> Made:
             f"transformers cannot load the tokenizer: {' '.join(str(error).split())[:400]}",
             "The folder needs tokenizer.json or vocab.txt.",
         ) from None
-    length = min(LENGTH, architecture.positions)
+    length = _length(folder, tokenizer, architecture)
     pieces = _pieces(tokenizer, length, architecture)
     encoder = Encoder(architecture, pieces, _tensors(folder, architecture))
-    texts = _texts(pieces.vocabulary)
+    texts = _texts(pieces.vocabulary, length)
     wanted, counts = _answers(transformers, folder, tokenizer, texts, length)
+    whole = np.array([len(tokenizer(text)["input_ids"]) for text in texts])
     unit = _is_unit(folder)
     if unit:
         wanted = wanted / np.linalg.norm(wanted, axis=1, keepdims=True)
     preparation = Preparation(((COLUMN, "string"),), pieces=pieces)
-    proto = embedding(preparation, encoder, OUTPUT, COUNT, unit)
+    proto = embedding(preparation, encoder, OUTPUT, (TOKENS, TEXT_TOKENS), unit)
     about = {
         "transformers": transformers.__version__,
         "architecture": str((config.get("architectures") or ["none"])[0]),
@@ -80,11 +87,30 @@ def convert(folder: Path, config: dict[str, Any]) -> Made:
     return Made(
         proto,
         {COLUMN: np.array(texts)},
-        {OUTPUT: wanted, COUNT: counts},
+        {OUTPUT: wanted, TOKENS: counts, TEXT_TOKENS: whole},
         "custom",
         about=about,
         encoder=encoder,
     )
+
+
+def _length(folder: Path, tokenizer: Any, architecture: Architecture) -> int:
+    """How many tokens of a text it takes: what it says as a sentence encoder, else what its
+    tokenizer says; at most one for each of its positions."""
+    told: Any = None
+    for path in (folder / name for name in LIMITS):
+        if path.is_file():
+            found = _read(path)
+            told = found.get(LIMIT) if isinstance(found, dict) else None
+            if told is not None and (type(told) is not int or told < 3):
+                raise refuse(
+                    f"{LIMIT} of {path.name} is {told!r}",
+                    "It is how many tokens the encoder takes, from 3 on.",
+                )
+            break
+    if told is None:
+        told = tokenizer.model_max_length  # one without a limit says 10³⁰
+    return int(min(told, architecture.positions))
 
 
 def _is_unit(folder: Path) -> bool:
@@ -229,8 +255,8 @@ def _named(name: str) -> str | None:
     return f"layers.{number}.{_LAYERS[part]}.{leaf}" if part in _LAYERS else None
 
 
-def _texts(vocabulary: tuple[str, ...]) -> list[str]:
-    """Words of the vocabulary, made-up ones, and what tokenizers stumble over."""
+def _texts(vocabulary: tuple[str, ...], length: int) -> list[str]:
+    """Words of the vocabulary, made-up ones, and what tokenizers stumble over; the last is cut."""
     rng = np.random.default_rng(SEED)
     words = [piece for piece in vocabulary if piece.isalnum()] or ["a"]
     texts = ["", "Zoë's naïve CAFÉ — 50% off!", "日本 한국 ﬁne x\u200by don't_stop", "é" * 101]
@@ -239,7 +265,7 @@ def _texts(vocabulary: tuple[str, ...]) -> list[str]:
         chosen = [word.upper() if rng.random() < 0.2 else word for word in chosen]
         signs = [" ", " ", " ", ", ", "", "-", ".\n"]
         texts.append("".join(w + signs[rng.integers(0, len(signs))] for w in chosen))
-    return texts
+    return [*texts, "a " * (length + 5)]
 
 
 def _answers(

@@ -1,8 +1,9 @@
 """`POST /v1/embeddings` over a deployment that turns texts into vectors.
 
 Pure: bytes to calls, results to bytes. Such a version has one input of texts and gives, first
-of its outputs, a vector of floats for each; where it gives `tokens` as well, how many each text
-has, that is the usage that is told.
+of its outputs, a vector of floats for each; where it gives `tokens` as well, how many it was given
+of each text, that is the usage that is told. Where it says by `text_tokens` that a text has more,
+so that it was cut, the request is refused: other protocols take such an answer as it is.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.gateway.body import decode
+from meuse.gateway.cache import Tensors
 from meuse.gateway.dataplane import TOKENS, Call, Result
 from meuse.gateway.openai import parameters
 from meuse.gateway.routes import Caller, Headers, Target
@@ -23,6 +25,8 @@ from meuse.serve import strings
 from meuse.serve.snapshot import TargetEntry
 
 MAX_TEXTS = 2048
+TEXT_TOKENS = "text_tokens"
+"""The output that counts those that were cut off as well."""
 _ADDED = 2
 """Tokens of a text beside its own: it has at most one per byte, and those that bound it."""
 
@@ -52,7 +56,7 @@ class EmbeddingsRequest:
         most = sum(len(text) + _ADDED for text in self._texts)
         self.call = Call(
             caller, self.model, None, "openai-embeddings", self._read,
-            headers=headers, most_tokens=most,
+            headers=headers, most_tokens=most, judge=self._judge,
         )  # fmt: skip
 
     def _read(self, target: Target) -> Inputs:
@@ -68,6 +72,24 @@ class EmbeddingsRequest:
         spec = target.entry.inputs[0]
         shape = (len(self._texts), *spec.shape[1:])
         return [(spec.name, strings.array_of(self._texts, shape))]
+
+    def _judge(self, outputs: Tensors) -> MeuseError | None:
+        """`context_length_exceeded` for texts that were cut."""
+        found = dict(outputs)
+        if TOKENS not in found or TEXT_TOKENS not in found:
+            return None
+        given, whole = found[TOKENS].ravel(), found[TEXT_TOKENS].ravel()
+        cut = np.flatnonzero(whole > given)
+        if not len(cut):
+            return None
+        place = int(cut[0])
+        where = "input" if len(self._texts) == 1 else f"input[{place}]"
+        return MeuseError(
+            Code.CONTEXT_LENGTH_EXCEEDED,
+            f"{where} has at least {whole[place]} tokens, the model takes {given[place]}",
+            field="input",
+            hint="Send a shorter text, or its parts as texts of their own.",
+        )
 
     def write(self, result: Result) -> bytes:
         vectors = result.outputs[0][1]

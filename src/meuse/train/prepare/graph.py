@@ -32,14 +32,15 @@ _WORD = r"[\p{L}\p{N}_']+|[^\s\p{L}\p{N}_']"
 _MICROSOFT = "com.microsoft"
 
 
-def graph(preparation: Preparation) -> onnx.ModelProto:
-    """The model that training applies and that export puts before the network."""
+def graph(preparation: Preparation, count: str = "") -> onnx.ModelProto:
+    """The model that training applies and that export puts before the network; of pieces it
+    gives, as `count`, also how many tokens each text has that is not cut (`pieces.ids`)."""
     builder = Builder("prepare")
     inputs = inputs_of(preparation)
     if preparation.tokens is not None:
         builder.node("Identity", [_ids(builder, preparation.tokens)], [FEATURES])
     elif preparation.pieces is not None:
-        builder.node("Identity", [pieces.ids(builder, preparation.pieces)], [FEATURES])
+        builder.node("Identity", [pieces.ids(builder, preparation.pieces, count)], [FEATURES])
     elif preparation.image is not None:
         builder.node("Identity", [_image(builder, preparation.image, inputs)], [FEATURES])
     else:
@@ -50,7 +51,10 @@ def graph(preparation: Preparation) -> onnx.ModelProto:
             builder.node("Concat", parts, [FEATURES], axis=1)
     element = helper.np_dtype_to_tensor_dtype(np.dtype(preparation.dtype))
     features = helper.make_tensor_value_info(FEATURES, element, ["rows", *preparation.shape])
-    return builder.finish([_input(spec) for spec in inputs], [features])
+    outputs = [features]
+    if count:
+        outputs.append(helper.make_tensor_value_info(count, TensorProto.INT64, ["rows"]))
+    return builder.finish([_input(spec) for spec in inputs], outputs)
 
 
 def inputs_of(preparation: Preparation) -> tuple[TensorSpec, ...]:

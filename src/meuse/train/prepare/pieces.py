@@ -51,11 +51,14 @@ class _Tree:
         return len(self.characters) + 1
 
 
-def ids(builder: Builder, pieces: Pieces) -> str:
-    """[n] texts → ids [n, length]."""
+def ids(builder: Builder, pieces: Pieces, count: str = "") -> str:
+    """[n] texts → ids [n, length]; and under the name `count`, if there is one, how many each text
+    comes to that is not cut, INT64 [n]: of one with more than `CHARACTERS_A_TOKEN` · `length`
+    characters at least that many."""
     tree = _tree(pieces.vocabulary)
     make = _Maker(builder)
-    codes = _codes(make, pieces, tree)
+    spelt = _spelt(make, pieces)
+    codes = _codes(make, pieces, tree, spelt)
     signs = make.op("Div", codes, make.whole(2))
     apart = make.op("Less", codes, make.whole(2))
     alone = make.op("Equal", make.op("Mod", codes, make.whole(2)), make.whole(1))
@@ -70,6 +73,8 @@ def ids(builder: Builder, pieces: Pieces) -> str:
     )
     kept = make.op("And", reached, make.op("Or", make.no(bad), starts))
     token = make.op("Where", bad, make.whole(pieces.unknown), token)
+    if count:
+        _counted(make, pieces, kept, spelt, count)
     return _framed(make, pieces, kept, token)
 
 
@@ -136,10 +141,9 @@ def _tree(vocabulary: tuple[str, ...]) -> _Tree:
     return _Tree(signs, edges, token, longest)
 
 
-def _codes(make: _Maker, pieces: Pieces, tree: _Tree) -> str:
-    """[n] texts → [n, places]: 0 and 1 part words, then twice the character, odd when alone."""
-    builder = make.builder
-    signs = builder.node(
+def _spelt(make: _Maker, pieces: Pieces) -> str:
+    """[n] texts → [n, places] of single characters, then texts that are empty."""
+    return make.builder.node(
         "Tokenizer",
         [pieces.column],
         domain="com.microsoft",
@@ -148,7 +152,12 @@ def _codes(make: _Maker, pieces: Pieces, tree: _Tree) -> str:
         pad_value="",
         separators=[""],
     )
-    signs = make.upto(signs, make.whole((CHARACTERS_A_TOKEN * pieces.length,)))
+
+
+def _codes(make: _Maker, pieces: Pieces, tree: _Tree, spelt: str) -> str:
+    """Characters → [n, places]: 0 and 1 part words, then twice the character, odd when alone."""
+    builder = make.builder
+    signs = make.upto(spelt, make.whole((CHARACTERS_A_TOKEN * pieces.length,)))
     keys, values = _table(pieces, tree)
     packed = builder.node(
         "LabelEncoder",
@@ -280,6 +289,25 @@ def _bad_words(make: _Maker, starts: str, apart: str, stuck: str) -> str:
     )
     found = make.op("GatherElements", make.cast(bad), word, axis=1)
     return make.op("Greater", found, make.whole(0))
+
+
+def _counted(make: _Maker, pieces: Pieces, kept: str, spelt: str, name: str) -> None:
+    """How many tokens there are, the first and the last included."""
+    builder, most = make.builder, CHARACTERS_A_TOKEN * pieces.length
+    whole = make.op("ReduceSum", make.cast(kept), make.whole((1,)), keepdims=0)
+    whole = make.op("Add", whole, make.whole(2))
+    # What comes after the characters that are looked at is not read: that there is some is.
+    next_ = make.op("Slice", spelt, make.whole((most,)), make.whole((most + 1,)), make.whole((1,)))
+    goes_on = builder.node(
+        "LabelEncoder",
+        [next_],
+        domain="ai.onnx.ml",
+        keys_strings=[""],
+        values_int64s=[0],
+        default_int64=pieces.length + 1,
+    )
+    least = make.op("ReduceSum", goes_on, make.whole((1,)), keepdims=0)
+    builder.node("Max", [whole, least], [name])
 
 
 def _framed(make: _Maker, pieces: Pieces, kept: str, token: str) -> str:
