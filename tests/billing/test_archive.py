@@ -24,7 +24,7 @@ from meuse.store import money_tables as t
 from meuse.store.blobs import FolderBlobs
 from meuse.store.database import Database
 from meuse.store.money import MoneyStore
-from meuse.store.money_archive import UsageArchive
+from meuse.store.money_archive import Digest, UsageArchive
 
 parquet = pytest.importorskip("meuse.billing.parquet", reason="pyarrow is not installed")
 
@@ -96,6 +96,7 @@ def fill(store):
     records += [
         record(DAY + 5, plan_version=None, lease="lease-1", status="error", key="schlüssel"),
         record(DAY + 6, source="job", tier="batch", quantities={"training_ms": 2**53 - 1}),
+        record(DAY + 7, key="guessed", estimated=True),
     ]
     first = record(DAY + HOUR)
     records += [
@@ -167,12 +168,41 @@ def test_old_days_leave_the_database_and_can_be_counted_again(
             sums[key] = sums.get(key, 0) + quantity
     odd = {row[3][4]: row for row in rows}["schlüssel"]
     assert odd[3][7] is None
-    assert (odd[3][10], odd[3][11], odd[3][12]) == ("error", "lease-1", True)
+    assert odd[3][10:] == ("error", "lease-1", True, False)
+    assert {row[3][4] for row in rows if row[3][13]} == {"guessed"}
     assert sum(q for key, q in sums.items() if key[7] == "rows") == sum(
         row[4].get("rows", 0) for row in rows
     )
     assert max(sums.values()) == 2**53 - 1
     assert archiver(archive, blobs, tmp_path).run_once(NOW) == 0
+
+
+def test_a_part_from_before_estimates_is_read_the_same(tmp_path):
+    """Its rows were not estimated, and its digest holds."""
+    rows = list(kept_rows())
+    path, before, now = tmp_path / ROWS, Digest(), Digest()
+    parquet.write_rows(path, rows)
+    pq = pytest.importorskip("pyarrow.parquet")
+    pq.write_table(pq.read_table(path).drop_columns(["estimated"]), path)
+    assert list(parquet.read_rows(path)) == rows
+    for id_, seq, ts, shared, quantities in parquet.read_rows(path):
+        now.add((id_, seq, ts, shared, quantities))
+        before.add((id_, seq, ts, shared[:-1], quantities))  # the last was `final`
+    assert now.hex() == before.hex()
+    guessed = (*rows[0][:3], (*rows[0][3][:-1], True), rows[0][4])
+    now.add(guessed)
+    before.add(rows[0])
+    assert now.hex() != before.hex()
+
+
+def kept_rows():
+    for n in range(3):
+        r = record(DAY + n)
+        shared = (
+            r.tenant, r.source, r.owner, r.project, r.key, r.deployment, r.version, r.plan_version,
+            r.tier, r.protocol, r.status, r.lease, r.final, r.estimated,
+        )  # fmt: skip
+        yield r.id, r.seq, r.ts, shared, r.quantities
 
 
 def test_what_is_not_complete_or_not_old_stays(database, store, archive, blobs, tmp_path):

@@ -62,12 +62,15 @@ def test_other_bytes_are_no_record():
 
 @pytest.mark.parametrize("status", ["ok", "error"])
 @pytest.mark.parametrize("ts", [0, 1, 2**32, 253_402_300_799_999])
-@pytest.mark.parametrize("fields", [{}, {"lease": "lease-1"}, {"plan_version": None}])
+@pytest.mark.parametrize(
+    "fields", [{}, {"lease": "lease-1"}, {"plan_version": None}, {"estimated": True}]
+)
 def test_a_template_gives_the_same_bytes(status, ts, fields):
     """What differs between records is set into the bytes of what does not."""
     record = usage_record(status=status, ts=ts, seq=0, final=True, **fields)
     template = Template(**{name: getattr(record, name) for name in COMMON})
-    assert template.payload(record.id, status, ts, record.quantities) == encode(record)
+    made = template.payload(record.id, status, ts, record.quantities, record.estimated)
+    assert made == encode(record)
 
 
 @pytest.mark.parametrize(("seq", "final", "status"), [(0, False, "ok"), (300, True, "error")])
@@ -77,8 +80,23 @@ def test_a_template_gives_the_same_bytes_of_a_checkpoint(seq, final, status):
     template = Template(**{name: getattr(record, name) for name in COMMON})
     made = template.checkpoint(record.id, seq, final, status, record.ts, record.quantities)
     assert made == encode(record)
+    guessed = usage_record(id=record.id, seq=seq, final=final, status=status, estimated=True)
+    made = template.checkpoint(
+        record.id, seq, final, status, record.ts, record.quantities, estimated=True
+    )
+    assert made == encode(guessed)
     with pytest.raises(RecordError):
         template.checkpoint(record.id, seq, final, status, record.ts, {"bananas": 1})
+
+
+def test_an_estimate_says_so():
+    """One that was counted has the bytes that it had before there were others."""
+    counted = usage_record()
+    fields = msgspec.structs.astuple(counted)
+    assert encode(counted) == msgspec.msgpack.encode(fields[:-1])
+    guessed = usage_record(estimated=True)
+    assert decode(encode(guessed)) == guessed
+    assert not decode(encode(counted)).estimated
 
 
 def test_a_template_refuses_what_cannot_be_counted():

@@ -121,13 +121,31 @@ def test_records_of_an_older_platform_are_kept_and_known(database_url):
     with database.read() as connection:
         query = sa.select(money_tables.records).order_by(money_tables.records.c.id)
         assert [dict(row) for row in connection.execute(query).mappings()] == sorted(
-            kept, key=lambda row: row["id"]
+            (row | {"estimated": False} for row in kept), key=lambda row: row["id"]
         )
     store = MoneyStore(database)
     done = ingest(store, *records, usage_record(), usage_record(tenant="third"))
     assert (done.new, done.duplicates, done.conflicts) == (2, 4, 0)
     assert ingest(store, usage_record(id=records[0].id, lease="lease-2")).conflicts == 1
     database.close()
+
+
+def test_estimates_are_kept_as_such(store, database):
+    """Of a long answer what its last record says, whatever those before it did."""
+    guessed, told = usage_record(estimated=True), usage_record()
+    steps = [
+        usage_record(seq=0, final=False, estimated=True, quantities={"completion_tokens": 64}),
+    ]
+    steps.append(
+        usage_record(id=steps[0].id, seq=1, quantities={"completion_tokens": 70}, estimated=False)
+    )
+    assert ingest(store, guessed, told, *steps).new == 4
+    r = money_tables.records.c
+    with database.read() as connection:
+        found = dict(connection.execute(sa.select(r.id, r.estimated)).all())
+    assert found == {guessed.id: True, told.id: False, steps[0].id: False}
+    other = usage_record(id=guessed.id)
+    assert ingest(store, other).conflicts == 1
 
 
 def migrate_to(database, revision):

@@ -66,6 +66,7 @@ class EventRecord:
     protocol: str = "event"
     status: str = "ok"
     lease: str | None = None
+    estimated: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from meuse.core.nouns import METERS
 
 SHARED = (
     "tenant", "source", "owner", "project", "key", "deployment", "version", "plan_version",
-    "tier", "protocol", "status", "lease", "final",
+    "tier", "protocol", "status", "lease", "final", "estimated",
 )  # fmt: skip
 """In the order in which rows have them."""
 SUM_COLUMNS = (
@@ -34,7 +34,7 @@ Row = tuple[Any, ...]
 
 _SCHEMA = pa.schema(
     [("id", pa.binary(16)), ("seq", pa.int32()), ("ts_ms", pa.int64())]
-    + [(name, pa.bool_() if name == "final" else pa.string()) for name in SHARED]
+    + [(name, pa.bool_() if name in ("final", "estimated") else pa.string()) for name in SHARED]
     + [(meter, pa.int64()) for meter in METERS]
 )
 _SUMS = pa.schema(
@@ -62,8 +62,11 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
 def read_rows(path: Path) -> Iterator[Row]:
     """The records that `write_rows` wrote, in their order."""
     with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
         for batch in file.iter_batches(_CHUNK):
             columns = [column.to_pylist() for column in batch.columns]
+            if "estimated" not in names:  # a part from before that column
+                columns.insert(2 + len(SHARED), [False] * batch.num_rows)
             shared = zip(*columns[3 : 3 + len(SHARED)], strict=True)
             meters = zip(*columns[3 + len(SHARED) :], strict=True)
             for id_, seq, ts, one, counts in zip(*columns[:3], shared, meters, strict=True):

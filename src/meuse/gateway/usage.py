@@ -51,6 +51,7 @@ class Usage:
         status: Status,
         quantities: dict[str, int],
         grant: Grant | None,
+        estimated: bool = False,
     ) -> None:
         """What a caller's request used. Raises `unavailable` when it cannot be recorded."""
         is_free = caller.tier == TIER and status != "ok"  # such a line is asked for again
@@ -63,7 +64,7 @@ class Usage:
             template = caller.templates.get((target, protocol))
             if template is None:
                 template = self._template(caller, target, protocol)
-            self._append(template, id, status, quantities)
+            self._append(template, id, status, quantities, estimated)
         except (OSError, RecordError, ValueError) as error:
             self.durability.failed(error, caller.limits.get(target.route))
 
@@ -76,17 +77,18 @@ class Usage:
         seq: int,
         status: Status | None,
         quantities: dict[str, int],
+        estimated: bool = False,
     ) -> None:
         """What a request came to so far, `status` only when that is all. Raises `unavailable`
         when it cannot be recorded. Its limits are settled by whoever counts."""
         if caller.tier == TIER:
             if status == "ok":
-                self.request(caller, target, protocol, id, status, quantities, None)
+                self.request(caller, target, protocol, id, status, quantities, None, estimated)
             return
         try:
             template = self._template(caller, target, protocol)
             payload = template.checkpoint(
-                id, seq, status is not None, status or "ok", now_ms(), quantities
+                id, seq, status is not None, status or "ok", now_ms(), quantities, estimated
             )
             self._journal.append_payload(payload)
         except (OSError, RecordError, ValueError) as error:
@@ -144,9 +146,15 @@ class Usage:
         return template
 
     def _append(
-        self, template: Template, id: bytes, status: Status, quantities: dict[str, int]
+        self,
+        template: Template,
+        id: bytes,
+        status: Status,
+        quantities: dict[str, int],
+        estimated: bool = False,
     ) -> None:
-        self._journal.append_payload(template.payload(id, status, now_ms(), quantities))
+        payload = template.payload(id, status, now_ms(), quantities, estimated)
+        self._journal.append_payload(payload)
         self.recorded += 1
 
 

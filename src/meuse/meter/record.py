@@ -6,7 +6,7 @@ one bad record would otherwise put the rest of its segment into quarantine.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
@@ -33,7 +33,8 @@ class UsageRecord(
     was made, right before it is journaled, in Unix milliseconds (not the admission: a period
     counts as complete once all journaled before its end is in). `deployment` is "owner/name",
     `version` "model:number", `plan_version` "plan:number" of the payer, `quantities` are
-    integers by meter in the unit that the meter's name says.
+    integers by meter in the unit that the meter's name says. `estimated`: not all of them were
+    counted, since the server that did the work did not tell.
     """
 
     id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
@@ -54,6 +55,7 @@ class UsageRecord(
     ts: Annotated[int, msgspec.Meta(ge=0, le=253_402_300_799_999)]
     lease: str | None
     quantities: dict[str, _Quantity]
+    estimated: bool = False
 
 
 _ID, _FINAL, _STATUS, _TS = (
@@ -66,7 +68,7 @@ _decoder = msgspec.msgpack.Decoder(UsageRecord)
 def encode(record: UsageRecord) -> bytes:
     """The bytes of a record. Raises `RecordError` for what `decode` would refuse."""
     try:
-        payload = _encoder.encode(record)
+        payload = _encoder.encode(_fields(record))
     except (TypeError, ValueError, OverflowError) as error:
         raise RecordError(f"not a usage record: {error}") from error
     # Structs do not check types when made; reading back costs a microsecond and does.
@@ -74,34 +76,52 @@ def encode(record: UsageRecord) -> bytes:
     return payload
 
 
+def _fields(record: UsageRecord) -> tuple[Any, ...]:
+    """All but the last, where that says nothing: so a ledger from before it reads most records."""
+    fields = msgspec.structs.astuple(record)
+    return fields if record.estimated else fields[:-1]
+
+
 class Template:
     """Records that differ in id, status, time and quantities alone, as those of one caller at one
     target do: what they have in common is checked once. Raises `RecordError`."""
 
     def __init__(self, **common: str | None) -> None:
-        record = UsageRecord(
-            id=bytes(16), seq=0, final=True, status="ok", ts=0, quantities={},
-            **common,  # type: ignore[arg-type]  # checked by the next line
-        )  # fmt: skip
-        whole = encode(record)
-        # The bytes of a record are a head and those of its fields, one after the other.
-        fields = [_encoder.encode(field) for field in msgspec.structs.astuple(record)]
-        head = whole[: len(whole) - len(b"".join(fields))]
-        self._head = head + fields[_ID][:-16]
+        heads: dict[bool, bytes] = {}
+        for estimated in (True, False):
+            record = UsageRecord(
+                id=bytes(16), seq=0, final=True, status="ok", ts=0, quantities={},
+                estimated=estimated,
+                **common,  # type: ignore[arg-type]  # checked by the next line
+            )  # fmt: skip
+            whole = encode(record)
+            # The bytes of a record are a head and those of its fields, one after the other.
+            fields = [_encoder.encode(field) for field in _fields(record)]
+            heads[estimated] = whole[: len(whole) - len(b"".join(fields))] + fields[_ID][:-16]
+        self._heads = heads
+        self._ends = {False: b"", True: _encoder.encode(True)}
         self._to_source = b"".join(fields[_FINAL + 1 : _STATUS])
         between = b"".join(fields[_ID + 1 : _FINAL + 1]) + self._to_source
         self._to_status = {s: between + _encoder.encode(s) for s in ("ok", "error")}
         self._lease = b"".join(fields[_TS + 1 : -1])
 
     def payload(
-        self, id: bytes, status: Literal["ok", "error"], ts: int, quantities: dict[str, int]
+        self,
+        id: bytes,
+        status: Literal["ok", "error"],
+        ts: int,
+        quantities: dict[str, int],
+        estimated: bool = False,
     ) -> bytes:
         """The bytes of one record, as `encode` would give. Raises `RecordError`."""
         _check(id, ts, quantities)
         pack = _encoder.encode
         return b"".join(
-            (self._head, id, self._to_status[status], pack(ts), self._lease, pack(quantities))
-        )
+            (
+                self._heads[estimated], id, self._to_status[status], pack(ts), self._lease,
+                pack(quantities), self._ends[estimated],
+            )
+        )  # fmt: skip
 
     def checkpoint(
         self,
@@ -111,14 +131,15 @@ class Template:
         status: Literal["ok", "error"],
         ts: int,
         quantities: dict[str, int],
+        estimated: bool = False,
     ) -> bytes:
         """As `payload`, for one of several records of a request: what it came to so far."""
         _check(id, ts, quantities)
         pack = _encoder.encode
         return b"".join(
             (
-                self._head, id, pack(seq), pack(final), self._to_source, pack(status), pack(ts),
-                self._lease, pack(quantities),
+                self._heads[estimated], id, pack(seq), pack(final), self._to_source, pack(status),
+                pack(ts), self._lease, pack(quantities), self._ends[estimated],
             )
         )  # fmt: skip
 

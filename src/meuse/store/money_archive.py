@@ -27,7 +27,7 @@ PART_RECORDS = 100_000
 _CHUNK = 2_000
 SHARED = (
     "tenant_id", "source", "owner_id", "project_id", "key_id", "deployment", "version",
-    "plan_version", "tier", "protocol", "status", "lease", "final",
+    "plan_version", "tier", "protocol", "status", "lease", "final", "estimated",
 )  # fmt: skip
 
 Raw = tuple[Any, ...]
@@ -202,6 +202,8 @@ class Digest:
     def add(self, row: Raw) -> None:
         id_, seq, ts, shared, quantities = row
         listed = [quantities.get(meter) for meter in METERS]
+        if not shared[-1]:
+            shared = shared[:-1]  # parts from before `estimated` keep their digests
         line = json.dumps([id_.hex(), seq, ts, shared, listed], ensure_ascii=False)
         self._hash.update(line.encode() + b"\n")
 
@@ -292,7 +294,7 @@ def _rows(connection: sa.Connection, where: Iterable[Any]) -> Iterator[Raw]:
         .order_by(e.id, e.payer)
     )
     for id_, seq, ts, quantities, *rest in _stream(connection, query):
-        rest[-1] = bool(rest[-1])
+        rest[-2:] = map(bool, rest[-2:])
         yield bytes(id_), seq, ts, tuple(rest), json.loads(quantities)
 
 

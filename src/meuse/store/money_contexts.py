@@ -34,6 +34,7 @@ class Contexts:
         head = (
             r.tenant, r.source, r.owner, r.project, r.key, r.deployment, r.version,
             r.plan_version, r.tier, r.protocol, r.status, r.lease, r.final,
+            r.estimated,
         )  # fmt: skip
         known = self._remembered.get(head) or self._found.get(head)
         if known is None:

@@ -51,6 +51,8 @@ class Record(Protocol):
     def lease(self) -> str | None: ...
     @property
     def quantities(self) -> dict[str, int]: ...
+    @property
+    def estimated(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +121,7 @@ contexts = sa.Table(
     *texts("tenant_id", "source", "owner_id", "project_id", "key_id", "deployment", "version"),
     *texts("plan_version", "tier", "protocol", "status", "lease"),
     sa.Column("final", sa.Boolean),
+    sa.Column("estimated", sa.Boolean),
 )
 entries = sa.Table(
     "usage_entry",
@@ -141,6 +144,7 @@ records = sa.Table(
     *texts("tier", "protocol", "status"),
     sa.Column("ts_ms", sa.BigInteger),
     *texts("lease", "quantities"),
+    sa.Column("estimated", sa.Boolean),
 )
 rollup = sa.Table(
     "usage_rollup",

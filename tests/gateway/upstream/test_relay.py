@@ -100,11 +100,21 @@ def test_a_body_that_comes_in_pieces(far: Far) -> None:
 
 
 def test_no_usage_is_estimated(far: Far) -> None:
+    """And the record says so; not where the server told."""
     before = far.finals()
     far.say("none 40")
     list(far.say("none 40", stream=True))
-    for record in far.records(before + 2)[before:]:
+    far.say("say 2")
+    list(far.say("pace 20 30", stream=True))
+    *guessed, told, long = far.records(before + 4)[before:]
+    assert not told.estimated
+    assert not long.estimated
+    steps = [r for r in far.rig.records() if r.id == long.id and not r.final]
+    assert steps
+    assert all(r.estimated for r in steps)  # all that there is if the worker is killed
+    for record in guessed:
         assert record.status == "ok"
+        assert record.estimated
         assert record.quantities["prompt_tokens"] > 5
         assert 20 <= record.quantities["completion_tokens"] <= 200
 
@@ -134,6 +144,7 @@ def test_what_it_refused_costs_nothing(far: Far) -> None:
     (record,) = far.records(before + 1)[before:]
     assert record.status == "error"
     assert (record.quantities["prompt_tokens"], record.quantities["completion_tokens"]) == (0, 0)
+    assert not record.estimated
 
 
 @pytest.mark.parametrize("what", ["garbage", "html", "part 2"])
@@ -178,7 +189,7 @@ def test_a_client_that_leaves(far: Far) -> None:
                 break
     told, left = far.records(before + 2)[before:]
     assert (told.status, told.quantities["completion_tokens"]) == ("error", 20)
-    assert left.status == "error"
+    assert (left.status, told.estimated, left.estimated) == ("error", False, True)
     assert 4 <= left.quantities["completion_tokens"] <= 7
 
 

@@ -24,11 +24,20 @@ def test_vectors_come_under_our_name(far: Far) -> None:
     (record,) = far.records(before + 1)[before:]
     assert record.quantities == {"requests": 1, "rows": 2, "prompt_tokens": 3}
     assert (record.protocol, record.status) == ("openai-embeddings", "ok")
+    assert not record.estimated
     asked = far.upstream.asked()[-1]
     assert asked["url"] == "/v1/embeddings"
     assert asked["headers"]["authorization"] == f"Bearer {SECRET}"
     assert (asked["body"]["model"], asked["body"]["odd"]) == (THEIRS, [1])
     assert far.key not in json.dumps(asked)
+
+
+def test_no_usage_is_estimated(far: Far) -> None:
+    before = far.finals()
+    far.client.embeddings.create(model="far", input="none " * 40)
+    (record,) = far.records(before + 1)[before:]
+    assert record.estimated
+    assert 50 <= record.quantities["prompt_tokens"] <= 100
 
 
 def test_tokens_are_the_servers_to_judge(far: Far) -> None:

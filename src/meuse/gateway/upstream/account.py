@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from meuse.core.clock import now_ms
@@ -24,6 +25,14 @@ if TYPE_CHECKING:
     from meuse.gateway.dataplane import DataPlane
 
 logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """Quantities by meter; `estimated` where the server did not tell all of them."""
+
+    quantities: dict[str, int]
+    estimated: bool = False
 
 
 class Account:
@@ -84,25 +93,27 @@ class Account:
         more = tokens - self._recorded_tokens
         if more >= CHECKPOINT_TOKENS or (more and now - self._recorded_ms >= CHECKPOINT_MS):
             self._recorded_tokens, self._recorded_ms = tokens, now
-            self.record(quantities(0, -1, tokens), None)
+            self.record(Counted(quantities(0, -1, tokens), estimated=True), None)
 
-    def counts(self, usage: Usage | None, tokens: int) -> dict[str, int]:
-        """By meter: what the server told, else estimates, of the answer these tokens."""
+    def counts(self, usage: Usage | None, tokens: int) -> Counted:
+        """What the server told, else estimates, of the answer these tokens."""
+        estimated = usage is None
         if usage is None:
             logger.info("the server of %s told no usage", self._target.entry.version)
             usage = Usage(events.estimate(self._sent.size), tokens)
         if self._protocol == EMBEDDINGS:
             tokens = usage.prompt_tokens
-            return {"requests": 1, "rows": self._sent.inputs, "prompt_tokens": tokens}
-        return quantities(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+            counts = {"requests": 1, "rows": self._sent.inputs, "prompt_tokens": tokens}
+        else:
+            counts = quantities(usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens)
+        return Counted(counts, estimated)
 
-    def record(
-        self, counts: dict[str, int], error: MeuseError | None, *, final: bool = False
-    ) -> None:
+    def record(self, counted: Counted, error: MeuseError | None, *, final: bool = False) -> None:
         """Count what is new, then write it. Raises `unavailable` where it cannot be written."""
         before = self._counted
         # What a server tells at the end may be less than the estimates before, which are written.
-        counts = {meter: max(n, before.get(meter, 0)) for meter, n in counts.items()}
+        counts = {meter: max(n, before.get(meter, 0)) for meter, n in counted.quantities.items()}
+        estimated = counted.estimated or counts != counted.quantities
         self._counted = counts
         if self._grant is not None:
             more = {meter: n - before.get(meter, 0) for meter, n in counts.items()}
@@ -118,5 +129,5 @@ class Account:
         if final:
             status = "ok" if error is None else "error"
         self._plane.usage.stream(
-            self._caller, self._target, self._protocol, self._id, seq, status, counts
+            self._caller, self._target, self._protocol, self._id, seq, status, counts, estimated
         )

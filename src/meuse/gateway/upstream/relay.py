@@ -23,7 +23,7 @@ from meuse.gateway.links import late
 from meuse.gateway.openai import rates
 from meuse.gateway.routes import Caller, Headers, Route, Target
 from meuse.gateway.upstream import asked, errors, events
-from meuse.gateway.upstream.account import Account
+from meuse.gateway.upstream.account import Account, Counted
 from meuse.gateway.upstream.asked import EMBEDDINGS, Sent
 from meuse.gateway.upstream.events import Events
 from meuse.gateway.upstream.pool import RemotePool
@@ -315,7 +315,7 @@ class Relay:
         if stream is None:
             # A server that refused has produced nothing; one that was left may have.
             prompt = events.estimate(self._sent.size) if self._was_left(error) else 0
-            counts = quantities(prompt, -1, 0)
+            counts = Counted(quantities(prompt, -1, 0), estimated=prompt > 0)
         else:
             counts = self._account.counts(stream.usage, stream.tokens)
         with contextlib.suppress(MeuseError):  # the first error tells more
@@ -354,7 +354,7 @@ class Relay:
             return False
         return error.code in (Code.CANCELLED, Code.DEADLINE_EXCEEDED)
 
-    def _end(self, counts: dict[str, int], error: MeuseError | None) -> None:
+    def _end(self, counts: Counted, error: MeuseError | None) -> None:
         """Record it and let it go. Raises `unavailable` where it cannot be recorded; then there
         is no answer."""
         self.is_over = True
