@@ -148,7 +148,6 @@ def _cut_to_longest(graph: onnx.GraphProto, count: str) -> None:
             helper.make_node("Slice", [FEATURES, "from_first", "longest_1", "along_text"], [_CUT]),
         ]
     )
-    onnx.TensorProto.INT64 = onnx.TensorProto.INT64
     graph.output.remove(next(value for value in graph.output if value.name == FEATURES))
     graph.output.append(helper.make_tensor_value_info(count, onnx.TensorProto.INT64, ["rows"]))
     graph.output.append(
