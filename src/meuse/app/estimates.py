@@ -42,6 +42,32 @@ def of_tuning(
     return int(TUNING_BYTES + weights + max(STEP_TOKENS, most_tokens) * token)
 
 
+WINDOW = 2048
+"""Tokens of a text that are read at once, where nothing else is said
+(`evaluate.language.likelihood`)."""
+SERVED = {"gguf": 8, "ir": 4}
+"""The weights on disk, as often as the engine and the judge's graph beside it come to hold them.
+Measured: at most 7.5 of a GGUF file in halves, 2.1 of an IR in halves before the engine writes."""
+CACHE_BYTES = 1024 << 20
+SEQUENCES = 16
+"""Of answers that are written, at most (`app.work.subjects`)."""
+CHUNK = 256
+"""Tokens whose logits the judge's graph gives at once (`evaluate.language.ir`)."""
+
+
+def of_judging(parameters: int, vocabulary: int, window: int) -> int:
+    """Bytes for a language model that transformers has in float32, with or without an adapter, and
+    the logits of a window of so many tokens."""
+    return TUNING_BYTES + 4 * parameters + 4 * vocabulary * window
+
+
+def of_judging_served(layout: str, weights: int, vocabulary: int, sequence: int) -> int:
+    """Bytes for one that the engine serves, of so many bytes of `weights`. `sequence` is what the
+    cache holds of an answer that is as long as can be; 0 where none are written."""
+    cache = min(SEQUENCES * sequence, CACHE_BYTES)
+    return BASE_BYTES + SERVED[layout] * weights + LOGITS * vocabulary * CHUNK + cache
+
+
 def of_conversion(parameters: int) -> int:
     """Bytes for a language model of so many parameters as torch has it, as a graph, and as the
     engine and the judge have it, in float32 each."""

@@ -27,7 +27,7 @@ class Evaluate:
     files: FileStore
 
     def kind(self) -> JobKind:
-        return JobKind(self._check, self._prepare, self._complete)
+        return JobKind(self._check, self._prepare, self._complete, self._estimate)
 
     def _check(self, scope: Scope, spec: dict[str, Any]) -> dict[str, Any]:
         if is_file(spec.get("data")) or spec.keys() & language.ONLY:
@@ -64,6 +64,9 @@ class Evaluate:
                 for version in versions
             ],
         }
+
+    def _estimate(self, job: Job) -> int | None:
+        return language.estimate(self.stores, job) if is_file(job.spec["data"]) else None
 
     def _trained_on(self, scope: Scope, version: ModelVersion) -> list[dict[str, Any]]:
         """The data, and its split, of this version and of those it was made from."""

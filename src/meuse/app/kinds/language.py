@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from meuse.app import estimates
 from meuse.app.kinds.shared import Stores
 from meuse.core.errors import MeuseError, invalid
 from meuse.core.nouns import ADAPTER, GENERATION, Job, ModelVersion, Scope, StoredFile
 from meuse.core.ports import FileStore
+from meuse.deploy.generation import CHECKPOINT
 from meuse.evaluate.language.spec import LanguageSpec
 from meuse.registry import external, references
 
@@ -51,6 +53,32 @@ def prepare(stores: Stores, files: FileStore, job: Job) -> dict[str, Any]:
         "digest": file.digest,
         "versions": [_described(stores, job.scope, version) for version in versions],
     }
+
+
+def estimate(stores: Stores, job: Job) -> int:
+    """The memory (bytes) of the job: that of its largest version, for each is opened when the one
+    before it is gone."""
+    asked = LanguageSpec.from_dict(job.spec)
+    versions = [_model(stores, job.scope, ref, "models") for ref in asked.models]
+    bases = [_base(stores, job.scope, version) for version in versions]
+    # Without a choice it depends on the lines, which nobody has read yet.
+    writes = not asked.metrics or "exact_match" in asked.metrics
+    return max(
+        _need(version if base is None else base, asked.window, writes=writes, trained=bool(base))
+        for version, base in zip(versions, bases, strict=True)
+    )
+
+
+def _need(version: ModelVersion, window: int | None, *, writes: bool, trained: bool) -> int:
+    """`trained`: it is the base of an adapter, which transformers has whatever its layout is."""
+    told = version.report["generation"]
+    if trained or told["layout"] == CHECKPOINT:
+        most = min(window or estimates.WINDOW, told["context"])
+        return estimates.of_judging(told["parameters"], told["vocabulary"], most)
+    cache = told["context"] * told["kv_bytes_per_token"] if writes else 0
+    return estimates.of_judging_served(
+        told["layout"], told["weight_bytes"], told["vocabulary"], cache
+    )
 
 
 def _described(stores: Stores, scope: Scope, version: ModelVersion) -> dict[str, Any]:
