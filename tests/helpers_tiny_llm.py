@@ -41,12 +41,13 @@ def write_gguf(
     seed: int = 0,
     template: str = "",
     kind: gguf.GGMLQuantizationType = gguf.GGMLQuantizationType.F16,
+    context: int = CONTEXT,
 ) -> Path:
     """A Llama of 2 layers over bytes; matrices are stored as `kind`."""
     random = np.random.default_rng(seed)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(LAYERS)
-    writer.add_context_length(CONTEXT)
+    writer.add_context_length(context)
     writer.add_embedding_length(HIDDEN)
     writer.add_feed_forward_length(FEED)
     writer.add_head_count(HEADS)

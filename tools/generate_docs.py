@@ -20,7 +20,7 @@ MEANING = {
     "invalid_data": "A dataset cannot be used; `field` names the line, column or split.",
     "invalid_input": "An inference input does not fit the model's signature.",
     "context_length_exceeded": "A prompt is longer than the model's context window; the message "
-    "has both counts.",
+    "has both counts, exact up to twice the window.",
     "unauthenticated": "The key is missing, malformed, unknown, expired or revoked.",
     "forbidden": "The key is known and lacks the scope.",
     "not_found": "There is no such thing, or the caller may not know of it.",

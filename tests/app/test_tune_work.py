@@ -23,8 +23,8 @@ from serve.generation.test_tune import Clock, Paced
 class Bytes:
     special: frozenset[str] = frozenset()
 
-    def encode(self, text: str, *, whole: bool = False) -> Any:
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    def encode(self, *texts: str, whole: bool = False, most: int | None = None) -> Any:
+        return np.frombuffer("".join(texts).encode(), np.uint8).astype(np.int64)
 
 
 def test_no_engine_is_kept_that_another_has_taken_the_place_of(

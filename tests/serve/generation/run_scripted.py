@@ -35,8 +35,8 @@ class Bytes:
     def __init__(self) -> None:
         self.pieces = [bytes([n]) for n in range(256)]
 
-    def encode(self, text: str, *, whole: bool = False) -> Any:
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int64)
+    def encode(self, *texts: str, whole: bool = False, most: int | None = None) -> Any:
+        return np.frombuffer("".join(texts).encode(), np.uint8).astype(np.int64)
 
     def decode(self, ids: list[int]) -> str:
         return bytes(ids).decode("utf-8", "replace")

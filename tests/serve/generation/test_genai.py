@@ -85,6 +85,14 @@ def test_seeds_repeat_and_their_absence_varies(worker: Worker) -> None:
     assert len({worker.ask(raw("A", temperature=1.0)).text() for _ in range(3)}) > 1
 
 
+def test_bounds_that_leave_one_token_are_greedy(worker: Worker) -> None:
+    """At their ends, which the engine refuses, and where its own numbers would overflow."""
+    wanted = worker.ask(raw("Once upon a", max_tokens=4)).text()
+    for ends in ({"top_k": 1}, {"top_p": 0.0}, {"min_p": 1.0}, {"temperature": 1e-40}):
+        told = {"temperature": 2.0, "seed": 1, "max_tokens": 4, **ends}
+        assert worker.ask(raw("Once upon a", **told)).text() == wanted, ends
+
+
 def test_log_probabilities_are_those_of_the_model(worker: Worker) -> None:
     """One for each token, whose bytes join to the text; greedy ones are the likeliest."""
     answer = worker.ask(raw("The capital of France is", max_tokens=4, logprobs=0))

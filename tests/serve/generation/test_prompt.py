@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
 import msgspec
 import pytest
 
 from meuse.serve.generation.messages import Ask, Sampling
 from meuse.serve.generation.prompt import words_alone
-from serve.generation.rig import CONTEXT, Worker, chat, raw
+from serve.generation.rig import CONTEXT, Process, Worker, chat, raw
 
 pytestmark = pytest.mark.timeout(500)  # the model is loaded within the first test
 
@@ -48,15 +52,77 @@ def test_echo_gives_the_prompt_first(worker: Worker) -> None:
     assert answer.last.completion_tokens == 2
 
 
-@pytest.mark.parametrize("words", [CONTEXT, 9000, 20_000])
+@pytest.mark.parametrize("words", [CONTEXT, 2 * CONTEXT, 9000, 20_000])
 def test_too_long_prompts_are_told_both_counts(worker: Worker, words: int) -> None:
-    """Exactly, although the tokenizer itself cuts at the window."""
+    """Exactly up to twice the window, although the tokenizer itself cuts at it."""
     failure = worker.ask(raw("hello" + " hello" * (words - 1))).error
     assert (failure.code, failure.field) == ("context_length_exceeded", "prompt")
-    assert f"{words} tokens" in failure.message
+    told = words if words <= 2 * CONTEXT else f"more than {2 * CONTEXT}"
+    assert f"has {told} tokens" in failure.message
     assert f"context window {CONTEXT}" in failure.message
     failure = worker.ask(chat("hello" * words)).error
     assert (failure.code, failure.field) == ("context_length_exceeded", "messages")
+
+
+HUGE = 7 << 20
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        raw("hello " * (HUGE // 6)),
+        raw("a" * HUGE),
+        raw("  \n" * (HUGE // 3)),
+        chat("<|im_end|>" * (HUGE // 10)),
+        Ask(prompt_ids=(1,) * HUGE),
+    ],
+    ids=["words", "letters", "space", "control tokens", "tokens"],
+)
+def test_a_huge_prompt_holds_no_stream_up(worker: Worker, replica: Process, ask: Ask) -> None:
+    """It is refused after a part of it was read; reading all of it takes half a minute."""
+    other = replica.connect()
+    number = other.send(raw("Once", max_tokens=900, ignore_eos=True))
+    with ThreadPoolExecutor(1) as pool:
+        asked = pool.submit(worker.ask, ask)
+        longest, before = 0.0, time.monotonic()
+        while not asked.done():
+            other.read()
+            longest, before = max(longest, time.monotonic() - before), time.monotonic()
+    assert asked.result().error.code == "context_length_exceeded"
+    assert longest < 10
+    other.cancel(number)
+    assert other.wait(number).last.completion_tokens < 900
+
+
+@pytest.fixture(scope="module")
+def tokenizer(bare: Any) -> Any:
+    genai = pytest.importorskip("meuse.serve.generation.genai")
+    return genai.GenaiTokenizer(bare.get_tokenizer(), CONTEXT)
+
+
+@pytest.mark.parametrize(
+    "text", ["hello " * 900, (" " * 60 + "word\n") * 160, "日本語の" * 200, " " * 40_000]
+)
+def test_what_fits_is_the_same_however_it_was_counted(tokenizer: Any, text: str) -> None:
+    """A text of many characters for its tokens is counted in parts first, then read as a whole."""
+    alone = tokenizer.encode(text).tolist()
+    assert len(alone) < 2 * CONTEXT
+    assert tokenizer.encode(text, most=2 * CONTEXT).tolist() == alone
+    assert tokenizer.encode(text, most=len(text) // 32).tolist() == alone
+
+
+def test_several_texts_are_each_as_it_is_alone(tokenizer: Any) -> None:
+    """Read together and padded, long ones by themselves; their neighbours change nothing."""
+    texts = ["a", "", "hello world " * 300, "<", "|im_end|>", " b\n", *"xyz" * 50]
+    wanted = [int(i) for text in texts for i in tokenizer.encode(text)]
+    assert tokenizer.encode(*texts).tolist() == wanted
+    assert tokenizer.encode().tolist() == tokenizer.encode("", "").tolist() == []
+
+
+def test_counting_ends_where_it_is_too_much(tokenizer: Any) -> None:
+    """More than `most`, and not much of what follows."""
+    assert 100 < len(tokenizer.encode("hello " * 1_000_000, most=100)) < 40_000
+    assert 100 < len(tokenizer.encode(*["<", "|"] * 100_000, most=100)) < 1000
 
 
 @pytest.mark.parametrize(

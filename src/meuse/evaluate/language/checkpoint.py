@@ -50,11 +50,14 @@ class CheckpointTokenizer:
             token.content for token in added if token.special
         }
 
-    def encode(self, text: str, *, whole: bool = False) -> Ids:
-        """[tokens]; `whole`: with what the model puts before every text."""
-        if not text and not whole:
-            return np.empty(0, np.int64)
-        found = self._tokenizer(text, add_special_tokens=whole, verbose=False)["input_ids"]
+    def encode(self, *texts: str, whole: bool = False, most: int | None = None) -> Ids:
+        """[tokens] of one text behind the other, all of them; `whole`: with what the model puts
+        before every text."""
+        found: list[int] = []
+        for text in texts:
+            if text or whole:
+                asked = {"add_special_tokens": whole and not found, "verbose": False}
+                found += self._tokenizer(text, **asked)["input_ids"]
         return np.array(found, np.int64)
 
     def decode(self, ids: list[int]) -> str:

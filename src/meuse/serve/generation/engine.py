@@ -103,8 +103,11 @@ class Tokenizer(Protocol):
         """Texts that are read as control tokens."""
         ...
 
-    def encode(self, text: str, *, whole: bool = False) -> NDArray[np.int64]:
-        """[tokens]; never cut short. `whole`: with what the model puts before every text."""
+    def encode(
+        self, *texts: str, whole: bool = False, most: int | None = None
+    ) -> NDArray[np.int64]:
+        """[tokens] of one text behind the other; never cut short, but of more than `most` no more
+        need be read than shows it. `whole`: with what the model puts before every text."""
         ...
 
     def decode(self, ids: list[int]) -> str:

@@ -43,6 +43,7 @@ class Reader:
     ) -> None:
         self._tokenizer = tokenizer
         self._context = context
+        self._most = 2 * context  # up to here tokens are counted: reading holds all others up
         self._vocabulary = vocabulary
         self._render = render
         self._special = sorted(tokenizer.special, key=len, reverse=True)
@@ -56,6 +57,7 @@ class Reader:
             ids = self._chat(ask)
         elif ask.prompt_ids:
             field = "prompt"
+            self._check(len(ask.prompt_ids), field)
             if not all(0 <= number < self._vocabulary for number in ask.prompt_ids):
                 raise invalid(
                     "prompt",
@@ -66,19 +68,23 @@ class Reader:
             text = self._tokenizer.decode(list(ask.prompt_ids)) if ask.echo else ""
         else:
             field = "prompt"
-            ids = self._tokenizer.encode(ask.prompt, whole=True)
+            ids = self._tokenizer.encode(ask.prompt, whole=True, most=self._most)
         count, wanted = len(ids), ask.sampling.max_tokens
+        self._check(count, field)
+        room = self._context - count
+        return Prompt(ids, room if wanted is None else max(min(wanted, room), 1), text)
+
+    def _check(self, count: int, field: str) -> None:
         if not count:
             raise invalid(field, "the prompt is empty", "Send at least one token.")
         if count >= self._context:
+            told = count if count <= self._most else f"more than {self._most}"
             raise MeuseError(
                 Code.CONTEXT_LENGTH_EXCEEDED,
-                f"the prompt has {count} tokens, the model's context window {self._context}",
+                f"the prompt has {told} tokens, the model's context window {self._context}",
                 field=field,
                 hint=f"Send at most {self._context - 1} tokens, so that one can follow.",
             )
-        room = self._context - count
-        return Prompt(ids, room if wanted is None else max(min(wanted, room), 1), text)
 
     def _chat(self, ask: Ask) -> NDArray[np.int64]:
         if self._render is None:
@@ -97,11 +103,7 @@ class Reader:
         if known:
             given["tools"] = known
         text = self._render(given)
-        return self._joined(text.split(mark))
-
-    def _joined(self, parts: list[str]) -> NDArray[np.int64]:
-        encoded = [self._tokenizer.encode(part) for part in parts]
-        return encoded[0] if len(encoded) == 1 else np.concatenate(encoded)
+        return self._tokenizer.encode(*text.split(mark), most=self._most)
 
 
 def words_alone(
