@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from meuse.core.nouns import (
     Artifact,
     Deployment,
     DeploymentTarget,
+    Draft,
     EngineOptions,
     Job,
     Lineage,
@@ -33,7 +34,8 @@ from meuse.store.deployments import SqlDeployments
 from meuse.store.registry import SqlRegistry
 
 MINE = Scope("acme")
-TOLD = {"layout": "gguf", "context": 64, "kv_bytes_per_token": 64, "weight_bytes": 1 << 20}
+TOLD = {"layout": "gguf", "context": 64, "kv_bytes_per_token": 64, "weight_bytes": 1 << 20,
+        "vocabulary": 99}  # fmt: skip
 
 
 @pytest.fixture
@@ -42,14 +44,16 @@ def tune(tmp_path: Path) -> Iterator[Tune]:
     database = Database(f"sqlite:///{tmp_path / 'test.db'}")
     database.migrate("meuse")
     registry, deployments = SqlRegistry(database), SqlDeployments(database)
-    lineage = Lineage("j", "", "", "", 0, "")
-    for model, task, format in (("m", GENERATION, "llm"), ("rows", "regression", "onnx")):
+    for model, task, format in (
+        ("m", GENERATION, "llm"), ("rows", "regression", "onnx"), ("small", GENERATION, "llm"),
+    ):  # fmt: skip
+        told = {**TOLD, "layout": "ir"} if model == "small" else TOLD
         registry.add_version(
             MINE,
             NewVersion(
                 model=model, task=task, artifacts=(Artifact("a", format, "d" * 64, 9),),
-                signature=Signature((), ()), metrics={}, lineage=lineage,
-                report={"generation": TOLD},
+                signature=Signature((), ()), metrics={}, lineage=Lineage(model, "", "", "", 0, ""),
+                report={"generation": told},
             ),
         )  # fmt: skip
     for name, engine in (("m", "genai"), ("rows", "onnx")):
@@ -126,6 +130,47 @@ def test_nothing_is_tried_that_does_not_go_with_adapters(tune: Tune) -> None:
     tune.stores.deployments.put(replace(chat(tune), adapters=(Adapter("polite", "p:1"),)))
     refused = tune.kind().prepare(job(tune))["refused"]
     assert set(refused) == {"prefix_cache", "prompt_lookup", "draft_model"}
+
+
+def test_a_draft_that_is_named_is_pinned_and_tried(tune: Tune) -> None:
+    """With memory for it in both engines, and written when it is what is faster."""
+    asked = job(tune, draft_model="small", apply=True)
+    draft = Draft("small:1", 3, "d" * 64, 1 << 20)
+    assert asked.spec["draft_model"] == asdict(draft)
+    assert tune.kind().prepare(asked)["drafts"] == ["d" * 64]
+    more = (tune.kind().estimate(asked) or 0) - (tune.kind().estimate(job(tune)) or 0)
+    assert more >= 2 * 2 * (1 << 20)
+    tune.stores.deployments.put(replace(chat(tune), engine=replace(
+        chat(tune).engine, prompt_lookup=PromptLookup(3, 5))))  # fmt: skip
+    asked = job(tune, draft_model={"model": "small:1", "num_assistant_tokens": 2}, apply=True)
+    changes = {"draft_model": asked.spec["draft_model"], "prompt_lookup": None}
+    assert tune.kind().complete(asked, {"changes": changes})["applied"] is True
+    engine = chat(tune).engine
+    assert engine.draft_model == replace(draft, num_assistant_tokens=2)
+    assert engine.prompt_lookup is None
+
+
+@pytest.mark.parametrize(
+    ("more", "code"),
+    [
+        ({"draft_model": "m:1"}, Code.INVALID_FIELD),  # no IR
+        ({"draft_model": "rows:1"}, Code.INVALID_FIELD),
+        ({"draft_model": "none:1"}, Code.NOT_FOUND),
+        ({"draft_model": True}, Code.INVALID_FIELD),
+        ({"settings": ["draft_model"]}, Code.INVALID_FIELD),
+    ],
+)
+def test_a_draft_that_cannot_be_is_refused(tune: Tune, more: dict[str, Any], code: Code) -> None:
+    with pytest.raises(MeuseError) as caught:
+        job(tune, **more)
+    assert (caught.value.field, caught.value.code) == ("draft_model", code)
+
+
+def test_no_draft_is_tried_beside_adapters(tune: Tune) -> None:
+    tune.stores.deployments.put(replace(chat(tune), adapters=(Adapter("polite", "p:1"),)))
+    with pytest.raises(MeuseError, match="switch adapters") as caught:
+        job(tune, draft_model="small:1")
+    assert caught.value.field == "draft_model"
 
 
 def test_only_language_models_of_ours_are_tuned(tune: Tune) -> None:

@@ -48,12 +48,15 @@ def tune_engine(
     setting: Annotated[
         list[str] | None, typer.Option(help="Try this option alone: cores, prompt_lookup, …")
     ] = None,
+    draft_model: Annotated[
+        str | None, typer.Option(help="A smaller version that may guess: tried as well.")
+    ] = None,
     apply: Annotated[bool, typer.Option(help="Write what is faster to the deployment.")] = False,
     json_: Json = False,
 ) -> None:
     """Measure settings of its engine on this machine; with --apply, keep those that are faster."""
     spec: dict[str, Any] = {"streams": streams, "tokens": tokens, "rounds": rounds}
-    spec |= {"settings": setting or [], "apply": apply}
+    spec |= {"settings": setting or [], "draft_model": draft_model, "apply": apply}
     if prompts is not None:
         spec["prompts"] = [line for line in prompts.read_text().splitlines() if line.strip()]
     with connect() as client:

@@ -358,7 +358,7 @@ class Client(WalletCalls):
 
     def tune_engine(self, deployment: str, **spec: Any) -> JSON:
         """Start measuring settings of a language model's engine; the job. `spec`: streams, tokens,
-        rounds, prompts, settings, apply."""
+        rounds, prompts, settings, draft_model, apply."""
         return self.start("tune", {"deployment": deployment, **spec})
 
     def evaluations(self, name: str, version: int) -> list[JSON]:

@@ -105,7 +105,7 @@ def complete(
         if getattr(options, name) is not None:
             raise invalid(f"engine.{name}", f"the engine {VLLM} alone has this option")
     if draft is not None:
-        options = replace(options, draft_model=_draft(options, draft, generating))
+        options = replace(options, draft_model=drafted(options.draft_model, draft, generating))
         wanted = replace(wanted, engine=options)
     _check_options(wanted)
     for version in generating:
@@ -173,10 +173,14 @@ def is_served(version: ModelVersion) -> bool:
     return isinstance(told, dict) and told.get("layout") == CHECKPOINT
 
 
-def _draft(options: EngineOptions, draft: ModelVersion, versions: Sequence[ModelVersion]) -> Draft:
-    """The option with all that a replica needs to know of the draft. Raises `invalid_field`."""
-    field = "engine.draft_model"
-    assert options.draft_model is not None
+def drafted(
+    asked: Draft | None,
+    draft: ModelVersion,
+    versions: Sequence[ModelVersion],
+    field: str = "engine.draft_model",
+) -> Draft:
+    """What was asked with all that a replica needs to know of the draft. Raises `invalid_field`."""
+    assert asked is not None
     if draft.task != GENERATION or draft.is_external:
         raise invalid(field, f"{draft.ref} is no language model that runs here")
     told = draft.report["generation"]
@@ -195,9 +199,7 @@ def _draft(options: EngineOptions, draft: ModelVersion, versions: Sequence[Model
                 "A draft has the vocabulary of the model that checks it.",
             )
     digest = draft.artifacts[0].digest
-    return replace(
-        options.draft_model, model=draft.ref, digest=digest, weight_bytes=told["weight_bytes"]
-    )
+    return replace(asked, model=draft.ref, digest=digest, weight_bytes=told["weight_bytes"])
 
 
 def _check_options(wanted: Deployment) -> None:

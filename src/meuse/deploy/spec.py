@@ -178,7 +178,7 @@ _ENGINE: dict[str, Read] = {
     "kv_precision": _or_none(lambda field, value: choice(field, value, ("u8", "f16", "bf16"))),
     "prefix_cache": lambda field, value: _flag(field, value) or None,
     "prompt_lookup": lambda field, value: _optional(field, value, PromptLookup, _LOOKUP),
-    "draft_model": lambda field, value: _draft(field, value),  # noqa: PLW0108 - stands below
+    "draft_model": lambda field, value: draft(field, value),  # noqa: PLW0108 - stands below
     "tensor_parallel_size": _or_none(_whole(1, MAX_GPUS)),
     "pipeline_parallel_size": _or_none(_whole(1, MAX_GPUS)),
     "max_model_len": _or_none(_whole(1, 1 << 30)),
@@ -211,7 +211,7 @@ def _flag(field: str, value: Any) -> bool:
     return bool(value)
 
 
-def _draft(field: str, value: Any) -> Draft | None:
+def draft(field: str, value: Any) -> Draft | None:
     """A reference, or {model, num_assistant_tokens}."""
     if value is True:
         raise invalid(field, "which model guesses is missing", "Use name:3 or name@alias.")

@@ -153,6 +153,19 @@ def test_what_is_tried_differs_from_what_is() -> None:
     ]  # fmt: skip
 
 
+def test_a_draft_is_tried_where_one_is_named() -> None:
+    """In place of guesses from the prompt, and unless it is there or may not be."""
+    draft = {"model": "small:1", "num_assistant_tokens": 3}
+
+    def found(*refused: str, **current: Any) -> list[Candidate]:
+        tried = candidates({"cores": 2, **current}, 2, 4, refused, draft)
+        return [candidate for candidate in tried if candidate.setting == "draft_model"]
+
+    wanted = Candidate("draft_model small:1", {"draft_model": draft, "prompt_lookup": None})
+    assert found() == found(draft_model={"model": "other:1"}) == [wanted]
+    assert found(draft_model=draft) == found("draft_model") == []
+
+
 def test_a_cache_holds_fewer_blocks_of_more_bytes() -> None:
     """A block is 32 tokens; 16 bits take 1 / 0.6 of 8 with their scales."""
     assert blocks(100, 1024) == 100 * 1024 * 1024 // 19661

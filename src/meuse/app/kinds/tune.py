@@ -9,17 +9,27 @@ from typing import Any
 from meuse.app.kinds.shared import Stores
 from meuse.core.errors import MeuseError, invalid, not_found
 from meuse.core.fields import integer, known
-from meuse.core.nouns import Deployment, EngineOptions, Job, ModelVersion, PromptLookup, Scope
+from meuse.core.nouns import (
+    Deployment,
+    Draft,
+    EngineOptions,
+    Job,
+    ModelVersion,
+    PromptLookup,
+    Scope,
+)
 from meuse.deploy import generation
+from meuse.deploy.spec import draft
 from meuse.jobs.kinds import JobKind
 from meuse.registry import references
 
 DEFAULTS: dict[str, Any] = {
     "streams": 4, "tokens": 64, "rounds": 5, "prompts": [], "settings": [], "apply": False,
+    "draft_model": None,
 }  # fmt: skip
 SETTINGS = (
     "cores", "prompt_lookup", "prefix_cache", "kv_precision", "max_batched_tokens",
-    "max_sequences",
+    "max_sequences", "draft_model",
 )  # fmt: skip
 MAX_PROMPTS = 64
 MAX_CHARACTERS = 8192
@@ -40,6 +50,8 @@ class Tune:
         checked = check(spec)
         deployment = self._deployment(scope, checked["deployment"])
         version = self._version(deployment)
+        if (asked := checked["draft_model"]) is not None:
+            checked["draft_model"] = asdict(self._draft(deployment, version, asked))
         return {**checked, "model": version.ref, "generation": deployment.generation}
 
     def _prepare(self, job: Job) -> dict[str, Any]:
@@ -47,11 +59,12 @@ class Tune:
         version = references.resolve(self.stores.registry, job.scope, job.spec["model"])
         options = deployment.engine
         engine = {name: value for name, value in asdict(options).items() if value is not None}
+        drafts = engine.get("draft_model"), job.spec.get("draft_model")
         return {
             "tenant": job.scope.tenant,
             "model": version.ref,
             "digest": version.artifacts[0].digest,
-            "draft": options.draft_model.digest if options.draft_model is not None else "",
+            "drafts": sorted({told["digest"] for told in drafts if told}),
             "engine": {"cores": self.threads, **engine},
             "cores": self.cores,
             "refused": refused(deployment),
@@ -61,7 +74,10 @@ class Tune:
         """The best so far and a candidate are loaded together."""
         deployment = self._deployment(job.scope, job.spec["deployment"])
         version = references.resolve(self.stores.registry, job.scope, job.spec["model"])
-        return 2 * generation.need(version, deployment.engine)
+        options = deployment.engine
+        if (told := job.spec.get("draft_model")) is not None:
+            options = replace(options, draft_model=Draft(**told))
+        return 2 * generation.need(version, options)
 
     def _complete(self, job: Job, result: dict[str, Any]) -> dict[str, Any]:
         answer = {**result, "applied": False}
@@ -88,6 +104,14 @@ class Tune:
             if deployment.name == name:
                 return deployment
         raise not_found("deployment", name)
+
+    def _draft(self, deployment: Deployment, version: ModelVersion, asked: Draft) -> Draft:
+        """The one to try, pinned. Raises `invalid_field` or `not_found` at `draft_model`."""
+        field = "draft_model"
+        if (why := refused(deployment).get(field)) is not None:
+            raise invalid(field, why, "Leave it out, or tune a deployment without adapters.")
+        found = references.resolve(self.stores.registry, deployment.scope, asked.model, field)
+        return generation.drafted(asked, found, [version], field)
 
     def _version(self, deployment: Deployment) -> ModelVersion:
         if deployment.engine.name != generation.ENGINE:
@@ -116,9 +140,12 @@ def check(spec: Mapping[str, Any]) -> dict[str, Any]:
     for i, text in enumerate(prompts):
         if not isinstance(text, str) or not 1 <= len(text) <= MAX_CHARACTERS:
             raise invalid(f"prompts[{i}]", f"a text of 1 to {MAX_CHARACTERS:,} characters")
+    given["draft_model"] = draft("draft_model", given["draft_model"])
     settings = given["settings"]
     if not isinstance(settings, list) or any(name not in SETTINGS for name in settings):
         raise invalid("settings", f"{settings!r} is not allowed", f"Of: {', '.join(SETTINGS)}.")
+    if "draft_model" in settings and given["draft_model"] is None:
+        raise invalid("draft_model", "which model guesses is missing", "Name a version to try.")
     numbers = {
         name: integer(name, given[name], low, high)
         for name, low, high in (("streams", 1, 256), ("tokens", 1, 4096), ("rounds", 1, 50))
@@ -131,6 +158,8 @@ def changed(options: EngineOptions, changes: Mapping[str, Any]) -> EngineOptions
     nested = dict(changes)
     if nested.get("prompt_lookup"):
         nested["prompt_lookup"] = PromptLookup(**nested["prompt_lookup"])
+    if nested.get("draft_model"):
+        nested["draft_model"] = Draft(**nested["draft_model"])
     return replace(options, **nested)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -38,16 +38,17 @@ PROMPTS = (
 
 def work(blobs: FolderBlobs, context: JobContext, job: dict[str, Any]) -> dict[str, Any]:
     spec, inputs = job["spec"], job["inputs"]
-    folder, draft = context.folder / "model", context.folder / "draft"
+    folder = context.folder / "model"
+    drafts: dict[str, Path] = {}
     try:
         manifest = lay_out(inputs["digest"], folder, blobs, inputs["tenant"])
-        guess: Path | None = None
-        if inputs["draft"]:
-            other = lay_out(inputs["draft"], draft, blobs, inputs["tenant"])
-            guess = models.model_path(other, draft)
-        return _tuned(context, spec, inputs, _maker(manifest, folder, guess))
+        for digest in inputs["drafts"]:
+            place = context.folder / f"draft-{digest}"
+            other = lay_out(digest, place, blobs, inputs["tenant"])
+            drafts[digest] = models.model_path(other, place)
+        return _tuned(context, spec, inputs, _maker(manifest, folder, drafts))
     finally:
-        for read in (folder, draft):
+        for read in (folder, *context.folder.glob("draft-*")):
             shutil.rmtree(read, ignore_errors=True)
 
 
@@ -59,7 +60,8 @@ def _tuned(
 ) -> dict[str, Any]:
     current: dict[str, Any] = inputs["engine"]
     prompts = _Prompts(spec["prompts"] or list(PROMPTS), spec["streams"])
-    tried = candidates(current, inputs["cores"], spec["streams"], inputs["refused"])
+    draft = spec.get("draft_model")
+    tried = candidates(current, inputs["cores"], spec["streams"], inputs["refused"], draft)
     if spec["settings"]:
         tried = _chosen(tried, spec["settings"])
 
@@ -90,7 +92,7 @@ def _tuned(
 
 
 def _chosen(tried: list[Candidate], names: list[str]) -> list[Candidate]:
-    found = [candidate for candidate in tried if set(candidate.changes) & set(names)]
+    found = [candidate for candidate in tried if candidate.setting in names]
     if not found:
         raise MeuseError(
             Code.INVALID_FIELD,
@@ -100,7 +102,11 @@ def _chosen(tried: list[Candidate], names: list[str]) -> list[Candidate]:
     return found
 
 
-def _maker(manifest: Manifest, folder: Path, draft: Path | None) -> Callable[[Options], Parts]:
+def _maker(
+    manifest: Manifest, folder: Path, drafts: Mapping[str, Path]
+) -> Callable[[Options], Parts]:
+    """`drafts` are files by the digest of their version."""
+
     def make(options: Options) -> Parts:
         lookup = options.get("prompt_lookup") or {}
         guess = options.get("draft_model") or {}
@@ -117,7 +123,7 @@ def _maker(manifest: Manifest, folder: Path, draft: Path | None) -> Callable[[Op
                     prefix_cache=bool(options.get("prefix_cache")),
                     max_ngram_size=lookup.get("max_ngram_size", 0),
                     assistant_tokens=assistant,
-                    draft=draft if guess else None,
+                    draft=drafts[guess["digest"]] if guess else None,
                     kv_precision=options.get("kv_precision") or "",
                 ),
             ),

@@ -34,10 +34,14 @@ Clock = Callable[[], float]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """`changes` to the best options so far."""
+    """`changes` to the best options so far. The name begins with the option that is tried."""
 
     name: str
     changes: Options
+
+    @property
+    def setting(self) -> str:
+        return self.name.split()[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +71,14 @@ class Row:
 
 
 def candidates(
-    current: Options, cores: int, streams: int, refused: Collection[str] = ()
+    current: Options,
+    cores: int,
+    streams: int,
+    refused: Collection[str] = (),
+    draft: Options | None = None,
 ) -> list[Candidate]:
-    """What may be faster on a machine of so many cores, but for options that are `refused`."""
+    """What may be faster on a machine of so many cores, but for options that are `refused`.
+    `draft` is a value of `draft_model` to try."""
     found = [
         Candidate(f"cores {n}", {"cores": n})
         for n in sorted({1, 2, 4, 8, 16, 32, 64, cores})
@@ -82,6 +91,9 @@ def candidates(
                 found.append(
                     Candidate(f"prompt_lookup {ngram}, {tokens}", {"prompt_lookup": lookup})
                 )
+    if draft is not None and "draft_model" not in refused and current.get("draft_model") != draft:
+        changes = {"draft_model": draft, "prompt_lookup": None}  # which guesses as well
+        found.append(Candidate(f"draft_model {draft['model']}", changes))
     if "prefix_cache" not in refused and not current.get("prefix_cache"):
         found.append(Candidate("prefix_cache", {"prefix_cache": True}))
     if current.get("kv_precision") != "f16":
