@@ -1,10 +1,12 @@
-"""One trained classifier and one regressor for all compression tests."""
+"""One trained classifier, one regressor and a classifier of texts for all compression tests."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
+import torch
 
 from helpers_jobs import RecordedJob
 from helpers_tables import diabetes, digits
@@ -12,6 +14,9 @@ from meuse.compress.artifact import Artifact
 from meuse.compress.pipeline import Parent
 from meuse.core.nouns import Splits
 from meuse.evaluate.metrics import for_task
+from meuse.train import export, recipes
+from meuse.train.answers import Answers
+from meuse.train.prepare.steps import Preparation, Tokens
 from meuse.train.run import TrainResult, fit
 from meuse.train.spec import TrainSpec
 
@@ -53,3 +58,21 @@ def classifier(tmp_path_factory: pytest.TempPathFactory) -> Trained:
 @pytest.fixture(scope="session")
 def regressor(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return _train(tmp_path_factory, "regression")
+
+
+@pytest.fixture(scope="session")
+def texts() -> tuple[Artifact, dict[str, np.ndarray]]:
+    """An untrained text classifier: a table of 512 x 64, and rows of bytes as engines take them."""
+    words = [f"word{n}" for n in range(510)]
+    random = np.random.default_rng(0)
+    rows = np.empty(64, object)
+    rows[:] = [" ".join(random.choice(words, 8)).encode() for _ in range(64)]
+    recipe = recipes.find("text-classifier")
+    config = recipe.configure({"vocabulary": 512, "width": 64, "depth": 1, "dropout": 0})
+    torch.manual_seed(0)
+    network = recipe.builder()((12,), 4, config)
+    preparation = Preparation((("text", "string"),), tokens=Tokens("text", tuple(words), 12, True))
+    ids = np.ones((2, 12), np.int64)
+    proto = export.network_graph(network, ids)
+    whole = export.assemble(preparation, proto, Answers("classification", 4))
+    return Artifact("onnx", whole.SerializeToString()), {"text": rows}

@@ -14,7 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, quantize_static
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
+from helpers_graphs import graph as graph_of
+from helpers_jobs import RecordedJob
 from meuse.compress import counts, macs
+from meuse.compress.artifact import Artifact
+from meuse.compress.configs.quantize import Quantize
+from meuse.compress.material import GraphMaterial
+from meuse.compress.methods.quantize import quantize
+from meuse.evaluate.metrics import classification
 
 
 def graph(
@@ -108,6 +115,101 @@ def test_four_bits_are_told_apart() -> None:
     assert (layer.values, layer.nonzeros, layer.distinct, layer.bits) == (40, 1, 2, 4)
     assert found.parameters == 40
     assert macs.count(model).macs == 40
+
+
+def test_looked_up_codes_are_a_table() -> None:
+    """Integers whose rows are made numbers again are a layer, whichever way that is written; rows
+    of integers that nothing scales are identifiers."""
+    codes = np.arange(12, dtype=np.uint8).reshape(4, 3)
+    constants = {"w": codes, "scale": np.float32(0.5).reshape(()), "zero": np.uint8(7).reshape(())}
+    lookup = helper.make_node("Gather", ["w", "x"], ["rows"])
+    after = helper.make_node("DequantizeLinear", ["rows", "scale", "zero"], ["y"])
+    before = [
+        helper.make_node("DequantizeLinear", ["w", "scale", "zero"], ["wide"]),
+        helper.make_node("Gather", ["wide", "x"], ["y"]),
+    ]
+    for nodes in ([lookup, after], before):
+        found = counts.count(graph(nodes, constants, ["rows"]))
+        (layer,) = found.layers
+        assert (layer.name, layer.op, layer.shape, layer.bits) == ("w", "Gather", (4, 3), 8)
+        assert (layer.nonzeros, layer.distinct) == (11, 12)
+        assert (found.parameters, found.nonzeros) == (12, 11)
+    per_column = constants | {
+        "scale": np.ones(3, np.float32), "zero": np.array([0, 1, 9], np.uint8)
+    }  # fmt: skip
+    after = helper.make_node("DequantizeLinear", ["rows", "scale", "zero"], ["y"], axis=2)
+    assert counts.count(graph([lookup, after], per_column, [2, 2])).nonzeros == 12 - 2
+    per_row = {"w": codes.astype(np.int8), "scale": floats(4, 1)}
+    scaled = [
+        lookup,
+        helper.make_node("Gather", ["scale", "x"], ["scales"]),
+        helper.make_node("Cast", ["rows"], ["wide"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["wide", "scales"], ["y"]),
+    ]
+    found = counts.count(graph(scaled, per_row, ["rows"]))
+    assert (found.parameters, found.nonzeros, len(found.layers)) == (12, 11, 1)
+    plain = counts.count(graph([lookup], {"w": codes}, ["rows"]))
+    assert plain == counts.Counts(0, 0, ())
+
+
+def int8_codes(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """By row: the largest number is 127."""
+    largest = np.abs(table).max(axis=1, keepdims=True)
+    return np.rint(table / (largest / 127).astype(np.float32))
+
+
+def int4_codes(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """By 32 of a row: what is farthest from 0 is -8."""
+    groups = table.reshape(-1, 32)
+    far = np.take_along_axis(groups, np.abs(groups).argmax(axis=1)[:, None], axis=1)
+    return np.rint(groups / (far / -8)).clip(-8, 7).reshape(table.shape)
+
+
+@pytest.mark.parametrize(
+    ("mode", "algorithm"),
+    [("int8_static", "rtn"), ("int8_dynamic", "rtn"), ("int4", "rtn"), ("int4", "hqq")],
+)
+def test_a_text_classifier_in_integers(
+    texts: Any, tmp_path: Path, mode: Any, algorithm: Any
+) -> None:
+    """It has the parameters that it had as floats, its scales are none, and its table is a layer
+    of codes."""
+    parent, rows = texts
+    before = counts.count(parent.data)
+    held = {i.name: numpy_helper.to_array(i) for i in graph_of(parent).initializer}
+    bounds = {n for node in graph_of(parent).node if node.op_type == "Clip" for n in node.input}
+    numbers = [v for name, v in held.items() if v.dtype == np.float32 and name not in bounds]
+    sizes = sum(values.size for values in numbers)
+    assert before.parameters == sizes
+    material = GraphMaterial(
+        RecordedJob(tmp_path), rows, rows, np.zeros(64), "classification", classification, 0, "t"
+    )
+    made = quantize(parent, material, Quantize(mode=mode, algorithm=algorithm))
+    found = counts.count(made.data)
+    assert found.parameters == sizes
+    assert len(found.layers) == len(before.layers) == 6
+    table = next(values for values in held.values() if values.shape == (512, 64))
+    wanted = int4_codes(table) if mode == "int4" else int8_codes(table)
+    layer = next(one for one in found.layers if one.shape == (512, 64))
+    assert (layer.nonzeros, layer.distinct) == (np.count_nonzero(wanted), len(np.unique(wanted)))
+    assert layer.bits == (4 if mode == "int4" else 8)
+    if mode == "int4":
+        assert sum(one.nonzeros for one in found.layers if one is not layer) == filled(made)
+
+
+def filled(made: Artifact) -> int:
+    """Weights of MatMulNBits that are not their group's zero."""
+    held = {i.name: numpy_helper.to_array(i) for i in graph_of(made).initializer}
+    total = 0
+    for node in graph_of(made).node:
+        if node.op_type == "MatMulNBits":
+            packed = held[node.input[1]].reshape(-1, 16)  # bytes of a group of 32
+            points = np.full(len(packed), 8.0)
+            if len(node.input) > 3:
+                points = held[node.input[3]].reshape(-1)
+            for half in (packed & 15, packed >> 4):
+                total += int((half != points[:, None]).sum())
+    return total
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from meuse.compress.material import Material
 from meuse.evaluate.metrics import classification
 from meuse.train import export, loop, recipes
 from meuse.train.answers import Answers
-from meuse.train.prepare.steps import Image, Preparation, Tokens
+from meuse.train.prepare.steps import Image, Preparation
 
 
 @dataclass(frozen=True)
@@ -62,21 +62,3 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Made:
         loop=options,
     )
     return Made(network, Artifact("onnx", whole.SerializeToString()), material)
-
-
-@pytest.fixture(scope="session")
-def texts() -> tuple[Artifact, dict[str, np.ndarray]]:
-    """An untrained text classifier: a table of 512 x 64, and rows of bytes as engines take them."""
-    words = [f"word{n}" for n in range(510)]
-    random = np.random.default_rng(0)
-    rows = np.empty(64, object)
-    rows[:] = [" ".join(random.choice(words, 8)).encode() for _ in range(64)]
-    recipe = recipes.find("text-classifier")
-    config = recipe.configure({"vocabulary": 512, "width": 64, "depth": 1, "dropout": 0})
-    torch.manual_seed(0)
-    network = recipe.builder()((12,), 4, config)
-    preparation = Preparation((("text", "string"),), tokens=Tokens("text", tuple(words), 12, True))
-    ids = np.ones((2, 12), np.int64)
-    proto = export.network_graph(network, ids)
-    whole = export.assemble(preparation, proto, Answers("classification", 4))
-    return Artifact("onnx", whole.SerializeToString()), {"text": rows}

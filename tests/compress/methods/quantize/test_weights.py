@@ -11,12 +11,16 @@ import onnx
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from helpers_encoders import encoder, real_texts
 from helpers_graphs import graph, material_of, run
 from helpers_jobs import RecordedJob
+from meuse.compress import counts
 from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Quantize
 from meuse.compress.methods.quantize import gptq, quantize
 from meuse.core.errors import Code, MeuseError
+from meuse.train import export
+from meuse.train.prepare.steps import Preparation
 from meuse.train.typed import convert
 
 
@@ -79,6 +83,28 @@ def test_int4_tables_of_embeddings(texts: Any, images: Any) -> None:
     assert len(made.data) < 0.3 * len(parent.data)
     given = {"text": np.array([t.decode() for t in rows["text"]], object)}
     np.testing.assert_allclose(run(parent, given)[1], run(made, given)[1], atol=0.15)
+
+
+def test_an_encoder_in_int4_keeps_its_tokenizer(images: Any) -> None:
+    """The words' table and all products take 4 bits; what the tokenizer's loop looks up does not,
+    and texts are cut as before. Counts see the same parameters."""
+    pytest.importorskip("tokenizers")
+    given = encoder()
+    assert given.pieces is not None
+    words = Preparation((("text", "string"),), pieces=given.pieces)
+    proto = export.embedding(words, given, "e", "tokens")
+    parent = Artifact("onnx", proto.SerializeToString())
+    config = Quantize(mode="int4", group_size=16)
+    made = quantize(parent, replace(images.material, rows={}), config)
+    texts = {"text": np.array([text[:200] for text in real_texts()[:32]], object)}
+    (old, tokens), (new, same) = run(parent, texts), run(made, texts)
+    assert (tokens == same).all()
+    cosine = (old * new).sum(axis=1) / np.linalg.norm(old, axis=1) / np.linalg.norm(new, axis=1)
+    assert cosine.min() > 0.9
+    before, after = counts.count(parent.data), counts.count(made.data)
+    assert after.parameters == before.parameters
+    assert {layer.bits for layer in after.layers} == {4}
+    assert {layer.op for layer in after.layers} == {"GatherBlockQuantized", "MatMulNBits"}
 
 
 @pytest.mark.parametrize(("mode", "bound"), [("float16", 1e-3), ("bfloat16", 8e-3)])

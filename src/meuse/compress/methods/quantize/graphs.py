@@ -40,7 +40,7 @@ def read(artifact: Artifact) -> onnx.ModelProto:
             field="method",
             hint="Quantize once; start from its float parent.",
         )
-    for index, node in enumerate(proto.graph.node):
+    for index, node in enumerate(every_node(proto.graph)):
         node.name = node.name or f"node_{index}"
     return proto
 
@@ -131,18 +131,18 @@ def _matmul(
     return made
 
 
-def _nodes(graph: onnx.GraphProto) -> Iterator[NodeProto]:
+def every_node(graph: onnx.GraphProto) -> Iterator[NodeProto]:
     """All nodes, those of loops too."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _nodes(attribute.g)
+                yield from every_node(attribute.g)
 
 
 def drop_unused(proto: onnx.ModelProto) -> None:
     """Remove initializers that no node reads, in loops neither."""
-    used = {name for node in _nodes(proto.graph) for name in node.input}
+    used = {name for node in every_node(proto.graph) for name in node.input}
     used |= {output.name for output in proto.graph.output}
     kept = [i for i in proto.graph.initializer if i.name in used]
     del proto.graph.initializer[:]
@@ -151,7 +151,7 @@ def drop_unused(proto: onnx.ModelProto) -> None:
 
 def only_used_domains(proto: onnx.ModelProto) -> None:
     """Name no operator set that no node is of: some readers insist."""
-    used = {node.domain for node in _nodes(proto.graph)} | {""}
+    used = {node.domain for node in every_node(proto.graph)} | {""}
     used |= {node.domain for function in proto.functions for node in function.node}
     kept = [entry for entry in proto.opset_import if entry.domain in used]
     del proto.opset_import[:]

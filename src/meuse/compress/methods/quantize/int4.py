@@ -132,7 +132,9 @@ def _algorithm(config: Quantize) -> Any:
 def _quantized(
     proto: onnx.ModelProto, algorithm: Any, chosen: list[str], kinds: tuple[str, ...]
 ) -> onnx.ModelProto:
-    left = [n.name for n in proto.graph.node if n.op_type in kinds and n.name not in chosen]
+    # The tool goes into loops too, and there into tables that are none of embeddings.
+    every = graphs.every_node(proto.graph)
+    left = [n.name for n in every if n.op_type in kinds and n.name not in chosen]
     worker = MatMulNBitsQuantizer(
         proto,
         block_size=algorithm.block_size,
