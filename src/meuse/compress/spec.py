@@ -6,14 +6,13 @@ control process validates with it.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import msgspec
 
-from meuse.compress import catalog
+from meuse.compress import catalog, order
 from meuse.core.errors import invalid
 from meuse.core.fields import integer, known, real
 from meuse.core.references import parse, parse_data
@@ -24,7 +23,6 @@ MAX_TRIALS = 500
 MAX_KEPT = 20
 _MAX_BYTES = 2**40
 LANGUAGE = "language"
-_STAGES = ("network", "graph")
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,18 +169,7 @@ def steps_from(steps: object) -> tuple[Step, ...]:
             f"{checked[at].method!r} is for language models, and this model takes rows",
             "Use quantize.",
         )
-    for index, (step, stage) in enumerate(zip(checked, stages, strict=True)):
-        if stage == "graph" and any(step.method == s.method for s in checked[:index]):
-            told = f"{step.method!r} stands twice: what it made is no longer what it takes"
-            raise invalid(f"steps.{index}.method", told, "Name each method of the graph once.")
-    for index, (before, stage) in enumerate(itertools.pairwise(stages), 1):
-        if _STAGES.index(stage) < _STAGES.index(before):
-            method, earlier = checked[index].method, checked[index - 1].method
-            raise invalid(
-                f"steps.{index}.method",
-                f"{method!r} changes the network, which {earlier!r} has left behind",
-                f"Put {method!r} before {earlier!r}.",
-            )
+    order.check(checked)
     return checked
 
 
