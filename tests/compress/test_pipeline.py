@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from helpers_jobs import RecordedJob
 from meuse.compress.artifact import Artifact
 from meuse.compress.pipeline import Candidate, Parent, Pipeline
 from meuse.compress.spec import CompressSpec, Step
+from meuse.compress.teachers import Given, Version
 from meuse.compress.weights import layers
 from meuse.core.errors import Code, MeuseError
+from meuse.core.nouns import Examples, Frame, Splits
 from meuse.core.ports import Engine, Paused
 from meuse.evaluate.metrics import for_task
 from meuse.serve import engines
 from meuse.serve.packed import pack
 from meuse.train import loop
+from meuse.train.prepare.apply import Preparer
 
 
 def load(artifact: Artifact) -> Engine:
@@ -61,12 +66,78 @@ def test_forms_stay_through_later_steps(classifier: Any, tmp_path: Path) -> None
     assert all(row["seconds"] >= 0 for row in made.rows)
 
 
-def test_outputs_are_those_of_the_file(classifier: Any, tmp_path: Path) -> None:
-    """What a candidate says of validation is what its file answers."""
-    whole = pipeline(classifier, RecordedJob(tmp_path))
-    made = whole.apply(steps_of(PRUNE), let_pass)
-    served = whole.validation_outputs(made.artifact)
-    assert (served.argmax(axis=1) == made.outputs.argmax(axis=1)).all()
+@pytest.mark.parametrize("shared", [False, True])
+def test_outputs_are_those_of_the_file(classifier: Any, tmp_path: Path, shared: bool) -> None:
+    """What is judged on validation is what the file answers to the bit, not what the network says
+    in torch: in a first attempt, in one that goes on, and in a search that comes back to it."""
+    pruned = {"method": "prune", "rate": 0.5, "rounds": 1, "epochs": 0}
+    job, steps = RecordedJob(tmp_path), steps_of(pruned, {"method": "qat", "epochs": 1})
+    heard: list[NDArray[Any]] = []
+    made = [
+        pipeline(classifier, job).apply(steps, lambda _, found: heard.append(found), shared=shared)
+        for _ in range(2)
+    ]
+    assert job.text.count("was done before") == 2
+    assert made[0].artifact == made[1].artifact
+    served = pipeline(classifier, job).validation_outputs(made[0].artifact)
+    for outputs in (heard[1], made[0].outputs, heard[3], made[1].outputs):
+        np.testing.assert_array_equal(outputs, served)
+    np.testing.assert_array_equal(heard[0], heard[2])
+    network = made[1].network
+    assert network is not None
+    x = Preparer(network.preparation).apply(classifier.splits.validation.frame)
+    simulated = network.answers.outputs_of(loop.scores_of(network.network, x))
+    assert not np.array_equal(simulated, served), "this would not tell the two apart"
+
+
+def taught_by(trained: Any, digest: str, unlabelled: Frame | None = None) -> Parent:
+    """The parent with a teacher `big:3`, which is itself, whose weights are named `digest`."""
+    parent, splits = trained.parent, trained.splits
+    teacher = Version(
+        "big:3", digest, parent.signature, splits.task, splits.train.frame.names,
+        lambda: load(parent.artifact),
+    )  # fmt: skip
+    frames = {} if unlabelled is None else {"rest:1": unlabelled}
+    given = Given(splits.task, splits.train.frame, {"big:3": teacher}, frames)
+    return replace(parent, given=given)
+
+
+def test_a_step_of_another_teacher_is_done_anew(classifier: Any, tmp_path: Path) -> None:
+    """Its checkpoint counts for the weights that taught it, not for their name."""
+    steps = steps_of({"method": "distill", "teacher": "big:3", "epochs": 1})
+    for digest, done in (("a", False), ("b", False), ("b", True)):
+        job = RecordedJob(tmp_path)
+        pipeline(classifier, job, taught_by(classifier, digest)).apply(steps, let_pass)
+        assert ("step-1 was done before" in job.text) == done
+
+
+def test_whatever_changes_a_result_changes_the_digest(classifier: Any, tmp_path: Path) -> None:
+    """Parent, options of training, data, teachers, rows without labels and seed; nothing else."""
+    splits, parent, job = classifier.splits, classifier.parent, RecordedJob(tmp_path)
+
+    def digest(parent: Parent = parent, splits: Splits = splits, seed: int = 0) -> str:
+        return Pipeline(job, parent, splits, seed, for_task(splits.task), load).digest
+
+    def with_rows(numbers: NDArray[Any], y: NDArray[Any]) -> Splits:
+        frame = replace(splits.validation.frame, numbers=numbers)
+        return replace(splits, validation=Examples(frame, y))
+
+    numbers, y = splits.validation.frame.numbers, splits.validation.y
+    few = splits.train.frame.take(slice(0, 20))
+    others = [
+        digest(seed=1),
+        digest(replace(parent, weights=None)),
+        digest(replace(parent, training={"options": {"epochs": 11}})),
+        digest(splits=with_rows(numbers + np.float32(1), y)),
+        digest(splits=with_rows(numbers, y[::-1])),
+        digest(taught_by(classifier, "a")),
+        digest(taught_by(classifier, "b")),
+        digest(taught_by(classifier, "b", few)),
+        digest(taught_by(classifier, "b", few.take(slice(0, 19)))),
+    ]
+    assert len({digest(), *others}) == 1 + len(others)
+    test = Examples(splits.test.frame.take(slice(0, 5)), splits.test.y[:5])
+    assert digest(replace(parent, ref="copy:1"), replace(splits, test=test)) == digest()
 
 
 class StoppedError(Exception):

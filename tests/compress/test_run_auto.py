@@ -69,4 +69,6 @@ def test_pruning_is_pressed_as_far_as_the_metric_allows(
     assert len(file) == recommended["bytes"] < len(classifier.model) / 3
     assert zeros(file) == pytest.approx(rate, abs=0.01)
     assert best.report["drop"] <= DROP
+    # Of the same file, asked when it was tried and when it was come back to.
+    assert best.metrics["validation_accuracy"] == recommended["metric"]
     assert {row["rate"] for row in best.report["sensitivity"]} == {0.5, 0.8, 0.95}

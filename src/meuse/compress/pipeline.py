@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meuse.compress import catalog, sensitivity
+from meuse.compress import catalog, digests, sensitivity
 from meuse.compress.answers import outputs_of, rows_of
 from meuse.compress.artifact import Artifact, Load
 from meuse.compress.material import GraphMaterial, Material, Tools, of_part
@@ -77,11 +77,10 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Between two steps. `network` computes what `artifact` does; without an artifact one is
-    to be made of it, without a network none does any more."""
+    """Between two steps. `network` computes what `artifact` does; None where none does any more."""
 
     network: Described | None
-    artifact: Artifact | None
+    artifact: Artifact
     rows: tuple[dict[str, Any], ...] = ()
 
 
@@ -134,10 +133,9 @@ class Pipeline:
                     )
                 raise
             self._job.progress(done + share)
-            outputs = self._outputs(state)
+            outputs = self.validation_outputs(state.artifact)
             judge(step, outputs)
-        artifact = state.artifact or self._export(_network_of(state))
-        return Candidate(artifact, state.network, outputs, state.rows)
+        return Candidate(state.artifact, state.network, outputs, state.rows)
 
     def validation_outputs(self, artifact: Artifact) -> NDArray[Any]:
         """What a file answers to the validation rows, as metrics take it."""
@@ -172,40 +170,42 @@ class Pipeline:
         done: float,
         share: float,
     ) -> _State:
-        """The state after one step, from its checkpoint if a run before this got that far."""
+        """The state after one step, from its checkpoint if a run before this got that far. A
+        network is kept with the file that it was exported to, which is what was judged."""
         method, folder = catalog.METHODS[step.method], self._job.folder
         digest = f"{self._material.digest}:{_told(so_far)}"
-        outcome, file = parts.outcome_of(folder, label), parts.checkpoint_of(folder, label)
+        outcome, file = parts.outcome_of(folder, label), folder / f"checkpoint-{label}.served"
+        network = parts.checkpoint_of(folder, label)
         before = parts.kept(outcome, digest)
         if before is not None and file.exists():
             self._job.log(f"{label} was done before")
-            rows = (*state.rows, before["row"])
-            if before["format"] == "safetensors":
-                return _State(weights.load(file.read_bytes()), None, rows)
-            network = state.network if method.lossless else None
-            return _State(network, Artifact(before["format"], file.read_bytes()), rows)
+            found = state.network if method.lossless else None
+            if before["network"]:
+                found = weights.load(network.read_bytes())
+            artifact = Artifact(before["format"], file.read_bytes())
+            return _State(found, artifact, (*state.rows, before["row"]))
         begun = time.monotonic()
         if method.stage == "network":
-            after = self._change(state, method, step, label, done, share)
+            made = self._change(state, method, step, label, done, share)
         else:
             material = of_part(self._material, label, done, share)
-            after = self._convert(state, method, step, material)
-        if after.artifact is None:
-            save(_network_of(after), file)
-        else:
-            file.write_bytes(after.artifact.data)
+            made = method.function()(state.artifact, material, step.config)
         seconds = round(time.monotonic() - begun, 3)
-        format = after.artifact.format if after.artifact else "safetensors"
-        if after.artifact is None:  # so that its bytes can be told, and what is served is judged
-            after = replace(after, artifact=self._export(_network_of(after)))
-        assert after.artifact is not None
+        if isinstance(made, Described):
+            save(made, network)
+            after = _State(made, self._export(made))
+        else:
+            after = _State(state.network if method.lossless else None, made)
+        file.write_bytes(after.artifact.data)
         row = {**step.to_dict(), "seconds": seconds, "bytes": len(after.artifact.data)}
-        parts.keep(outcome, digest, {"row": row, "format": format})
+        kept = {"row": row, "format": after.artifact.format, "network": after.network is made}
+        parts.keep(outcome, digest, kept)
         return replace(after, rows=(*state.rows, row))
 
     def _change(
         self, state: _State, method: Method, step: Step, label: str, done: float, share: float
-    ) -> _State:
+    ) -> Described | Artifact:
+        """The changed network, or the file that no network computes."""
         found = state.network
         if found is None:
             raise MeuseError(
@@ -222,25 +222,11 @@ class Pipeline:
         # Methods may change it in place; another candidate starts from the same.
         network = method.function()(copy.deepcopy(found.network), material, step.config)
         if isinstance(network, Artifact):  # trained in another's format, which no network has
-            return replace(state, network=None, artifact=network)
+            return network
         told = getattr(network, "described", None)  # another recipe's network took its place
         if told is not None:
             found = replace(found, recipe=told["recipe"], config=told["config"])
-        return replace(state, network=replace(found, network=network), artifact=None)
-
-    def _convert(
-        self, state: _State, method: Method, step: Step, material: GraphMaterial
-    ) -> _State:
-        artifact = state.artifact or self._export(_network_of(state))
-        made: Artifact = method.function()(artifact, material, step.config)
-        return replace(state, artifact=made, network=state.network if method.lossless else None)
-
-    def _outputs(self, state: _State) -> NDArray[Any]:
-        if state.artifact is not None:
-            return self.validation_outputs(state.artifact)
-        found = _network_of(state)
-        scores = loop.scores_of(found.network, self._with_network().validation.x)
-        return found.answers.outputs_of(scores)
+        return replace(found, network=network)
 
     def _export(self, found: Described) -> Artifact:
         """The network as a file that answers raw rows, once it does so as the network does."""
@@ -263,6 +249,7 @@ class Pipeline:
     def _gather(self) -> GraphMaterial:
         """What methods have to work with; of a parent without weights, methods of the graph."""
         splits, found = self._splits, self._network
+        given = self._parent.given or self._parent_alone()
         rows = rows_of(_sample(splits, self._seed), self._parent.signature)
         common: dict[str, Any] = {
             "job": self._job,
@@ -272,7 +259,7 @@ class Pipeline:
             "task": splits.task,
             "metric": self._metric,
             "seed": self._seed,
-            "digest": _digest(self._parent, splits, self._seed),
+            "digest": _digest(self._parent, given, splits, self._seed),
             "tools": self._parent.tools,
         }
         if found is None:
@@ -290,7 +277,7 @@ class Pipeline:
             preparation=found.preparation,
             answers=found.answers,
             loop=_options(found.recipe, self._parent.training),
-            given=self._parent.given or self._parent_alone(),
+            given=given,
         )
 
     def _parent_alone(self) -> Given:
@@ -320,11 +307,6 @@ def _told(steps: Sequence[Step]) -> str:
     """Names a list of steps."""
     told = json.dumps([step.to_dict() for step in steps], sort_keys=True)
     return hashlib.sha256(told.encode()).hexdigest()
-
-
-def _network_of(state: _State) -> Described:
-    assert state.network is not None
-    return state.network
 
 
 def save(found: Described, path: Path) -> Path:
@@ -366,13 +348,18 @@ def _options(recipe: str, training: Mapping[str, Any]) -> LoopOptions:
     return recipes.find(recipe).options(given)
 
 
-def _digest(parent: Parent, splits: Splits, seed: int) -> str:
+def _digest(parent: Parent, given: Given, splits: Splits, seed: int) -> str:
     """Names everything that a step's result follows from, but for the steps."""
     digest = hashlib.sha256(f"{seed}:{splits.task}".encode())
     for file in (parent.artifact.data, parent.weights or b""):
         digest.update(hashlib.sha256(file).digest())
-    for part in (splits.train, splits.validation):
-        digest.update(np.ascontiguousarray(part.y).data)
-        digest.update(np.ascontiguousarray(part.frame.numbers).data)
-    digest.update(source_digest(Path(__file__).parent).encode())
+    digest.update(json.dumps(dict(parent.training), sort_keys=True, default=str).encode())
+    for named in (
+        digests.of_examples(splits.train),
+        digests.of_examples(splits.validation),
+        digests.of_given(given),
+        source_digest(Path(__file__).parent),
+        source_digest(Path(loop.__file__).parent),
+    ):
+        digest.update(named.encode())
     return digest.hexdigest()

@@ -20,6 +20,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from meuse.compress import digests
 from meuse.compress.configs.distill import Distill, Student
 from meuse.compress.material import Material
 from meuse.compress.methods.hidden import Hints
@@ -244,7 +245,7 @@ def _scores(teacher: Teacher, rows: Rows, material: Material) -> NDArray[np.floa
 
 def _kept_scores(teacher: Teacher, frame: Frame, job: JobContext) -> NDArray[np.float32]:
     """A teacher's scores of a frame, from the job's folder where a former attempt left them."""
-    digest = hashlib.sha256(f"{teacher.digest}\n{_frame_digest(frame)}".encode()).hexdigest()
+    digest = hashlib.sha256(f"{teacher.digest}\n{digests.of_frame(frame)}".encode()).hexdigest()
     path = job.folder / f"checkpoint-teacher-{digest[:32]}.npy"
     try:
         kept: NDArray[np.float32] = np.load(path, allow_pickle=False)
@@ -272,20 +273,9 @@ def _keep(path: Path, scores: NDArray[np.float32]) -> None:
     partial.replace(path)
 
 
-def _frame_digest(frame: Frame) -> str:
-    digest = hashlib.sha256(repr((frame.names, frame.numeric, len(frame))).encode())
-    digest.update(np.ascontiguousarray(frame.numbers).data)
-    for text in frame.texts.values():
-        for value in text:
-            digest.update(value.encode() + b"\0")
-    for image in frame.images.values():
-        digest.update(np.ascontiguousarray(image).data)
-    return digest.hexdigest()
-
-
 def _digest(material: Material, teacher: Teacher, config: Distill, rows: Rows) -> str:
     """Names the run: parent and data, the teacher, the options, the rows without labels."""
-    parts = [material.digest, teacher.digest, *map(_frame_digest, rows.frames)]
+    parts = [material.digest, teacher.digest, *map(digests.of_frame, rows.frames)]
     digest = hashlib.sha256("\n".join(parts).encode())
     digest.update(msgspec.json.encode(config))
     return digest.hexdigest()
