@@ -225,6 +225,8 @@ def filled(made: Artifact) -> int:
         ),
         (("ConvTranspose", ["x", "w"], {}), {"w": floats(2, 3, 2, 2)}, ["rows", 2, 4, 4], 384),
         (("Relu", ["x"], {}), {}, ["rows", 5], 0),
+        (("GatherBlockQuantized", ["w", "x", "s"], {"domain": "com.microsoft"}),
+         {"w": np.zeros((4, 8), np.uint8), "s": floats(4, 1)}, ["rows", 5], 0),
     ],
 )  # fmt: skip
 def test_work_of_one_operation(

@@ -31,10 +31,12 @@ _HEAVY = frozenset({
     "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention", "GroupQueryAttention", "Einsum",
     "Loop", "Scan", "If", "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor",
     "SVMClassifier", "SVMRegressor", "LinearClassifier", "LinearRegressor", "DFT", "STFT",
-    "DeformConv", "QAttention", "QGemm", "DynamicQuantizeLSTM", "GatherBlockQuantized",
+    "DeformConv", "QAttention", "QGemm", "DynamicQuantizeLSTM",
 })  # fmt: skip
 """Operations with work of their own that is not counted."""
 _LIGHT_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+_LIGHT = frozenset({"GatherBlockQuantized"})
+"""Operations of other domains without such work: this one looks rows up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,8 @@ def _macs(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> int | None:
     """None: not known."""
     needed = _needed(node)
     if not needed:
-        heavy = node.op_type in _HEAVY or node.domain not in _LIGHT_DOMAINS
+        is_light = node.domain in _LIGHT_DOMAINS or node.op_type in _LIGHT
+        heavy = node.op_type in _HEAVY or not is_light
         return None if heavy else 0
     if any(name not in shapes for name in needed):
         return None

@@ -71,9 +71,10 @@ class Stop:
         return {"paused": {}} if self.paused.is_set() else None
 
 
-CALM = {"OMP_WAIT_POLICY": "PASSIVE"}
+CALM = {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_DISABLE_TELEMETRY": "1"}
 """Threads of a job sleep while they wait for each other. They spin by default: beside other work
-on the same cores a training step took two to four times as long so."""
+on the same cores a training step took two to four times as long so. And no library tells its makers
+who works here."""
 
 
 def fresh(command: Command) -> Start:
