@@ -204,9 +204,11 @@ def test_a_second_issue_is_refused(store, journal):
         desk.invoice("acme", {"from": to_rfc3339(MONTH), "to": to_rfc3339(MID)})
 
 
-def test_a_void_months_usage_is_billed_again(store):
-    """With what came late in between, once."""
-    directory = Directory(ROWS, acme="basic")
+@pytest.mark.parametrize(("came", "net"), [(END - HOUR, "20.00"), (END + HOUR, "10.00")])
+def test_a_void_months_usage_is_billed_again(database, came, net):
+    """With what came late while the month ran; what came later is billed in the next. All of it
+    once."""
+    store, directory = MoneyStore(database, lambda: came), Directory(ROWS, acme="basic")
     used(store, usage_record(quantities={"rows": 100}))
     first = made(store, directory)
     used(store, usage_record(quantities={"rows": 100}))
@@ -218,8 +220,10 @@ def test_a_void_months_usage_is_billed_again(store):
 
     store.settle("acme", first["id"], void)
     second = made(store, directory)
-    assert (first["net"], second["net"]) == ("10.00", "20.00")
+    assert (first["net"], second["net"]) == ("10.00", net)
     assert (second["number"], second["id"] != first["id"]) == ("INV-2026-000002", True)
+    december = made(store, directory, period="2026-12", now=END + 31 * 24 * HOUR + GRACE)
+    assert Decimal(second["net"]) + Decimal(december["net"]) == 20
 
 
 def test_years_and_dates_are_of_utc():
