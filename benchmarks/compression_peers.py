@@ -7,7 +7,9 @@ pipeline: same base, same rows, same training afterwards, same export, same engi
 tuned; the test rows judge both, by the same paired bootstrap as a gate. "Worse" is said where
 ours loses on the metric by more than the rows leave in doubt, by more than 2 % on bytes, or by
 more than 5 % on latency: where even the low end of the interval of the paired ratio is above
-1.05. `clip` is not here: no library clips weights where rounding errs least.
+1.05. Where both train in ways of their own, that a rounding makes part, five seeds of training
+judge: Student's interval of their paired differences. `clip` is not here: no library clips weights
+where rounding errs least.
 """
 
 from __future__ import annotations
@@ -15,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import lzma
+import math
+import statistics
 import tempfile
 import zlib
 from dataclasses import asdict, dataclass
@@ -25,6 +29,7 @@ import compression_base as bases
 import compression_peer_methods as ways
 import torch
 import training_data
+from scipy import stats  # type: ignore[import-untyped]
 from training_tables import table
 
 from meuse.compress import catalog, latency
@@ -54,13 +59,15 @@ BYTES, LATENCY = 1.02, 1.05
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A method of ours beside a library's: the steps of each, and the recipe of their base."""
+    """A method of ours beside a library's: the steps of each, the recipe of their base, and over
+    how many seeds of training they are judged."""
 
     name: str
     ours: list[Figures]
     peer: str
     theirs: list[Figures]
     base: str = "lenet"
+    seeds: int = 1
 
 
 def register() -> None:
@@ -133,12 +140,12 @@ PAIRS = [
     Pair(
         "qat, 3 epochs", [{"method": "qat", "epochs": 3}, PACK],
         "nncf.quantize, trained, stripped",
-        [{"method": "peer-nncf_qat", "epochs": 3, "learning_rate": 5e-4}],
+        [{"method": "peer-nncf_qat", "epochs": 3, "learning_rate": 5e-4}], seeds=5,
     ),
     Pair(
         "qat by nncf, 3 epochs", [{"method": "qat", "backend": "nncf", "epochs": 3}],
         "nncf.quantize, trained, stripped",
-        [{"method": "peer-nncf_qat", "epochs": 3, "learning_rate": 5e-4}],
+        [{"method": "peer-nncf_qat", "epochs": 3, "learning_rate": 5e-4}], seeds=5,
     ),
 ]  # fmt: skip
 
@@ -168,9 +175,13 @@ def peers(asked: argparse.Namespace) -> Figures | str:
 def measured(pair: Pair, base: bases.Base, splits: Splits, *, max_seconds: float = 2.0) -> Figures:
     """Both sides made anew, and which figures of ours are worse."""
     register()
-    ours, theirs = (made(base, splits, steps) for steps in (pair.ours, pair.theirs))
-    verdict = judge(theirs[0], ours[0], 1.0)
-    low, high = verdict.interval or (verdict.drop, verdict.drop)
+    runs = [
+        [made(base, splits, steps, seed) for steps in (pair.ours, pair.theirs)]
+        for seed in range(pair.seeds)
+    ]
+    ours, theirs = runs[0]
+    low, high = interval([(theirs[0], ours[0]) for ours, theirs in runs])
+    metric, peer = (statistics.mean(run[side][0].value for run in runs) for side in (0, 1))
     sizes = len(ours[1].data), len(theirs[1].data)
     rows = rows_of(splits.test.frame.take(slice(0, 64)), base.parent.signature)
     engines = {"ours": bases.engine(ours[1]), "theirs": bases.engine(theirs[1])}
@@ -178,13 +189,25 @@ def measured(pair: Pair, base: bases.Base, splits: Splits, *, max_seconds: float
     ratio = latency.compare(taken["theirs"], taken["ours"])
     return {
         "method": pair.name, "peer": pair.peer, "base": pair.base,
-        "metric": ours[0].value, "peer_metric": theirs[0].value,
-        "drop_from_peer": verdict.drop, "interval": [low, high],
+        "seeds": pair.seeds, "metric": metric, "peer_metric": peer,
+        "drop_from_peer": peer - metric, "interval": [low, high],
         "bytes": sizes[0], "peer_bytes": sizes[1],
         "p50_ms": taken["ours"].percentile(50), "peer_p50_ms": taken["theirs"].percentile(50),
         "latency": asdict(ratio),
         "worse": worse(low, sizes[0] / sizes[1], ratio.low),
     }  # fmt: skip
+
+
+def interval(pairs: list[tuple[Scored, Scored]]) -> tuple[float, float]:
+    """95% of the drop from the first of a pair to the second: over the test rows where there is
+    one pair, over the seeds where there are several."""
+    if len(pairs) == 1:
+        verdict = judge(*pairs[0], 1.0)
+        return verdict.interval or (verdict.drop, verdict.drop)
+    drops = [before.value - after.value for before, after in pairs]
+    error = statistics.stdev(drops) / math.sqrt(len(drops))
+    reach = float(stats.t.ppf(0.975, len(drops) - 1)) * error
+    return statistics.mean(drops) - reach, statistics.mean(drops) + reach
 
 
 def worse(drop: float, size: float, time: float) -> list[str]:
@@ -202,11 +225,13 @@ def _splits() -> Splits | None:
     return bases.image_splits(train, data.validation, data.test)
 
 
-def made(base: bases.Base, splits: Splits, steps: list[Figures]) -> tuple[Scored, Artifact]:
+def made(
+    base: bases.Base, splits: Splits, steps: list[Figures], seed: int = 0
+) -> tuple[Scored, Artifact]:
     """What steps make of the base, and its score on the test rows."""
     with tempfile.TemporaryDirectory() as folder:
         job = bases.Told(Path(folder), quiet=True)
-        pipeline = Pipeline(job, base.parent, splits, 0, for_task(splits.task), bases.engine)
+        pipeline = Pipeline(job, base.parent, splits, seed, for_task(splits.task), bases.engine)
         artifact = pipeline.apply(steps_from(steps), lambda step, outputs: None).artifact
     rows = rows_of(splits.test.frame, base.parent.signature)
     outputs = outputs_of(bases.engine(artifact), rows, splits.task)
@@ -234,12 +259,13 @@ def _codecs(base: bases.Base, splits: Splits) -> Figures:
 
 def told(found: Figures) -> str:
     """The tables of a report."""
-    head = ["method", "library", "metric", "library's", "95% of the difference", "bytes",
+    head = ["method", "library", "seeds", "metric", "library's", "95% of the difference", "bytes",
             "library's", "p50 µs", "library's", "times the library's", ""]  # fmt: skip
     rows = [
         [
             row["method"],
             row["peer"],
+            row["seeds"],
             f"{row['metric']:.4f}",
             f"{row['peer_metric']:.4f}",
             f"{0 - row['interval'][1]:+.4f} to {0 - row['interval'][0]:+.4f}",

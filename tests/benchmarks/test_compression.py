@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ import torch
 
 from helpers_arrays import digit_images
 from meuse.compress import catalog, plots
+from meuse.compress.gate import Scored
 from meuse.compress.spec import steps_from
 from meuse.core.nouns import Splits
 from meuse.train import recipes
@@ -40,7 +42,8 @@ def row(seed: int) -> dict[str, Any]:
 
 
 PAIR = {
-    "method": "prune", "peer": "torch", "base": "lenet", "metric": 0.9, "peer_metric": 0.8,
+    "method": "prune", "peer": "torch", "base": "lenet", "seeds": 1,
+    "metric": 0.9, "peer_metric": 0.8,
     "drop_from_peer": -0.1, "interval": [-0.2, 0.01], "bytes": 100, "peer_bytes": 110,
     "p50_ms": 0.1, "peer_p50_ms": 0.09, "latency": {"ratio": 1.1, "low": 1.06, "high": 1.2},
     "worse": ["latency"],
@@ -153,10 +156,27 @@ def test_both_sides_of_a_pair_make_a_smaller_model(
     """A library whose call has changed fails here, not after an hour of the benchmark."""
     splits, found = few
     base = found[pair.base]
+    pair = replace(pair, seeds=min(pair.seeds, 2))
     told = peers.measured(pair, base, splits, max_seconds=0.2)
     assert max(told["bytes"], told["peer_bytes"]) < len(base.parent.artifact.data)
     assert np.isfinite([told["metric"], told["peer_metric"], told["latency"]["ratio"]]).all()
     assert min(told["metric"], told["peer_metric"]) > 0.15  # chance has 0.1
+
+
+@pytest.mark.parametrize(
+    ("theirs", "lost"), [([0.90, 0.91, 0.92], True), ([0.90, 0.91, 0.80], False)]
+)
+def test_trainings_are_judged_over_their_seeds(theirs: list[float], lost: bool) -> None:
+    """Not by the rows of one: a loss that not every seed has is no loss yet."""
+    none = np.empty(0)
+    scores = [
+        (Scored("accuracy", their, None, 9, none), Scored("accuracy", our, None, 9, none))
+        for their, our in zip(theirs, [0.89, 0.90, 0.91], strict=True)
+    ]
+    low, high = peers.interval(scores)
+    drops = [before.value - after.value for before, after in scores]
+    assert low <= np.mean(drops) <= high
+    assert bool(peers.worse(low, 1.0, 1.0)) is lost
 
 
 @pytest.mark.usefixtures("known")
