@@ -18,10 +18,10 @@ TITLES = {"pareto": "bytes against the metric", "latency": "latency"}
 _TIMES = ("p50_ms", "p95_ms", "p50_ms_batch32", "p95_ms_batch32")
 
 
-def sides(report: Figures) -> Figures:
+def sides(report: Figures, *, timed: bool = True) -> Figures:
     """What plots show of a job's report: {metric_name, before, after}, each side with metric,
-    bytes and milliseconds."""
-    kept = ("metric", "metric_interval", "bytes", *_TIMES)
+    bytes and, if it is `timed`, milliseconds."""
+    kept = ("metric", "metric_interval", "bytes", *(_TIMES if timed else ()))
     told = {side: {k: report[side].get(k) for k in kept} for side in ("before", "after")}
     return {"metric_name": report["metric_name"], **told}
 
