@@ -89,8 +89,8 @@ def _seeds(
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(asked.at_once, spawn) as pool:
         one = partial(_seed, name, setting, splits_of, asked.cache, asked.at_once == 1)
-        rows = list(pool.map(one, range(asked.seeds)))
-    if None in rows:
+        rows = [row for row in pool.map(one, range(asked.seeds)) if row is not None]
+    if not rows:
         return ABSENT
     figures = [key for key in rows[0] if key not in ("seed", "report")]
     means = {key: statistics.mean(row[key] for row in rows) for key in figures}
