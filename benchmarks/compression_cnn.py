@@ -7,12 +7,19 @@ Nothing was tuned on test rows; these are read by the job's own report, once.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
+import os
 import statistics
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
 import compression_base as bases
 import training_data
+
+from meuse.core.nouns import Splits
 
 Figures = dict[str, Any]
 ABSENT = "skipped: the Debian package dataset-fashion-mnist is absent"
@@ -26,13 +33,13 @@ STEPS: list[Figures] = [
 def cnn(asked: argparse.Namespace) -> Figures | str:
     """The base and its child, for every seed."""
     rows: list[Figures] = []
-    found = training_data.SETTINGS["cnn"]
+    trained(asked)
     for seed in range(asked.seeds):
         splits = bases.fashion_splits(seed)
         if splits is None:
             return ABSENT
         folder = Path(asked.cache) / f"cnn-{seed}"
-        base = bases.base(splits, "cnn", found.config, found.options, seed, folder / "base")
+        base = base_of(splits, asked.cache, seed)
         report = bases.compress(base, splits, asked.steps or STEPS, folder / "small", seed).report
         before, after = report["before"], report["after"]
         rows.append(
@@ -51,3 +58,33 @@ def cnn(asked: argparse.Namespace) -> Figures | str:
     figures = [name for name in rows[0] if name not in ("seed", "report")]
     means = {name: statistics.mean(row[name] for row in rows) for name in figures}
     return {"means": means, "seeds": rows, "steps": asked.steps or STEPS}
+
+
+def base_of(splits: Splits, cache: str, seed: int) -> bases.Base:
+    """The network of the training benchmark, trained once."""
+    found, folder = training_data.SETTINGS["cnn"], Path(cache) / f"cnn-{seed}"
+    return bases.base(splits, "cnn", found.config, found.options, seed, folder / "base")
+
+
+def trained(asked: argparse.Namespace) -> None:
+    """The bases of all seeds, `asked.at_once` side by side, of which each has its share of the
+    cores: what is timed comes later, and alone."""
+    if asked.at_once == 1:
+        return
+    cores = sorted(os.sched_getaffinity(0))
+    spawn = multiprocessing.get_context("spawn")
+    shares = spawn.SimpleQueue()
+    for number in range(asked.at_once):
+        shares.put(cores[number :: asked.at_once] or cores)
+    with ProcessPoolExecutor(asked.at_once, spawn, _have, (shares,)) as pool:
+        list(pool.map(partial(_train, asked.cache), range(asked.seeds)))
+
+
+def _have(shares: SimpleQueue[list[int]]) -> None:
+    os.sched_setaffinity(0, shares.get())
+
+
+def _train(cache: str, seed: int) -> None:
+    splits = bases.fashion_splits(seed)
+    if splits is not None:
+        base_of(splits, cache, seed)

@@ -22,12 +22,12 @@ from typing import Any
 import compression_base as bases
 import compression_plots
 import training_data
+from compression_cnn import base_of
 from safetensors import safe_open
 from scipy import stats  # type: ignore[import-untyped]
 
 from meuse.compress.pipeline import Pipeline
 from meuse.compress.spec import steps_from
-from meuse.core.nouns import Splits
 from meuse.evaluate.metrics import for_task
 
 Figures = dict[str, Any]
@@ -58,7 +58,7 @@ def distill(asked: argparse.Namespace) -> Figures | str:
         splits = bases.fashion_splits(seed)
         if splits is None:
             return ABSENT
-        base = _teacher(splits, asked.cache, seed)
+        base = base_of(splits, asked.cache, seed)
         folder = Path(asked.cache) / f"distill-{seed}"
         row: Figures = {"seed": seed, "teacher_seconds": base.seconds}
         for name, how in (("student", TAUGHT), ("untaught", UNTAUGHT)):
@@ -84,7 +84,7 @@ def choose(cache: str) -> Figures | str:
     splits = bases.fashion_splits(0)
     if splits is None:
         return ABSENT
-    base = _teacher(splits, cache, 0)
+    base = base_of(splits, cache, 0)
     found: Figures = {"teacher": base.metrics["validation_accuracy"]}
     for number, how in enumerate(CHOICES):
         job = bases.Told(Path(cache) / f"distill-choice-{number}")
@@ -102,11 +102,6 @@ def _step(how: Figures) -> Figures:
 
 def _at(cache: str, seed: int) -> Path:
     return Path(cache) / f"cnn-{seed}" / "base"
-
-
-def _teacher(splits: Splits, cache: str, seed: int) -> bases.Base:
-    at = _at(cache, seed)
-    return bases.base(splits, TEACHER.recipe, TEACHER.config, TEACHER.options, seed, at)
 
 
 def _derived(row: Figures) -> Figures:

@@ -38,8 +38,8 @@ from llm_sides import Side
 from report import REPORTS, write
 
 Figures = dict[str, Any]
-WAVES = {1: 4, 4: 3, 16: 2}
-"""Waves of one turn, by the number of streams: each turn takes some seconds."""
+WAVES = {1: 8, 4: 5, 16: 3}
+"""Waves of one side in a pair, by the number of streams: some ten seconds."""
 PARTS = ("api", "peers", "one")
 QUIET = 1.5
 TOPICS = ("a lighthouse", "the river Meuse", "a lost key", "two bakers", "a winter market")
@@ -61,12 +61,16 @@ class Prompts:
 
 
 def turn(side: Side, waves: list[list[str]], tokens: int) -> Figures:
-    """One side answers the waves: tokens/s over all, and the median time to first token."""
-    told = side.ask(waves, tokens)
+    """One side answers the waves: see `summed`."""
+    return summed(side.name, side.ask(waves, tokens), tokens)
+
+
+def summed(name: str, told: Sequence[Figures], tokens: int) -> Figures:
+    """Of answered waves: tokens/s over all, and the median time to first token."""
     streams = [stream for wave in told for stream in wave["streams"]]
     short = [stream["tokens"] for stream in streams if stream["tokens"] != tokens]
     if short:
-        raise LoadError(f"{side.name} produced {short} tokens where {tokens} were asked")
+        raise LoadError(f"{name} produced {short} tokens where {tokens} were asked")
     return {
         "tokens_s": len(streams) * tokens / sum(wave["seconds"] for wave in told),
         "first_ms": statistics.median(stream["first_s"] for stream in streams) * 1000,
@@ -78,14 +82,18 @@ def turn(side: Side, waves: list[list[str]], tokens: int) -> Figures:
 def pairs(
     sides: Sequence[Side], streams: int, tokens: int, rounds: int, prompts: Prompts
 ) -> dict[str, list[Figures]]:
-    """`rounds` in which each side answers the same prompts; who begins alternates."""
+    """`rounds` in which each side answers the same prompts. The sides take turns wave by wave, and
+    who begins alternates: a machine's pace changes within seconds, and is to meet all alike."""
     found: dict[str, list[Figures]] = {side.name: [] for side in sides}
     for side in sides:
         turn(side, prompts.waves(streams, 1), tokens)  # warm
-    for number in range(rounds):
-        waves = prompts.waves(streams, WAVES[streams])
-        for side in sides if number % 2 == 0 else list(reversed(sides)):
-            found[side.name].append(turn(side, waves, tokens))
+    for _ in range(rounds):
+        told: dict[str, list[Figures]] = {side.name: [] for side in sides}
+        for number, wave in enumerate(prompts.waves(streams, WAVES[streams])):
+            for side in sides if number % 2 == 0 else list(reversed(sides)):
+                told[side.name] += side.ask([wave], tokens)
+        for name, answered in told.items():
+            found[name].append(summed(name, answered, tokens))
     return found
 
 
@@ -122,10 +130,10 @@ class Run:
     def pairs(self, sides: Sequence[Side], streams: int, rounds: int) -> dict[str, list[Figures]]:
         found = pairs(sides, streams, self.options.tokens, rounds, self.prompts)
         for name, runs in found.items():
-            figures = medians(runs)
+            usual = medians(runs)
             self.say(
-                f"{streams:2} streams  {name:14} {figures['tokens_s']:7.1f} tokens/s, "
-                f"first after {figures['first_ms']:.0f} ms"
+                f"{streams:2} streams  {name:14} {usual['tokens_s']:7.1f} tokens/s, "
+                f"first after {usual['first_ms']:.0f} ms"
             )
         return found
 
@@ -149,11 +157,11 @@ class Run:
                     self.folder,
                 )
             )
-            figures: Figures = {"limits": meuse.platform.limits, "streams": {}}
+            result: Figures = {"limits": meuse.platform.limits, "streams": {}}
             for streams in self.options.streams:
                 sides = [meuse, bare, single] if streams == 1 else [meuse, bare]
                 found = self.pairs(sides, streams, self.options.rounds)
-                figures["streams"][str(streams)] = {
+                result["streams"][str(streams)] = {
                     **{name: medians(runs) for name, runs in found.items()},
                     "ratio": ratios(found["meuse"], found["bare"]),
                     "prompt_tokens_equal": all(
@@ -162,9 +170,9 @@ class Run:
                     ),
                     "texts_equal": _equal(found["meuse"], found["bare"]),
                 }
-            figures["resident_mb"] = {side.name: side.resident_mb() for side in (meuse, bare)}
-            figures["metered"] = _metered(meuse)
-        return figures
+            result["resident_mb"] = {side.name: side.resident_mb() for side in (meuse, bare)}
+            result["metered"] = _metered(meuse)
+        return result
 
     def peers(self) -> Figures:
         """The platform beside each peer over HTTP; the peer runs for its pairs alone."""
@@ -192,16 +200,16 @@ class Run:
         return {name: make for name, make in made.items() if name in self.options.peers}
 
     def _beside(self, meuse: Side, peer: Side, rounds: int) -> Figures:
-        figures: Figures = {}
+        result: Figures = {}
         for streams in self.options.streams:
             # One at sixteen streams, its ratio is far from the hold: it would take minutes.
             least = 1 if peer.name == "transformers" else rounds
             found = self.pairs([meuse, peer], streams, least)
-            figures[str(streams)] = {
+            result[str(streams)] = {
                 **{name: medians(runs) for name, runs in found.items()},
                 "ratio": ratios(found["meuse"], found[peer.name]),
             }
-        return figures
+        return result
 
     def one(self) -> Figures:
         """Settings of the engine at one stream, beside llama.cpp's server."""

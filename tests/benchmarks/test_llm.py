@@ -47,6 +47,26 @@ def test_a_turn_counts_all_streams_and_refuses_short_answers() -> None:
         llm.turn(side([told(8), told(7)]), [], 8)
 
 
+def test_sides_take_turns_wave_by_wave_with_the_same_prompts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(llm, "WAVES", {2: 3})
+    asked: list[tuple[str, Any]] = []
+
+    def one(name: str) -> llm_sides.Side:
+        def ask(waves: Any, tokens: int) -> list[dict[str, Any]]:
+            asked.append((name, waves))
+            return [{"seconds": 2.0, "streams": [told(tokens)] * 2} for _ in waves]
+
+        return llm_sides.Side(name, ask, Group(1))
+
+    found = llm.pairs([one("a"), one("b")], 2, 8, 2, llm.Prompts())
+    assert [name for name, _ in asked] == ["a", "b", *"abbaab" * 2]
+    for first, second in zip(asked[2::2], asked[3::2], strict=True):
+        assert first[1] == second[1]
+    assert [run["tokens_s"] for run in found["a"]] == [8.0, 8.0]
+
+
 def test_ratios_are_medians_of_pairs() -> None:
     ours = [{"tokens_s": t, "first_ms": 1.0} for t in (90.0, 100.0, 50.0)]
     others = [{"tokens_s": t, "first_ms": 2.0} for t in (100.0, 100.0, 100.0)]

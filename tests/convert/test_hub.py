@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -220,6 +220,28 @@ def test_what_the_hub_refuses_is_said(
     if code in (Code.FORBIDDEN, Code.NOT_FOUND):
         assert "'owner/tiny'" in error.message
         assert "HF_TOKEN" in (error.hint or "")
+
+
+def test_a_busy_hub_is_asked_again(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The list is; files are as every download. Whoever stops the job need not wait for it."""
+    monkeypatch.setattr(downloading, "WAIT_S", (1.0, 2.0, 3.0, 4.0))
+    waited: list[float] = []
+
+    def wait(wait_s: float, often: Callable[[], None]) -> None:
+        waited.append(wait_s)
+        often()
+        hub.list_refusal = None if len(waited) == 3 else (429, "")
+
+    monkeypatch.setattr(hubs, "wait", wait)
+    hub.list_refusal = (503, "")
+    assert inside(fetch(hub, tmp_path).folder) == TAKEN
+    assert waited == [1.0, 2.0, 3.0]
+    hub.list_refusal = (429, "")
+    with pytest.raises(StopError):
+        fetch(hub, tmp_path, progress=Stopping(0))
+    assert len(waited) == 4
 
 
 def test_a_gated_repository_may_be_listed_but_not_read(hub: Hub, tmp_path: Path) -> None:

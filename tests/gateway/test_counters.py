@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,35 @@ def test_an_idle_worker_still_says_that_it_lives(tmp_path: Path, clock: Time) ->
     assert written.at_ms == clock.ms
     assert written.is_live(clock.ms + 2 * stats.HEARTBEAT_S * 1000)
     assert not written.is_live(clock.ms + 3 * stats.HEARTBEAT_S * 1000)
+
+
+def test_a_disk_that_is_busy_holds_no_request_up(
+    tmp_path: Path, clock: Time, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop turns while the file is replaced, and what a scrape wrote meanwhile stays."""
+    made = Counters(tmp_path, 0, 1)
+    replace, entered, free = stats.replace, threading.Event(), threading.Event()
+
+    def slow(folder: Path, slot: int, encoded: bytes) -> None:
+        entered.set()
+        assert free.wait(10)
+        replace(folder, slot, encoded)
+
+    monkeypatch.setattr(stats, "replace", slow)
+
+    async def keep() -> None:
+        task = asyncio.create_task(made.keep())
+        assert await asyncio.to_thread(entered.wait, 10)  # never, were it the loop that waits
+        made.route("acme/m").cache_hits = 1
+        later = made._looked()
+        free.set()
+        made._store(*later)
+        made._store(later[0] - 1, b"overtaken")
+        task.cancel()
+
+    asyncio.run(keep())
+    (written,) = stats.read_all(tmp_path)
+    assert written.routes["acme/m"].cache_hits == 1
 
 
 def test_statistics_sum_over_workers_and_versions(tmp_path: Path) -> None:

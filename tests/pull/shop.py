@@ -37,7 +37,8 @@ def wheel(version: str = "1.0", **members: bytes) -> bytes:
 class Shop:
     """What the server has. `files` by name; `sums` are digests that it announces instead of the
     true ones; `html`: it knows no JSON; `cuts`: how often it still breaks off, after so many
-    bytes; `asked`: (path, range) of each request for a file."""
+    bytes; `busy`: (status, Retry-After) of answers that come before the file; `asked`: (path,
+    range) of each request for a file."""
 
     url: str = ""
     files: dict[str, bytes] = field(default_factory=dict)
@@ -47,6 +48,7 @@ class Shop:
     cuts: int = 0
     cut_after: int = 0
     status: int = 200
+    busy: list[tuple[int, str]] = field(default_factory=list)
     raw: bytes = b""
     asked: list[tuple[str, str]] = field(default_factory=list)
 
@@ -99,6 +101,14 @@ class Handler(BaseHTTPRequestHandler):
     def _file(self, name: str, content: bytes) -> None:
         wanted = self.headers.get("range", "")
         self.shop.asked.append((name, wanted))
+        if self.shop.busy:
+            status, after = self.shop.busy.pop(0)
+            self.send_response(status)
+            if after:
+                self.send_header("retry-after", after)
+            self.send_header("content-length", "0")
+            self.end_headers()
+            return
         start = int(wanted[6:-1]) if wanted else 0
         if wanted and start >= len(content):
             self.send_error(416)

@@ -92,6 +92,33 @@ def test_it_ends_when_nothing_comes(shop: Shop, http: httpx.Client, tmp_path: Pa
         assert caught.value.code is code
 
 
+def test_a_busy_host_is_asked_again_when_it_says(
+    shop: Shop, http: httpx.Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own time where it names one, in ours where not; whoever stops need not wait."""
+    waited: list[float] = []
+    monkeypatch.setattr(downloading, "WAIT_S", (1.5, 2.5, 3.5, 4.5))
+    monkeypatch.setattr(downloading, "wait", lambda wait_s, often: waited.append(wait_s))
+    shop.busy = [(429, "7"), (503, ""), (502, "Wed, 02 Dec 2026 10:00:00 GMT")]
+    assert get(shop, http, tmp_path / "x") == DIGEST
+    assert waited == [7.0, 2.5, 3.5]
+    shop.busy = [(429, "3600")]
+    with pytest.raises(MeuseError, match="answers 429") as caught:
+        get(shop, http, tmp_path / "y")
+    assert caught.value.code is Code.UNAVAILABLE
+    assert len(waited) == 3  # an hour is not waited for
+
+
+def test_a_wait_is_left_early() -> None:
+    class Stop(Exception): ...  # noqa: N818
+
+    def stop() -> None:
+        raise Stop
+
+    with pytest.raises(Stop):
+        downloading.wait(3600.0, stop)
+
+
 def test_an_empty_file_is_a_file(shop: Shop, http: httpx.Client, tmp_path: Path) -> None:
     shop.files["x"] = b""
     url, out = f"{shop.url}/files/x", tmp_path / "x"

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.version import __version__
+from meuse.pull import download as downloads
 from meuse.pull.bring import Snapshot, client
-from meuse.pull.download import Progress, check_digest, download
+from meuse.pull.download import BUSY, Progress, asked_wait_s, check_digest, download, wait
 
 if TYPE_CHECKING:
     from huggingface_hub import ModelInfo
@@ -70,7 +71,7 @@ def fetch(
     raises.
     """
     name, _, revision = reference.partition("@")
-    info = _info(name, revision or None, endpoint)
+    info = _patiently(name, revision or None, endpoint, progress)
     try:
         commit, files = _matched(_COMMIT, info.sha), chosen(info.siblings or (), patterns)
     except (TypeError, ValueError) as error:
@@ -150,9 +151,12 @@ def _matched(pattern: re.Pattern[str], value: object) -> str:
     return value
 
 
-def _info(name: str, revision: str | None, endpoint: str | None) -> ModelInfo:
+def _patiently(
+    name: str, revision: str | None, endpoint: str | None, progress: Progress
+) -> ModelInfo:
+    """A hub that is busy is asked again, when it says, within reason."""
     try:
-        from huggingface_hub import HfApi, errors
+        from huggingface_hub import errors
     except ModuleNotFoundError as error:
         raise MeuseError(
             Code.UNAVAILABLE,
@@ -160,15 +164,30 @@ def _info(name: str, revision: str | None, endpoint: str | None) -> ModelInfo:
             field="source",
             hint="pip install 'meuse[import]'",
         ) from None
-    asked = f"{name}@{revision}" if revision else name
+    waits = iter(downloads.WAIT_S)
+    while True:
+        try:
+            return _info(name, revision, endpoint)
+        except errors.HfHubHTTPError as error:
+            own_s, asked_s = next(waits, None), asked_wait_s(error.response.headers)
+            wait_s = own_s if asked_s is None else asked_s
+            is_over = own_s is None or wait_s is None or wait_s > downloads.MOST_WAIT_S
+            if error.response.status_code not in BUSY or is_over:
+                raise _refused(f"{name}@{revision}" if revision else name, error) from None
+            wait(wait_s, lambda: progress(0, None))
+
+
+def _info(name: str, revision: str | None, endpoint: str | None) -> ModelInfo:
+    from huggingface_hub import HfApi, errors
+
     try:
         return HfApi(endpoint).model_info(
             name, revision=revision, files_metadata=True, timeout=_SILENCE_S
         )
     except errors.HFValidationError as error:
         raise invalid("source", f"{name!r} is not of the hub: {error}") from None
-    except errors.HfHubHTTPError as error:
-        raise _refused(asked, error) from None
+    except errors.HfHubHTTPError:
+        raise
     # Of httpx or httpx2, by the version of huggingface_hub.
     except (errors.HTTPError, OSError) as error:  # type: ignore[attr-defined]
         raise _unavailable(

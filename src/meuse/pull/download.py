@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -16,12 +17,24 @@ from meuse.core.errors import Code, MeuseError
 
 TRIES = 5
 WAIT_S = (0.5, 2.0, 5.0, 10.0)
+MOST_WAIT_S = 60.0
+"""A host that asks for more than this is not waited for: the job can be tried again later."""
+BUSY = (429, 500, 502, 503, 504)
+"""Answers that may be others in a moment."""
 
 _REFUSALS = {401: Code.FORBIDDEN, 403: Code.FORBIDDEN, 404: Code.NOT_FOUND}
 """What a host's answer means; all others, that the file does not come for now."""
 
 Progress = Callable[[int, int | None], None]
 """(bytes so far, bytes in all if known). May raise, to stop for now."""
+
+
+class _BusyError(Exception):
+    """The host answers one of `BUSY`; `wait_s` is what it asks for, None where it does not."""
+
+    def __init__(self, response: httpx.Response) -> None:
+        super().__init__(f"the file's host answers {response.status_code}")
+        self.wait_s = asked_wait_s(response.headers)
 
 
 def download(
@@ -36,6 +49,8 @@ def download(
 ) -> str:
     """Write the file at `url` to `out`; its SHA-256. What `out` holds of it already is kept and
     not asked for again.
+
+    A host that is busy or broken is asked again, when it says, within reason.
 
     Raises `too_large`, `unavailable` when it does not come, `forbidden` or `not_found` when the
     host says so, `invalid_data` when it is another file than announced: then `out` is gone.
@@ -85,19 +100,39 @@ def _bring(
             return
         try:
             _once(client, url, out, before, max_bytes, progress)
-        except httpx.TransportError as error:
-            came = out.exists() and out.stat().st_size > before
-            failed = 1 if came else failed + 1
-            if failed >= TRIES:
+        except (httpx.TransportError, _BusyError) as error:
+            have = out.stat().st_size if out.exists() else 0
+            failed = 1 if have > before else failed + 1
+            asked = error.wait_s if isinstance(error, _BusyError) else None
+            if failed >= TRIES or (asked or 0) > MOST_WAIT_S:
                 raise MeuseError(
                     Code.UNAVAILABLE,
-                    f"the file does not come: {type(error).__name__}: {error}",
+                    f"the file does not come: {_said(error)}",
                     field="source",
                     hint="Try the job again: it goes on where it was broken off.",
                 ) from None
-            time.sleep(WAIT_S[failed - 1])
+            wait_s = WAIT_S[failed - 1] if asked is None else asked
+            wait(wait_s, partial(progress, have, size))
         else:
             return
+
+
+def _said(error: Exception) -> str:
+    return str(error) if isinstance(error, _BusyError) else f"{type(error).__name__}: {error}"
+
+
+def asked_wait_s(headers: Mapping[str, str]) -> float | None:
+    """Seconds of `Retry-After`; None where there is none, or a date."""
+    after = headers.get("retry-after", "")
+    return float(after) if after.isdecimal() else None
+
+
+def wait(wait_s: float, often: Callable[[], None]) -> None:
+    """`often` may raise: whoever stops or pauses the job need not wait as long."""
+    ends = time.monotonic() + wait_s
+    while (left := ends - time.monotonic()) > 0:
+        often()
+        time.sleep(min(left, 0.5))
 
 
 def _once(
@@ -107,6 +142,8 @@ def _once(
     with client.stream("GET", url, headers=headers) as response:
         if response.status_code == 416:  # it was whole; the digest will tell
             return
+        if response.status_code in BUSY:
+            raise _BusyError(response)
         if response.status_code not in (200, 206):
             raise MeuseError(
                 _REFUSALS.get(response.status_code, Code.UNAVAILABLE),

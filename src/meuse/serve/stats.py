@@ -12,7 +12,6 @@ Histograms hold counts per bucket (not cumulative), the last one for all that is
 
 from __future__ import annotations
 
-import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -140,7 +139,6 @@ class WorkerStats(msgspec.Struct, array_like=True):
         return now_ms - self.at_ms < 3 * HEARTBEAT_S * 1000
 
 
-_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(WorkerStats).decode
 
 
@@ -148,12 +146,21 @@ def path_of(folder: Path, slot: int) -> Path:
     return folder / f"worker-{slot}.stats"
 
 
+encode = msgspec.msgpack.Encoder().encode
+"""What `replace` takes, of `WorkerStats`."""
+
+
 def write(folder: Path, stats: WorkerStats) -> None:
     """Replace the slot's file. Not fsynced: it lives as long as the platform runs."""
-    path = path_of(folder, stats.slot)
+    replace(folder, stats.slot, encode(stats))
+
+
+def replace(folder: Path, slot: int, encoded: bytes) -> None:
+    """As `write`. A disk with much to do may take a tenth of a second for it."""
+    path = path_of(folder, slot)
     fresh = path.with_suffix(".stats-new")
-    fresh.write_bytes(_encode(stats))
-    os.replace(fresh, path)  # noqa: PTH105  on the worker's loop: Path's adds nothing
+    fresh.write_bytes(encoded)
+    fresh.replace(path)
 
 
 def begin(folder: Path, slot: int, epoch: int) -> WorkerStats:
