@@ -171,9 +171,12 @@ class Rig:
             until(lambda: _listens(self.sockets / f"{replica}.sock"), 60)
         return process
 
-    def worker(self, **more: Any) -> Worker:
-        """Start a worker and wait until it is ready."""
+    def worker(self, send_buffer: int = 0, **more: Any) -> Worker:
+        """Start a worker and wait until it is ready. `send_buffer`: bytes that the kernel takes
+        of each connection before its client does; 0: as many as it likes."""
         http = socket.create_server(("127.0.0.1", 0), backlog=512)
+        if send_buffer:  # connections inherit it
+            http.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
         grpc = socket.socket()
         grpc.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         grpc.bind(("127.0.0.1", 0))  # held, not listening: the port stays ours

@@ -12,7 +12,7 @@ import logging
 import sys
 from pathlib import Path
 
-from meuse.gateway import cork, counters, http, links, metrics, rpc, worker
+from meuse.gateway import cork, counters, events, links, metrics, rpc, worker
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     links.MAX_WAITING = given.pop("max_waiting", links.MAX_WAITING)
     metrics.SHOWN_S = given.pop("shown_s", metrics.SHOWN_S)
     counters.KEPT_S = given.pop("kept_s", counters.KEPT_S)
-    http.STALL_S = given.pop("stall_s", http.STALL_S)
+    events.STALL_S = given.pop("stall_s", events.STALL_S)
     worker.DRAIN_S = given.pop("drain_s", worker.DRAIN_S)
     worker.STREAMS_S = given.pop("streams_s", worker.STREAMS_S)
     rpc._MAX_RPCS = given.pop("max_rpcs", rpc._MAX_RPCS)

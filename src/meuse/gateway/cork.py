@@ -37,6 +37,8 @@ MIN_BODY = 16 * 1024
 _NO_LINGER = struct.pack("ii", 1, 0)
 ABORT = "meuse.abort"
 """In the scope: cuts the connection, also one whose client takes nothing any more."""
+FLOW = "meuse.flow"
+"""In the scope: uvicorn's `FlowControl` of the connection."""
 _PER_HEADER = 32  # many empty headers cost us more than their bytes
 _SURELY_SMALL = 4096  # too few bytes for so many headers
 _LINGER_S = 2.0
@@ -225,6 +227,7 @@ class CorkedHttpProtocol(HttpToolsProtocol):
         self.url, self.headers, self.expect_100_continue = url, headers, expect
         self.scope["headers"] = headers
         self.scope[ABORT] = self._cut  # type: ignore[literal-required]  # ours beside ASGI's
+        self.scope[FLOW] = self.flow  # type: ignore[literal-required]
         super().on_headers_complete()
         if self._draining:
             self.cycle.keep_alive = False

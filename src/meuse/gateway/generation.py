@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,10 @@ class Generation:
         self._parts: list[Part] = []
         self._held = 0
         self._wake = asyncio.Event()
+        self._is_awaited = False
+        self.tap: Callable[[Part], bool] | None = None
+        """Takes a part as it comes, while `more` is waited for: a task that is woken for each costs
+        several times what a part does. False: not now. Must not raise."""
         self._is_over = True  # nothing runs
         self._is_ending = False  # its last record waits for the disk
         self._seen: Observation | None = None
@@ -116,7 +121,11 @@ class Generation:
                     raise self._error
                 return []
             self._wake.clear()
-            await self._wake.wait()
+            self._is_awaited = True
+            try:
+                await self._wake.wait()
+            finally:
+                self._is_awaited = False
         parts, self._parts, self._held = self._parts, [], 0
         return parts
 
@@ -229,7 +238,7 @@ class Generation:
         if not self._has_begun:
             self._has_begun = True
             self.target.stats.first.add(max(clock_ms() - self._began, 0.0))
-        if self._error is None:
+        if self._error is None and not self._tapped(part):
             self._parts.append(part)
             self._held += len(part.text) + len(part.calls) + len(part.logprobs)
             if self._held > MAX_HELD:
@@ -246,6 +255,11 @@ class Generation:
                 self._record(self._so_far(), None)
             except MeuseError as error:
                 self.leave(error)
+
+    def _tapped(self, part: Part) -> bool:
+        """Whether it was taken at once: those before it were, so that it comes in its turn."""
+        tap = self.tap
+        return tap is not None and self._is_awaited and not self._parts and tap(part)
 
     def _so_far(self) -> dict[str, int]:
         stream = self._stream

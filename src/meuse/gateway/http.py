@@ -29,8 +29,8 @@ from meuse.gateway.body import (
     too_large,
 )
 from meuse.gateway.control_proxy import ControlProxy
-from meuse.gateway.cork import ABORT
 from meuse.gateway.dataplane import DataPlane
+from meuse.gateway.events import send_events
 from meuse.gateway.heads import (
     JSON,
     Header,
@@ -57,10 +57,7 @@ from meuse.serve.frames import NORMAL
 
 logger = logging.getLogger(__name__)
 
-STALL_S = 30.0
-"""How long the client of a stream may take nothing of it; what waits meanwhile is bounded."""
 _OURS = (b"/v2/", b"/predictions/")
-_EVENTS = ((b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"))
 _encode = msgspec.json.Encoder().encode
 
 T = TypeVar("T")
@@ -114,7 +111,7 @@ class App:
             answer = await self._answer(scope, receive, found)
             if isinstance(answer, TextAnswer | Awaited):
                 try:
-                    await _while_there(_send_events(answer, scope, send), receive)
+                    await _while_there(send_events(answer, scope, send), receive)
                 finally:
                     answer.leave()
                 return
@@ -350,20 +347,6 @@ async def _while_there(coroutine: Coroutine[Any, Any, T], receive: Receive) -> T
             with contextlib.suppress(asyncio.CancelledError, MeuseError):
                 await task
     raise ClientGoneError
-
-
-async def _send_events(answer: TextAnswer | Awaited, scope: Scope, send: Send) -> None:
-    headers = [*_EVENTS, *answer.headers]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
-    async with contextlib.aclosing(answer.events()) as events:
-        async for data in events:
-            try:
-                async with asyncio.timeout(STALL_S):
-                    await send({"type": "http.response.body", "body": data, "more_body": True})
-            except TimeoutError:
-                scope[ABORT]()
-                raise ClientGoneError from None
-    await send({"type": "http.response.body", "body": b""})
 
 
 async def _until_gone(receive: Receive) -> None:

@@ -144,7 +144,7 @@ class Replica(asyncio.Protocol):
         if verb == "pace":
             return [f"w{i} " for i in range(args[1])], args[0] / 1000
         if verb == "big":
-            return ["x" * 1024 * args[1]] * args[0], 0.002
+            return [f"{i} ".ljust(1024 * args[1], "x") for i in range(args[0])], 0.002
         return [f"w{i} " for i in range(args[0] if args else 2)], 0
 
     def logprobs(self, ask: Ask, text: str) -> bytes:

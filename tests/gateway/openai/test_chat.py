@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,6 +13,7 @@ import msgspec
 import pytest
 
 from gateway.openai.conftest import Chat
+from gateway.rig import Rig
 from meuse.serve.generation.messages import Ask
 
 TOOL: Any = {
@@ -197,3 +200,30 @@ def test_many_streams_at_once(served: Chat) -> None:
     with ThreadPoolExecutor(16) as pool:
         texts = list(pool.map(stream, range(20, 36)))
     assert texts == ["".join(f"w{i} " for i in range(n)) for n in range(20, 36)]
+
+
+def test_a_client_that_takes_its_time_gets_all_in_order(rig: Rig) -> None:
+    """What is written as it comes and what waited for the client meet: nothing is lost, doubled
+    or out of its place, whichever way each part went."""
+    chat = Chat(rig, worker={"send_buffer": 8192})
+    body = json.dumps(
+        {"model": "chat", "messages": [{"role": "user", "content": "big 60 8"}], "stream": True}
+    ).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {chat.key}"
+    with socket.socket() as link:
+        link.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        link.settimeout(30)
+        link.connect(("127.0.0.1", chat.worker.port))
+        link.sendall(f"{head}\r\ncontent-length: {len(body)}\r\n\r\n".encode() + body)
+        got = link.recv(1024)
+        time.sleep(0.06)  # some 200 KB have come: more than its connection takes, less than is held
+        while not got.endswith(b"0\r\n\r\n"):
+            more = link.recv(65536)
+            assert more, got[-200:]
+            got += more
+    events = [line for line in got.split(b"\n") if line.startswith(b'data: {"id"')]
+    deltas = [json.loads(event[6:])["choices"][0]["delta"] for event in events]
+    assert deltas[0]["role"] == "assistant"
+    texts = [delta["content"] for delta in deltas[1:-1]]
+    assert texts == [f"{i} ".ljust(8192, "x") for i in range(60)]
+    chat.close()

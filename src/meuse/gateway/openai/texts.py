@@ -6,8 +6,9 @@ Knows the data plane's generations; knows no connection.
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from meuse.core import openai_errors as errors
 from meuse.core.errors import Code, MeuseError
@@ -29,6 +30,14 @@ class Wanted:
     headers: Headers
     timeout_ms: int | None = None
     priority: int = NORMAL
+
+
+class Sink(Protocol):
+    """What takes events at once, while it is free."""
+
+    @property
+    def is_free(self) -> bool: ...
+    def write(self, data: bytes) -> None: ...
 
 
 class Texts:
@@ -85,6 +94,8 @@ class Answer:
         self._choices = asked.ask.sampling.n
         self.is_stream = asked.stream
         self.headers: list[tuple[bytes, bytes]] = []
+        self.sink: Sink | None = None
+        """Where `events` may write as parts come, between those that it gives."""
         self._first: list[Part] = []
         self._writer = Writer(
             shape,
@@ -136,30 +147,61 @@ class Answer:
             self.leave()
 
     async def _events_of(self, number: int, text: Generation) -> AsyncIterator[bytes]:
-        writer, base = self._writer, number * self._choices
-        begun = [False] * self._choices
+        teller = _Teller(self._writer, number * self._choices, self._choices)
         parts = self._first if number == 0 else await text.more()
+        text.tap = self._tap(teller)
         while parts:
-            out = []
-            for part in parts:
-                if not (part.text or part.calls or part.logprobs):
-                    continue  # only counted: the half of a character, or what may be a stop
-                if not begun[part.index]:
-                    begun[part.index] = True
-                    out.append(writer.begin(base + part.index))
-                out.append(writer.part(part, base + part.index))
-            if out:
-                yield b"".join(out)
+            if out := b"".join([teller.part(part) for part in parts]):
+                yield out
             parts = await text.more()
-        ends = []
-        for i, reason in enumerate(_reasons(text, self._choices)):
-            if not begun[i]:
-                ends.append(writer.begin(base + i))
-            ends.append(writer.end(base + i, reason))
-        yield b"".join(ends)
+        yield teller.end(_reasons(text, self._choices))
+
+    def _tap(self, teller: _Teller) -> Callable[[Part], bool] | None:
+        sink = self.sink
+        if sink is None:
+            return None
+
+        def tap(part: Part) -> bool:
+            if not sink.is_free:
+                return False
+            try:
+                out = teller.part(part)
+            except Exception:
+                return False  # it is read once more, where one answer alone fails of it
+            if out:
+                sink.write(out)
+            return True
+
+        return tap
 
     def _counted(self) -> Counted:
         return Counted.of([text.finished for text in self._texts if text.finished is not None])
+
+
+class _Teller:
+    """The events of one text's choices, of which the first has the index `base`."""
+
+    def __init__(self, writer: Writer, base: int, choices: int) -> None:
+        self._writer = writer
+        self._base = base
+        self._begun = [False] * choices
+
+    def part(self, part: Part) -> bytes:
+        if not (part.text or part.calls or part.logprobs):
+            return b""  # only counted: the half of a character, or what may be a stop
+        told = self._writer.part(part, self._base + part.index)
+        if self._begun[part.index]:
+            return told
+        self._begun[part.index] = True
+        return self._writer.begin(self._base + part.index) + told
+
+    def end(self, reasons: Sequence[str]) -> bytes:
+        ends = []
+        for i, reason in enumerate(reasons):
+            if not self._begun[i]:
+                ends.append(self._writer.begin(self._base + i))
+            ends.append(self._writer.end(self._base + i, reason))
+        return b"".join(ends)
 
 
 def _reasons(text: Generation, choices: int) -> Sequence[str]:

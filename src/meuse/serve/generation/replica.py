@@ -241,7 +241,7 @@ class Replica:
 
     def _admit(self) -> None:
         """Start what may start: requests of one adapter, the engine's."""
-        while True:
+        while len(self._waiting):
             busy = bool(self._running) or self._engine.busy
             adapter = self._turns.look(now_us(), self._waiting.classes(), busy)
             if adapter is None or self._broken is not None:
