@@ -7,13 +7,13 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from meuse.client.client import Client
+    from meuse.client.link import Link
 
 MOST, MOST_BYTES = 1_000, 900_000
 _BATCH = {"content-type": "application/cloudevents-batch+json"}
 
 
-def push(client: Client, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def push(client: Link, events: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Send all of them, a batch after the other. Raises `MeuseError` at the first batch that is
     refused: the ones before it are taken, and are recognised when they come again."""
     sums: dict[str, Any] = {"accepted": 0, "duplicates": 0, "late": []}

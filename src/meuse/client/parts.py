@@ -13,7 +13,7 @@ from urllib.parse import quote
 from meuse.core.errors import Code, MeuseError, invalid
 
 if TYPE_CHECKING:
-    from meuse.client.client import Client
+    from meuse.client.data import DataCalls
 
 ROOT = "/api/datasets/uploads"
 TRIES = 6
@@ -21,7 +21,7 @@ _AGAIN = (Code.UNAVAILABLE, Code.INTERNAL, Code.OVERLOADED)
 
 
 def send(
-    client: Client,
+    client: DataCalls,
     name: str,
     path: Path,
     format: str | None,
@@ -59,7 +59,7 @@ def send(
     return answer
 
 
-def _put(client: Client, where: str, piece: bytes) -> None:
+def _put(client: DataCalls, where: str, piece: bytes) -> None:
     """Send a part, again when the connection or the platform was away for a moment."""
     digest = base64.b64encode(hashlib.sha256(piece).digest()).decode()
     for attempt in range(TRIES):

@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 from urllib.parse import quote
 
-JSON = dict[str, Any]
+from meuse.client.link import JSON, Link
 
 
-class WalletCalls:
-    """What `Client` has of wallets; it sends the requests."""
-
-    def call(self, method: str, path: str, **arguments: Any) -> Any:
-        raise NotImplementedError
+class WalletCalls(Link):
+    """What `Client` has of wallets."""
 
     def open_wallet(self, tenant: str, currency: str) -> JSON:
         """A tenant's wallet in a currency, made if there is none."""
