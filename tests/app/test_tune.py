@@ -58,7 +58,9 @@ def tune(tmp_path: Path) -> Iterator[Tune]:
         )  # fmt: skip
     for name, engine in (("m", "genai"), ("rows", "onnx")):
         deployments.put(spec(f"{name}:1", "chat" if name == "m" else name, engine))
-    yield Tune(Stores(SqlDatasets(database), registry, deployments, lambda: None), 1, 2)
+    yield Tune(
+        Stores(SqlDatasets(database), registry, deployments, lambda: None), 1, 2, lambda: 1 << 32
+    )
     database.close()
 
 
@@ -109,6 +111,19 @@ def test_what_is_faster_is_written_once(tune: Tune) -> None:
     assert chat(tune).engine == EngineOptions(
         "genai", cores=2, max_sequences=8, prompt_lookup=PromptLookup(3, 5)
     )
+
+
+def test_what_its_replicas_have_no_memory_for_is_not_written(tune: Tune) -> None:
+    """Refused as where it is put; the figures are there all the same."""
+    result = (
+        replace(tune, budget=lambda: 1 << 20)
+        .kind()
+        .complete(job(tune, apply=True), {"changes": CHANGES})
+    )
+    assert (result["applied"], result["changes"]) == (False, CHANGES)
+    assert result["apply_error"]["code"] == Code.INVALID_FIELD
+    assert "all replicas together may have" in result["apply_error"]["message"]
+    assert chat(tune).generation == 1
 
 
 def test_a_deployment_that_was_changed_meanwhile_is_left_alone(tune: Tune) -> None:

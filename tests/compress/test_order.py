@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from meuse.compress import order
 from meuse.compress.spec import steps_from
 from meuse.core.errors import Code, MeuseError
 
@@ -84,3 +85,36 @@ def test_what_can_follow_is_accepted(steps: list[Any]) -> None:
     assert [step.method for step in steps_from(steps)] == [
         step if isinstance(step, str) else step["method"] for step in steps
     ]
+
+
+@pytest.mark.parametrize(
+    ("steps", "format", "has_weights", "told"),
+    [
+        (["prune", "quantize"], "onnx", False, "m:1 has no weights file, which 'prune' needs"),
+        (["quantize"], "openvino", True, "'quantize' takes ONNX, and m:1 is OpenVINO IR"),
+        (["convert"], "litert", False, "'convert' takes ONNX, and m:1 is LiteRT"),
+    ],
+)
+def test_a_parent_that_the_first_step_cannot_take_is_refused(
+    steps: list[Any], format: str, has_weights: bool, told: str
+) -> None:
+    with pytest.raises(MeuseError, match=told) as caught:
+        order.check_parent(steps_from(steps), "m:1", format, has_weights=has_weights)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, "steps.0.method")
+    assert caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("steps", "format", "has_weights"),
+    [
+        (["quantize"], "onnx", False),
+        (["quantize", "pack"], "packed", False),
+        (["prune", "quantize"], "openvino", True),
+        ([], "litert", False),
+    ],
+)
+def test_a_parent_that_the_first_step_can_take_is_accepted(
+    steps: list[Any], format: str, has_weights: bool
+) -> None:
+    """A packed file holds a graph; a network is exported anew; a search finds its own steps."""
+    order.check_parent(steps_from(steps) if steps else (), "m:1", format, has_weights=has_weights)

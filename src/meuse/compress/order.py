@@ -62,6 +62,28 @@ def check(steps: Sequence[Step]) -> None:
             before.integers = step
 
 
+def check_parent(steps: Sequence[Step], ref: str, format: str, *, has_weights: bool) -> None:
+    """Raises `invalid_field` where the version cannot begin: its file of this format is what
+    methods of the graph take, its weights are what those of the network do."""
+    if not steps:
+        return
+    first = catalog.METHODS[steps[0].method]
+    takes_file = format not in ("openvino", "litert")
+    if first.stage == "graph" and not takes_file:
+        told = f"{first.name!r} takes ONNX, and {ref} is {_NAMES[format]}"
+        raise invalid("steps.0.method", told, f"Compress the version that {ref} was made of.")
+    if first.stage == "network" and not has_weights:
+        graph = [method.name for method in catalog.METHODS.values() if method.stage == "graph"]
+        told = (
+            f"{ref} has no weights file, which {first.name!r} needs: it is known as a finished "
+            "graph only"
+        )
+        hint = "Versions that were trained here have one."
+        if takes_file:
+            hint += f" Without it these work: {', '.join(graph)}."
+        raise invalid("steps.0.method", told, hint)
+
+
 def _left_behind(field: str, step: Step, earlier: Step) -> NoReturn:
     told = f"{step.method!r} changes the network, which {earlier.method!r} has left behind"
     hint = f"Put {step.method!r} before {earlier.method!r}."

@@ -7,6 +7,7 @@ any byte, and it goes on from there. Nothing that is fetched is executed.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -169,10 +170,11 @@ def _patiently(
         try:
             return _info(name, revision, endpoint)
         except errors.HfHubHTTPError as error:
-            own_s, asked_s = next(waits, None), asked_wait_s(error.response.headers)
-            wait_s = own_s if asked_s is None else asked_s
-            is_over = own_s is None or wait_s is None or wait_s > downloads.MOST_WAIT_S
-            if error.response.status_code not in BUSY or is_over:
+            wait_s = next(waits, math.inf)
+            if wait_s != math.inf:
+                asked_s = asked_wait_s(error.response.headers)
+                wait_s = wait_s if asked_s is None else asked_s
+            if error.response.status_code not in BUSY or wait_s > downloads.MOST_WAIT_S:
                 raise _refused(f"{name}@{revision}" if revision else name, error) from None
             wait(wait_s, lambda: progress(0, None))
 

@@ -60,6 +60,7 @@ def kinds(
         "search": time.metered(Search(stores, foreign).kind()),
         "batch": batches.kind(),
         "tune": worked.metered(
-            Tune(stores, threads, os.cpu_count() or 1).kind(), worktime.deployment_name
+            Tune(stores, threads, os.cpu_count() or 1, fine_tunings.budget).kind(),
+            worktime.deployment_name,
         ),
     }

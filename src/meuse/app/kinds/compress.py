@@ -9,6 +9,7 @@ from typing import Any
 from meuse.app.kinds import distill
 from meuse.app.kinds.import_ import Foreign
 from meuse.app.kinds.shared import Stores
+from meuse.compress import order
 from meuse.compress.spec import CompressSpec
 from meuse.core.errors import invalid
 from meuse.core.nouns import CUSTOM, Job, Scope
@@ -46,6 +47,10 @@ class Compress:
                 "is nothing to judge it by",
                 "Models that were trained here can be compressed.",
             )
+        formats = [artifact.format for artifact in parent.artifacts]
+        order.check_parent(
+            asked.steps, parent.ref, formats[0], has_weights="safetensors" in formats
+        )
         data = self.stores.find_data(scope, asked.data or parent.lineage.dataset)
         asked = distill.pinned(self.stores, scope, asked, parent, data)
         return replace(asked, model=parent.ref, data=data.ref).to_dict()

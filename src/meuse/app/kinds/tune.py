@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from meuse.app.kinds.shared import Stores
-from meuse.core.errors import MeuseError, invalid, not_found
+from meuse.core.errors import Code, MeuseError, invalid, not_found
 from meuse.core.fields import integer, known
 from meuse.core.nouns import (
     Deployment,
@@ -19,6 +19,7 @@ from meuse.core.nouns import (
     Scope,
 )
 from meuse.deploy import generation
+from meuse.deploy.completion import completed
 from meuse.deploy.spec import draft
 from meuse.jobs.kinds import JobKind
 from meuse.registry import references
@@ -31,17 +32,21 @@ SETTINGS = (
     "cores", "prompt_lookup", "prefix_cache", "kv_precision", "max_batched_tokens",
     "max_sequences", "draft_model",
 )  # fmt: skip
+_SAID = ("targets", "timeout_ms")
+"""What of a deployment stays as it is."""
 MAX_PROMPTS = 64
 MAX_CHARACTERS = 8192
 
 
 @dataclass(frozen=True, slots=True)
 class Tune:
-    """`threads` of a replica whose deployment does not say, `cores` of this machine."""
+    """`threads` of a replica whose deployment does not say, `cores` of this machine; `budget()` is
+    the memory in bytes that all replicas may have."""
 
     stores: Stores
     threads: int
     cores: int
+    budget: Callable[[], int]
 
     def kind(self) -> JobKind:
         return JobKind(self._check, self._prepare, self._complete, self._estimate)
@@ -95,8 +100,17 @@ class Tune:
         wanted = changed(deployment.engine, changes)
         if wanted == deployment.engine:
             return  # this step ran before
+        if deployment.generation != job.spec["generation"]:
+            raise MeuseError(
+                Code.PRECONDITION_FAILED,
+                f"{deployment.name} was changed while it was measured",
+                hint="Run the job again.",
+            )
+        # Here was room for one engine; the deployment's replicas have to have it, too.
+        spec = replace(deployment, engine=wanted)
+        spec = completed(self.stores.registry, spec, _SAID, self.budget())
         # What was measured is the spec of that generation, and no other.
-        self.stores.deployments.put(replace(deployment, engine=wanted), job.spec["generation"])
+        self.stores.deployments.put(spec, job.spec["generation"])
         self.stores.wake()
 
     def _deployment(self, scope: Scope, name: str) -> Deployment:
