@@ -61,6 +61,9 @@ bench: setup
 	$(BIN)/python benchmarks/ingest.py
 	$(BIN)/python benchmarks/billing.py
 	$(BIN)/python benchmarks/llm.py --parts api
+	$(BIN)/python benchmarks/llm_adapters.py
+	$(BIN)/python benchmarks/llm_lora.py
+	$(BIN)/python benchmarks/llm_compression.py
 
 bench-peers: setup
 	$(BIN)/python benchmarks/serving.py --peers all

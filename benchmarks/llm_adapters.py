@@ -1,7 +1,8 @@
 """Many adapters on one base in one replica: what they cost in memory, in speed and in waiting.
 
+    python benchmarks/llm_adapters.py                    # SmolLM2-135M, made int8 of its GGUF file
+    python benchmarks/llm_adapters.py --gguf FILE        # another one's
     python benchmarks/llm_adapters.py --ir FOLDER        # OpenVINO's files of a language model
-    python benchmarks/llm_adapters.py --gguf FILE        # makes them first, with int8 weights
 
 Replica processes as the platform starts them, asked over their socket; adapters of random
 numbers, rank 8 on q, k, v and o: nothing here depends on what they have learnt. Held: memory of
@@ -27,8 +28,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import llm_sides
 import msgspec
 import numpy as np
+import venvs
 from report import write
 from safetensors.numpy import save
 
@@ -50,7 +53,7 @@ PROMPT = "Write about the river, its barges and the towns on its banks."
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    source = parser.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group()
     source.add_argument("--ir", type=Path)
     source.add_argument("--gguf", type=Path)
     parser.add_argument("--adapters", type=int, default=8)
@@ -61,7 +64,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="meuse-ad-") as folder:
-        base = options.ir or converted(options.gguf, Path(folder) / "ir")
+        gguf = None if options.ir else options.gguf or llm_sides.weights(venvs.cache())
+        base = converted(gguf, Path(folder) / "ir") if gguf else options.ir
         figures = measure(Path(folder), base, options)
     path = write("llm-adapters", figures, page)
     print(path.with_suffix(".md").read_text())

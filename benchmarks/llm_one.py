@@ -61,6 +61,7 @@ SETTINGS: dict[str, Setting] = {
     "steps of 2048 tokens": Setting(scheduler={"max_num_batched_tokens": 2048}),
     "LLMPipeline": Setting(kind="single"),
     "int8 IR": Setting(ir=True),
+    "int8 IR, keys and values f16": Setting(ir=True, properties={"KV_CACHE_PRECISION": "f16"}),
     "int8 IR, LLMPipeline": Setting(kind="single", ir=True),
 }
 

@@ -64,11 +64,13 @@ def page(body: Figures) -> str:
 
 
 def holds(judged: list[Figures]) -> str:
+    """A table; what was not measured is counted below it, for most reports are of one part."""
     head = ("what", "hold", "measured", "verdict")
-    return table(
-        head,
-        [[h["what"], h["hold"], number(h["measured"], 2), h["verdict"]] for h in judged],
-    )
+    measured = [h for h in judged if h["verdict"] != "not measured"]
+    rows = [[h["what"], h["hold"], number(h["measured"], 2), h["verdict"]] for h in measured]
+    left = len(judged) - len(measured)
+    told = [table(head, rows)] if rows else []
+    return "\n\n".join(told + ([f"Not measured in this run: {left} others."] if left else []))
 
 
 def _beside_bare(api: Figures) -> str:
