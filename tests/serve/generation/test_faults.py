@@ -77,6 +77,29 @@ def test_deadlines_end_what_runs_and_what_waits() -> None:
         scripted.close()
 
 
+def test_those_that_come_together_share_their_first_step() -> None:
+    """An idle engine waits as long as they arrive: whoever is first does not make the others wait
+    for a step of its own. One that is alone does not wait long."""
+    scripted = Scripted(pause_s=0.3)
+    try:
+        worker = scripted.connect()
+        numbers = []
+        for _ in range(6):
+            numbers.append(worker.send(raw("t", max_tokens=2)))
+            time.sleep(0.0002)
+        answers = [worker.answers[number] for number in numbers]
+        while not any(answer.parts for answer in answers):
+            worker.read()
+        assert all(answer.parts for answer in answers)
+        for number in numbers:
+            worker.wait(number)
+        begun_s = time.monotonic()
+        assert worker.ask(raw("t", max_tokens=1)).last.completion_tokens == 1
+        assert time.monotonic() - begun_s < 2 * 0.3
+    finally:
+        scripted.close()
+
+
 def test_the_queue_is_bounded_and_takes_turns() -> None:
     """More than it holds is told at once; within it, tenants take turns and classes go first."""
     scripted = Scripted(max_sequences=1, max_queue=4)

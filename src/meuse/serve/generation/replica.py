@@ -40,6 +40,10 @@ from meuse.serve.page import PageWriter
 logger = logging.getLogger(__name__)
 
 ADAPTER_TURN_MS = 2000
+GATHER_S = 0.001
+GATHER_MOST_S = 0.01
+"""How long an idle engine waits for one more request, and for all: those that come together share
+their first step, which takes long whatever is in it."""
 _LINGER_S = 10.0
 _SWEEP_US = 20_000
 _MAX_SEED = 2**31 - 1
@@ -95,6 +99,7 @@ class Replica:
         self._seen: set[str] = set()  # adapters that it was switched to before
         self._page = PageWriter(config.page, parts.generator.max_sequences)
         self._scheduled = False
+        self._gathered_us = 0  # since when it waits for more
         self._swept_us = 0
         self._stopping = asyncio.Event()
         self._idle = asyncio.Event()
@@ -214,9 +219,22 @@ class Replica:
         self._schedule()
 
     def _schedule(self) -> None:
-        if not self._scheduled:
-            self._scheduled = True
+        if self._scheduled:
+            return
+        self._scheduled = True
+        if self._running or self._engine.busy:
             self._loop.call_soon(self._turn)
+        else:
+            self._gathered_us = now_us()
+            self._loop.call_later(GATHER_S, self._gather, len(self._waiting))
+
+    def _gather(self, before: int) -> None:
+        """Begin, unless requests still arrive."""
+        count = len(self._waiting)
+        if count > before and now_us() - self._gathered_us < GATHER_MOST_S * 1e6:
+            self._loop.call_later(GATHER_S, self._gather, count)
+        else:
+            self._turn()
 
     def _turn(self) -> None:
         """Admit, step once, send; again after what has arrived meanwhile was read."""
