@@ -15,7 +15,7 @@ import torch
 from openvino import opset13
 
 from helpers_jobs import RecordedJob
-from helpers_llama import checkpoint, jsonl, model
+from helpers_llama import checkpoint, jsonl, learned, model
 from helpers_tiny_llm import write_gguf
 from meuse.app.work import compress, compress_language
 from meuse.compress import page, summary
@@ -112,6 +112,46 @@ def test_a_gguf_file_is_judged_by_its_dequantised_weights(desk: Desk, tmp_path: 
     assert "the goal allows 1,000" in caught.value.message
     assert told["before"]["format"] == "gguf"
     assert any("dequantised checkpoint" in line for line in told["claims"])
+
+
+@pytest.fixture(scope="module")
+def knowing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return learned(tmp_path_factory.mktemp("knowing"), [row["text"] for row in TEXTS])
+
+
+INT4 = [{"method": "weights", "precision": "int4", "group_size": 16}]
+
+
+def test_what_is_more_surprised_than_allowed_is_refused(desk: Desk, knowing: Path) -> None:
+    """With the report of what was measured; no version is there, and no file of one."""
+    parent = desk.add(knowing)
+    kept = sorted((desk.folder / "blobs").rglob("*"))
+    with pytest.raises(RefusedError) as caught:
+        desk.run(parent, steps=INT4, goal={"max_drop": 0})
+    assert (caught.value.code, caught.value.field) == (Code.GATE_REFUSED, "goal.max_drop")
+    assert "the goal allows a rise of at most 0.00%" in caught.value.message
+    told = caught.value.report
+    assert not told["verdict"]["passed"]
+    before, after = told["before"]["metric"], told["after"]["metric"]
+    assert f"perplexity {before:.3f} → {after:.3f}" in caught.value.message
+    assert told["drop"] == pytest.approx(after / before - 1)
+    assert told["drop"] > 0
+    json.dumps(told)
+    assert sorted((desk.folder / "blobs").rglob("*")) == kept
+
+
+def test_weights_of_4_bits_are_kept_where_they_are_good_enough(desk: Desk, knowing: Path) -> None:
+    parent = desk.add(knowing)
+    made = desk.run(parent, steps=INT4, goal={"max_drop": 0.5})
+    told = made["report"]
+    assert told["verdict"]["passed"]
+    assert 0 < told["drop"] < 0.5
+    assert made["metrics"]["perplexity"] == told["after"]["metric"]
+    assert told["steps"][0]["config"]["precision"] == "int4"
+    assert told["after"]["bits"] < 8 < 16 < told["before"]["bits"]
+    graph = next(a for a in made["artifacts"] if a["name"] == "openvino_model.xml")
+    assert b'element_type="i4"' in desk.blobs.read(TENANT, graph["digest"])
+    assert desk.manifest_of(made).layout == "ir"
 
 
 @pytest.mark.slow

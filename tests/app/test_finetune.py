@@ -11,77 +11,22 @@ from typing import Any
 
 import msgspec
 import pytest
-import torch
 
+from helpers_finetune import ROWS, TENANT, Desk
 from helpers_jobs import RecordedJob
-from helpers_llama import CHATML, chat, checkpoint, jsonl
+from helpers_llama import chat, checkpoint
 from meuse.app.work import finetune, spending
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import Limit
 from meuse.core.ports import Paused
 from meuse.meter import limits
-from meuse.pull import checkpoint as checkpoints
-from meuse.pull import facts
 from meuse.serve.generation import manifest as manifests
-from meuse.store.blobs import FolderBlobs
-from meuse.train.llm.spec import TuneSpec
-
-TENANT = "acme"
-FILE = f"file-{1:032x}"
-ROWS = [chat(f"What is {n}?", f"It is the number {n}.") for n in range(12)]
-SPEC: dict[str, Any] = {
-    "recipe": "llm-lora", "model_name": "counting", "base": "tiny:1", "data": FILE,
-    "epochs": 3, "batch_size": 4, "learning_rate": 0.02, "seed": 5, "checkpoint_seconds": 0,
-    "config": {"rank": 4},
-}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checkpoint(tmp_path_factory.mktemp("tiny"))
-
-
-class Desk:
-    """The stores of a platform, and jobs on them."""
-
-    def __init__(self, folder: Path, tiny: Path, template: str = CHATML) -> None:
-        self.blobs = FolderBlobs(folder / "blobs")
-        self.files = FolderBlobs(folder / "files")
-        found = checkpoints.look(tiny, checkpoints.config_of(tiny))
-        kept = []
-        for name, path in found.files.items():
-            digest, size = self.blobs.put(TENANT, io.BytesIO(path.read_bytes()))
-            kept.append(manifests.File(name, digest, size))
-        made = facts.manifest(found, tuple(kept), "here", "")
-        document = msgspec.structs.replace(made, chat_template=template)
-        self.manifest, _ = self.blobs.put(TENANT, io.BytesIO(manifests.encode(document)))
-        self.folder = folder
-
-    def order(self, rows: Any = ROWS, **changes: Any) -> dict[str, Any]:
-        body = rows if isinstance(rows, bytes) else jsonl(rows)
-        digest, _ = self.files.put(TENANT, io.BytesIO(body))
-        spec = TuneSpec.from_dict({**SPEC, **changes})
-        return {
-            "spec": {**spec.to_dict(), "card": {}},
-            "inputs": {
-                "tenant": TENANT, "attempt": 1, "prices": [],
-                "base": {"ref": "tiny:1", "manifest": self.manifest},
-                "files": {"data": {"id": FILE, "digest": digest}},
-                "token_budgets": {"meter": "training_tokens", "limits": [], "cells": ""},
-            },
-        }  # fmt: skip
-
-    def run(
-        self, rows: Any = ROWS, job: RecordedJob | None = None, **changes: Any
-    ) -> dict[str, Any]:
-        order = self.order(rows, **changes)
-        job = job or RecordedJob(self.folder / "job")
-        return finetune.work(self.blobs, job, order, self.files)
-
-    def read(self, version: dict[str, Any], name: str) -> bytes:
-        (found,) = [a for a in version["artifacts"] if a["name"] == name]
-        return self.blobs.read(TENANT, found["digest"])
 
 
 @pytest.fixture
@@ -177,39 +122,6 @@ def test_another_seed_gives_other_weights(desk: Desk, tmp_path: Path) -> None:
     assert weights(desk, one) != weights(desk, two)
 
 
-def test_the_merged_model_says_what_base_and_adapter_say(
-    desk: Desk, tmp_path: Path, tiny: Path
-) -> None:
-    """And it can be fine-tuned itself: it is a checkpoint like any other."""
-    from peft import PeftModel
-
-    from meuse.language.checkpoint import open_checkpoint
-    from meuse.train.llm.model import old_names
-
-    done = desk.run(config={"rank": 4, "merge": True})
-    adapter, merged = done["versions"]
-    assert merged["report"]["generation"]["layout"] == "hf"
-    assert merged["report"]["generation"]["base"] == "tiny:1"
-    folders = {}
-    for name, version in (("adapter", adapter), ("merged", merged)):
-        folders[name] = tmp_path / name
-        folders[name].mkdir()
-        for artifact in version["artifacts"]:
-            body = desk.blobs.read(TENANT, artifact["digest"])
-            (folders[name] / artifact["name"]).write_bytes(body)
-    whole, _ = open_checkpoint(folders["merged"])
-    base, words = open_checkpoint(tiny)
-    ids = torch.tensor([words("What is 3?")["input_ids"]])
-    with torch.no_grad(), old_names():
-        before = base(ids).logits
-        both = PeftModel.from_pretrained(base, folders["adapter"]).eval()(ids).logits
-        after = whole(ids).logits
-    torch.testing.assert_close(after, both, rtol=1e-3, atol=1e-4)
-    assert (both - before).abs().max() > 0.01
-    again = Desk(tmp_path / "again", folders["merged"]).run(epochs=1)
-    assert again["versions"][0]["report"]["generation"]["layout"] == "adapter"
-
-
 def test_a_check_spends_nothing(desk: Desk, tmp_path: Path) -> None:
     """It counts, and says time and cost by the tenant's prices."""
     order = desk.order(check_only=True)
@@ -276,25 +188,6 @@ def test_a_hostile_template_ends_with_the_lines_at_fault(tmp_path: Path, tiny: P
     desk = Desk(tmp_path, tiny, "{{ ''.__class__.__mro__ }}")
     with pytest.raises(MeuseError, match="line 1: the chat template fails"):
         desk.run()
-
-
-def test_ways_that_change_speed_alone(desk: Desk, tmp_path: Path) -> None:
-    """Packing, gradient checkpointing and accumulation give the same losses to rounding."""
-    plain = {"rank": 4, "dropout": 0.0, "packing": False}
-    found = []
-    for i, more in enumerate(
-        (
-            {"config": plain},
-            {"config": {**plain, "packing": True}},
-            {"config": {**plain, "gradient_checkpointing": True}},
-            {"config": plain, "batch_size": 2, "accumulate": 2},
-        )
-    ):
-        done = desk.run(job=RecordedJob(tmp_path / str(i)), **more)
-        found.append(done["versions"][0]["metrics"])
-    for other in found[1:]:
-        assert other["validation_loss"] == pytest.approx(found[0]["validation_loss"], rel=2e-3)
-        assert other["train_loss"] == pytest.approx(found[0]["train_loss"], rel=2e-3)
 
 
 def test_it_stops_when_validation_gets_no_better(desk: Desk, tmp_path: Path) -> None:

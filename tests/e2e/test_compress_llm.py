@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from e2e.conftest import Platform
-from e2e.helpers import get, refused, start, succeeded
-from helpers_llama import checkpoint
+from e2e.helpers import ended, get, refused, start, succeeded
+from helpers_llama import checkpoint, learned
 
 SLOW_S = 600.0
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -51,3 +51,28 @@ def test_a_checkpoint_becomes_a_smaller_version(platform: Platform, admin: httpx
         400, "invalid_field", "data",
     )  # fmt: skip
     assert "held-out texts" in error["message"]
+
+
+def test_a_gate_that_is_not_met_leaves_a_report_and_no_version(
+    platform: Platform, admin: httpx.Client
+) -> None:
+    folder = platform.home / "import" / "compressed"
+    folder.mkdir(parents=True, exist_ok=True)
+    source = learned(folder / "e2e-knowing", [line["text"] for line in TEXTS])
+    spec = {"source": f"file:{source}", "model_name": "e2e-knowing"}
+    parent = succeeded(admin, start(admin, "import", **spec), SLOW_S)["model"]
+    body = "".join(json.dumps(line) + "\n" for line in TEXTS).encode()
+    files = {"file": ("held-out.jsonl", body)}
+    sent = admin.post("/v1/files", data={"purpose": "fine-tune"}, files=files).json()
+    before = get(admin, "/api/models/e2e-knowing")
+    steps = [{"method": "weights", "precision": "int4", "group_size": 16}]
+    asked = {"model": parent, "data": sent["id"], "steps": steps}
+    done = ended(admin, start(admin, "compress", goal={"max_drop": 0}, **asked), SLOW_S)
+    assert (done["status"], done["error"]["code"]) == ("failed", "gate_refused"), done
+    assert done["error"]["field"] == "goal.max_drop"
+    report = get(admin, f"/api/jobs/{done['id']}/report")
+    old, new = report["before"]["metric"], report["after"]["metric"]
+    assert new > old
+    assert f"perplexity {old:.3f} → {new:.3f}" in done["error"]["message"]
+    assert "Refused" in admin.get(f"/api/jobs/{done['id']}/report.html").text
+    assert get(admin, "/api/models/e2e-knowing") == before

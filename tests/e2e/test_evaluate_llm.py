@@ -165,18 +165,17 @@ def test_real_weights_know_the_world(
     figures = done["result"]["models"][0]["figures"]
     assert figures["accuracy"] == figures["accuracy_norm"] == 1
     asked = {"role": "user", "content": "What is the capital of France?"}
-    chat = [
-        {"messages": [asked, {"role": "assistant", "content": "The capital of France is Paris."}]}
-    ]
+    told = ("The capital of France is Paris.", "The capital of France is Rome.")
+    chat = [{"messages": [asked, {"role": "assistant", "content": text}]} for text in told]
     done = evaluate(
         "chat", chat, "--metric", "exact_match", "--metric", "perplexity", "--stop", ".",
         "--max-tokens", "16", "--json",
     )  # fmt: skip
     one = json.loads(done.stdout)["result"]["models"][0]
     assert one["figures"]["perplexity"] < 50
-    assert (
-        one["figures"]["exact_match"] == 1 or "Paris" in one["wrong"]["exact_match"][0]["written"]
-    )
+    assert one["figures"]["exact_match"] == 0.5
+    written = told[0].removesuffix(".")
+    assert one["wrong"]["exact_match"] == [{"line": 2, "written": written, "right": told[1]}]
     shown = evaluate("texts", [{"text": f"{p}{right}."} for p, right, _ in FACTS]).stdout
     assert "perplexity" in shown
     assert " to " in shown

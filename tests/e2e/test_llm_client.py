@@ -22,6 +22,11 @@ pytestmark = pytest.mark.timeout(900)
 
 SEASONS: Any = [{"role": "user", "content": "Name the four seasons."}]
 
+QUESTIONS = (
+    "Name the four seasons.", "What is the capital of France?", "Say hello and nothing else.",
+    "Write a line of Python that prints the squares of 1 to 5.", "Tell me a story about a river.",
+)  # fmt: skip
+
 
 class Weather(pydantic.BaseModel):
     """What the model is made to say."""
@@ -55,21 +60,23 @@ def test_greedy_output_is_the_bare_engines_token_for_token(client: openai.OpenAI
         helpers_llm.weights(), scheduler, "CPU", {"INFERENCE_NUM_THREADS": 2}
     )
     tokenizer = bare.get_tokenizer()
-    text = tokenizer.apply_chat_template(SEASONS, True)
-    given = np.array(tokenizer.encode([text]).input_ids.data)
-    config = genai.GenerationConfig(max_new_tokens=32, do_sample=False)
-    handle = bare.add_request(0, openvino.Tensor(given), config)
-    while bare.has_non_finished_requests():
-        bare.step()
-    ids = handle.read_all()[0].generated_ids
-    if ids[-1] == tokenizer.get_eos_token_id():
-        ids = ids[:-1]  # no text, and not counted
-    answer = asked(client, max_tokens=32, logprobs=True)
-    choice = answer.choices[0]
-    assert choice.message.content == tokenizer.decode(ids)
-    assert [t.token for t in choice.logprobs.content] == [tokenizer.decode([i]) for i in ids]
-    assert answer.usage.prompt_tokens == given.shape[1]
-    assert answer.usage.completion_tokens == len(ids)
+    for number, question in enumerate(QUESTIONS):
+        asking = [{"role": "user", "content": question}]
+        text = tokenizer.apply_chat_template(asking, True)
+        given = np.array(tokenizer.encode([text]).input_ids.data)
+        config = genai.GenerationConfig(max_new_tokens=32, do_sample=False)
+        handle = bare.add_request(number, openvino.Tensor(given), config)
+        while bare.has_non_finished_requests():
+            bare.step()
+        ids = handle.read_all()[0].generated_ids
+        if ids[-1] == tokenizer.get_eos_token_id():
+            ids = ids[:-1]  # no text, and not counted
+        answer = asked(client, asking, max_tokens=32, logprobs=True)
+        choice = answer.choices[0]
+        assert choice.message.content == tokenizer.decode(ids), question
+        assert [t.token for t in choice.logprobs.content] == [tokenizer.decode([i]) for i in ids]
+        assert answer.usage.prompt_tokens == given.shape[1]
+        assert answer.usage.completion_tokens == len(ids)
 
 
 def test_a_schema_is_parsed_into_its_type(client: openai.OpenAI) -> None:

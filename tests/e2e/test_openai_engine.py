@@ -133,13 +133,14 @@ def tools(platform: Platform, admin: httpx.Client) -> Iterator[str]:
     """A deployment of a model whose template has a place for tools."""
     folder = platform.home / "import" / "hermes"
     folder.mkdir(parents=True, exist_ok=True)
-    path = write_gguf(folder / "hermes.gguf", template=HERMES, context=2048)
-    made = succeeded(admin, start(admin, "import", source=f"file:{path}", model_name="e2e-hermes"))
+    name = "e2e-calling"
+    path = write_gguf(folder / f"{name}.gguf", template=HERMES, context=2048)
+    made = succeeded(admin, start(admin, "import", source=f"file:{path}", model_name=name))
     body = {"model": made["model"], "engine": {"cache_mb": 64, "max_sequences": 4}}
-    admin.put("/api/deployments/e2e-hermes", json=body).raise_for_status()
-    ready(admin, "e2e-hermes")
-    yield "e2e-hermes"
-    admin.delete("/api/deployments/e2e-hermes")
+    admin.put(f"/api/deployments/{name}", json=body).raise_for_status()
+    ready(admin, name)
+    yield name
+    admin.delete(f"/api/deployments/{name}")
 
 
 def fits(arguments: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,11 @@ from e2e.helpers import ended, get, refused, start, succeeded
 from e2e.web import Certificate, Site, serving
 from helpers_gguf import FIELDS, gguf
 from helpers_hub import COMMIT, sibling
+from pull.folders import folder
 from pull.shop import wheel
+
+ENDLESS = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
+REACHING = "{{ messages.__class__.__mro__ }}"
 
 
 @pytest.fixture
@@ -116,3 +121,25 @@ def test_what_does_not_come_registers_nothing(
     assert done.returncode == 1
     assert "pull_allowed_hosts" in done.stderr
     assert admin.get("/api/models/web-none").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [(ENDLESS, "(did|does) not end within"), (REACHING, "access to attribute '__class__'")],
+)
+def test_a_hostile_template_registers_nothing(
+    admin: httpx.Client, platform: Platform, template: str, told: str
+) -> None:
+    """Of a GGUF file and of a checkpoint: the job fails with the reason, and the platform takes
+    the next."""
+    imports = platform.home / "import" / "hostile"
+    (imports / "checkpoint").mkdir(parents=True, exist_ok=True)
+    file = imports / "hostile.gguf"
+    file.write_bytes(gguf({**FIELDS, "tokenizer.chat_template": template}))
+    for path in (file, folder(imports / "checkpoint", chat_template__jinja=template.encode())):
+        job = start(admin, "import", source=f"file:{path}", model_name="web-hostile")
+        done = ended(admin, job)
+        assert (done["status"], done["error"]["code"]) == ("failed", "invalid_data"), done["error"]
+        assert done["error"]["field"] == "model"
+        assert re.search(f"the chat template .*{told}", done["error"]["message"])
+    assert admin.get("/api/models/web-hostile").status_code == 404

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import venv
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,19 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 HERMES = (
     "{% if tools %}{{ '<|im_start|>system\nTools: ' }}{{ tools | tojson }}{{ '\nCall one with "
-    '<tool_call>{"name": …, "arguments": …}</tool_call><|im_end|>\n\' }}{% endif %}'
-    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + (m['content'] or '') + "
-    "'<|im_end|>\n' }}{% endfor %}"
+    '<tool_call>{"name": …, "arguments": …}</tool_call><|im_end|>\n'
+    "<|im_start|>user\nHow is the weather in Paris?<|im_end|>\n<|im_start|>assistant\n"
+    '<tool_call>{"name": "look_up", "arguments": {"city": "Paris"}}</tool_call><|im_end|>\n'
+    "<|im_start|>tool\nsun<|im_end|>\n"
+    "<|im_start|>assistant\nThe weather in Paris is sun.<|im_end|>\n' }}{% endif %}"
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + (m['content'] or '') }}"
+    "{% for call in m['tool_calls'] or [] %}{{ '<tool_call>' }}"
+    "{{ {'name': call.function.name, 'arguments': call.function.arguments} | tojson }}"
+    "{{ '</tool_call>' }}{% endfor %}{{ '<|im_end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
-"""A template that teaches the calling of tools, which the model's own does not."""
+"""A template that teaches the calling of tools, which the model's own does not: by an example, so
+that a small model follows it."""
 
 
 @pytest.fixture(scope="module")
@@ -55,22 +63,25 @@ def tools() -> Path:
 
 
 @pytest.fixture(scope="module")
-def caller(admin: httpx.Client, platform: Platform, smollm2: JSON) -> str:
+def caller(admin: httpx.Client, platform: Platform, smollm2: JSON) -> Iterator[str]:
     """A deployment of the same weights under a template that knows tools."""
     folder = platform.home / "import" / "hermes"
     folder.mkdir(parents=True, exist_ok=True)
-    made = folder / "hermes.gguf"
+    name = "e2e-hermes"
+    made = folder / f"{name}.gguf"
     subprocess.run(
         [sys.executable, "-m", "gguf.scripts.gguf_new_metadata", "--chat-template", HERMES,
          "--force", helpers_llm.weights(), made],
         check=True, capture_output=True,
     )  # fmt: skip
-    job = start(admin, "import", source=f"file:{made}", model_name="e2e-hermes")
-    assert succeeded(admin, job, SLOW_S)["report"]["generation"]["family"] == "hermes"
-    body = {"model": "e2e-hermes:1", "engine": {"cache_mb": 128, "max_sequences": 4}}
-    admin.put("/api/deployments/e2e-hermes", json=body).raise_for_status()
-    until(lambda: get(admin, "/api/deployments/e2e-hermes")["status"] == "ready", "it", SLOW_S)
-    return "e2e-hermes"
+    job = start(admin, "import", source=f"file:{made}", model_name=name)
+    result = succeeded(admin, job, SLOW_S)
+    assert result["report"]["generation"]["family"] == "hermes"
+    body = {"model": result["model"], "engine": {"cache_mb": 128, "max_sequences": 4}}
+    admin.put(f"/api/deployments/{name}", json=body).raise_for_status()
+    until(lambda: get(admin, f"/api/deployments/{name}")["status"] == "ready", "it", SLOW_S)
+    yield name
+    admin.delete(f"/api/deployments/{name}")
 
 
 def run(*words: str | Path, given: str = "", **there: str) -> subprocess.CompletedProcess[str]:
@@ -138,7 +149,13 @@ def test_llm_on_the_command_line(
     shaped = llm("Weather as JSON.", "-m", f"here-{chat}", "--schema", "degrees int, rain bool",
                  "-o", "max_tokens", "64", "-o", "temperature", "0")  # fmt: skip
     assert set(json.loads(shaped)) == {"degrees", "rain"}
-    tool = "def look_up(city: str) -> str:\n    'The weather of a city.'\n    return 'rain'\n"
+    asked = tmp_path / "asked"
+    tool = (
+        "def look_up(city: str) -> str:\n    'The weather of a city.'\n"
+        f"    with open({str(asked)!r}, 'a') as file:\n        file.write(city + '\\n')\n"
+        "    return 'rain'\n"
+    )
     said = llm("How is the weather in Liege?", "-m", f"here-{caller}", "--functions", tool,
-               "-o", "max_tokens", "32", "-o", "temperature", "0")  # fmt: skip
-    assert said.strip()
+               "-o", "max_tokens", "48", "-o", "temperature", "0")  # fmt: skip
+    assert asked.read_text() == "Liege\n"
+    assert "rain" in said

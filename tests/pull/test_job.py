@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from helpers_child import in_child
 from helpers_gguf import FIELDS, Weights, gguf
 from helpers_hub import COMMIT, Hub
 from helpers_jobs import RecordedJob
@@ -21,11 +22,14 @@ from meuse.core.ports import Paused
 from meuse.core.states import JobStatus
 from meuse.pull import download
 from meuse.serve.generation import manifest
+from meuse.serve.generation import template as templates
 from meuse.store.blobs import FolderBlobs
+from pull.folders import folder
 from pull.shop import Shop, wheel
 
 NAME = "llm_tiny-1.0-py3-none-any.whl"
 PROMPT = "{% for m in messages %}{{ m.content }}{% endfor %}"
+ENDLESS = "{% for i in range(99999) %}" * 4 + "{% endfor %}" * 4
 MODEL = gguf({**FIELDS, "tokenizer.chat_template": PROMPT})
 TENANT = "acme"
 
@@ -106,6 +110,43 @@ def test_what_is_refused_keeps_nothing(shop: Shop, tmp_path: Path) -> None:
         assert caught.value.code is Code.INVALID_DATA
         assert not (tmp_path / "blobs").exists()
         assert not (tmp_path / "job" / FOLDER).exists()
+
+
+@pytest.mark.parametrize("layout", ["gguf", "hf"])
+@pytest.mark.parametrize(
+    ("template", "told"),
+    [
+        (ENDLESS, "(did|does) not end within"),
+        ("{{ messages.__class__.__mro__ }}", "access to attribute '__class__'"),
+        ("{{ cycler.__init__.__globals__.os.getcwd() }}", "access to attribute '__init__'"),
+    ],
+)
+def test_a_hostile_template_is_refused_and_keeps_nothing(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, template: str, told: str,
+    layout: str,
+) -> None:  # fmt: skip
+    """In a GGUF file and in a checkpoint; the same with a harmless one is kept."""
+    monkeypatch.setattr(templates, "MAX_SECONDS", 0.2)
+
+    def source(template: str) -> Path:
+        if layout == "hf":
+            return folder(tmp_path / "tiny", chat_template__jinja=template.encode())
+        path = tmp_path / "tiny.gguf"
+        path.write_bytes(gguf({**FIELDS, "tokenizer.chat_template": template}))
+        return path
+
+    def body() -> None:
+        path = source(template)
+        with pytest.raises(MeuseError, match=f"the chat template .*{told}") as caught:
+            run(shop, tmp_path, f"file:{path}", path=str(path))
+        assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
+        assert not (tmp_path / "blobs").exists()
+        path = source(PROMPT)
+        done = run(shop, tmp_path, f"file:{path}", path=str(path))
+        assert done["report"]["generation"]["layout"] == layout
+
+    (tmp_path / "tiny").mkdir()
+    in_child(body)
 
 
 def test_a_path_and_a_url(shop: Shop, tmp_path: Path) -> None:

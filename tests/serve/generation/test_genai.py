@@ -41,10 +41,19 @@ def bare_answer(bare: Any, prompt: str, tokens: int) -> tuple[int, list[int]]:
     return ids.shape[1], handle.read_all()[0].generated_ids
 
 
-def test_greedy_text_and_counts_are_the_engines_own(worker: Worker, bare: Any) -> None:
+@pytest.mark.parametrize(
+    "question",
+    [
+        "Name the four seasons.", "What is the capital of France?", "Say hello and nothing else.",
+        "Write a line of Python that prints the squares of 1 to 5.",
+        "Tell me a story about a river.",
+    ],
+)  # fmt: skip
+def test_greedy_text_and_counts_are_the_engines_own(
+    worker: Worker, bare: Any, question: str
+) -> None:
     """Token for token at one stream; the token that ends an answer is not text, nor counted."""
     tokenizer = bare.get_tokenizer()
-    question = "Name the four seasons."
     text = tokenizer.apply_chat_template([{"role": "user", "content": question}], True)
     count, ids = bare_answer(bare, text, 32)
     ends = ids[-1] == tokenizer.get_eos_token_id()

@@ -89,6 +89,19 @@ def test_asking_puts_none_away(store: Store) -> None:
     assert len(it) == 2
 
 
+def test_the_one_that_was_not_asked_for_longest_is_put_away(store: Store) -> None:
+    """Not the one that came first."""
+    it, digests = shelf(store), [store.add(seed) for seed in range(3)]
+    first, _ = (it.take(digest) for digest in digests[:2])
+    it.take(digests[0])
+    it.take(digests[2])
+    store.fetched.clear()
+    assert it.take(digests[0]) is first
+    assert not store.fetched
+    it.take(digests[1])
+    assert store.fetched[digests[1]] == 1
+
+
 def test_one_that_was_judged_good_is_not_read_again_to_judge_it(store: Store) -> None:
     """Nor when it was put away meanwhile."""
     it, digests = shelf(store, 1), [store.add(seed) for seed in range(3)]
