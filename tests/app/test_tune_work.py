@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +24,7 @@ from serve.generation.test_tune import Clock, Paced
 
 
 class Bytes:
-    special: frozenset[str] = frozenset()
+    special: Mapping[str, int] = {}
 
     def encode(self, *texts: str, whole: bool = False, most: int | None = None) -> Any:
         return np.frombuffer("".join(texts).encode(), np.uint8).astype(np.int64)

@@ -184,6 +184,8 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     [
         ("{{ messages }}", ""),
         ("... <tool_call>{json}</tool_call>", "hermes"),
+        (r"'<tool_call>\n<function=' + call.name + '>\n' <parameter=", "qwen3_coder"),
+        ("'[TOOL_CALLS]' + (calls | tojson)", "mistral"),
         ("{% if role == 'ipython' %}", "llama3"),
         ("<|python_tag|>", "llama3"),
     ],

@@ -110,7 +110,9 @@ def manifest(
 def family(template: str) -> str:
     """Which way of calling tools a chat template teaches the model; "" for none."""
     if "<tool_call>" in template:
-        return "hermes"
+        return "qwen3_coder" if "<function=" in template else "hermes"
+    if "[TOOL_CALLS]" in template:
+        return "mistral"
     if "ipython" in template or "<|python_tag|>" in template:
         return "llama3"
     return ""

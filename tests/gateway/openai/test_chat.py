@@ -141,6 +141,7 @@ def test_what_the_replica_is_asked(served: Chat) -> None:
         ],
         temperature=0.5, top_p=0.9, max_completion_tokens=77, max_tokens=5, seed=7, stop=["x", "y"],
         presence_penalty=0.25, frequency_penalty=-0.5, tools=[TOOL], tool_choice="auto",
+        parallel_tool_calls=False,
         response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": schema}},
         extra_body={"top_k": 5, "min_p": 0.1, "repetition_penalty": 1.1, "no_such_field": [1]},
     )  # fmt: skip
@@ -156,6 +157,7 @@ def test_what_the_replica_is_asked(served: Chat) -> None:
     )  # fmt: skip
     assert json.loads(ask.tools) == [TOOL]
     assert json.loads(ask.tool_choice) == "auto"
+    assert not ask.parallel_tool_calls
     conversation = json.loads(ask.messages)
     assert [m["role"] for m in conversation] == ["system", "user", "assistant", "tool", "user"]
     assert conversation[1]["content"] == "a\nb"

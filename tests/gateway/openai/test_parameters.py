@@ -54,7 +54,7 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     ),
     "tool_choice": (["none", "auto"], ["required", "maybe", {"type": "function"}, 3,
                                        {"type": "function", "function": {"name": "x"}}]),
-    "parallel_tool_calls": ([True], [False, "no"]),
+    "parallel_tool_calls": ([True, False], ["no", 0]),
     "modalities": ([["text"]], [["text", "audio"], "text"]),
     "audio": ([], [{"voice": "x"}]),
     "prediction": ([], [{"type": "content", "content": "x"}]),

@@ -2,9 +2,10 @@
 
 The prompt's first letter says what happens: `t` counts out letters, one a step; `f` floods with
 kilobytes a step; `e` fails with the step, `E` for good; `h` holds Python's lock for a second in
-each step; `u` says which adapter is on, a letter a step, `-` for none; everything else ends at
-once. Adapters are named by a letter and a number of milliseconds, `b20`, that switching to them
-takes; one that begins with `x` is bad, with `X` fails within the engine.
+each step; `u` says which adapter is on, a letter a step, `-` for none; `c` says what follows it, a
+letter a step; everything else ends at once. Adapters are named by a letter and a number of
+milliseconds, `b20`, that switching to them takes; one that begins with `x` is bad, with `X` fails
+within the engine. Its family is hermes, and it holds no text to a grammar.
 """
 
 from __future__ import annotations
@@ -30,10 +31,9 @@ from meuse.serve.generation.shelf import Shelf
 class Bytes:
     """One token for each byte."""
 
-    special = frozenset({"<|end|>"})
-
     def __init__(self) -> None:
         self.pieces = [bytes([n]) for n in range(256)]
+        self.special = {"<|end|>": 0}
 
     def encode(self, *texts: str, whole: bool = False, most: int | None = None) -> Any:
         return np.frombuffer("".join(texts).encode(), np.uint8).astype(np.int64)
@@ -94,6 +94,8 @@ class Obedient:
             raise RuntimeError("a step failed, as asked")
         if letter == "h":
             ctypes.PyDLL(None).usleep(900_000)  # with the lock held
+        if letter == "c":
+            return self._say(handle, work, given)
         count = {"t": 1, "f": 4096, "h": 1, "u": 1}.get(letter, 0)
         ids = (
             [ord(self._adapter)]
@@ -106,6 +108,13 @@ class Obedient:
         if ended:
             del self._works[handle]
         return Progress(handle, ids, [], ended)
+
+    def _say(self, handle: int, work: Work, given: int) -> Progress:
+        ids = [int(number) for number in work.ids[1 + given : 2 + given]]
+        self._works[handle] = work, given + 1
+        if not ids:
+            del self._works[handle]
+        return Progress(handle, ids, [], "" if ids else "stop")
 
 
 class Names:
@@ -127,7 +136,8 @@ def main() -> None:
         Parts(
             generator=engine,
             reader=Reader(Bytes(), engine.context, 256, None),
-            choice=choices(Bytes(), ""),
+            choice=choices(Bytes(), "hermes"),
+            family="hermes",
             shelf=cast("Shelf", Names()),
         ),
         Config(id="r1", version="m:1", socket=home / "r1.sock", page=home / "r1.page", **given),

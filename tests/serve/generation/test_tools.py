@@ -1,95 +1,22 @@
-"""Calls of tools in what models write."""
+"""What is asked of an engine where a model may, or must, call tools."""
 
 from __future__ import annotations
 
 import copy
-import itertools
 import json
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from meuse.core.errors import Code, MeuseError
-from meuse.serve.generation.messages import Ask
-from meuse.serve.generation.tools import Calls, Hermes, Whole, parser, prepared
-
-CALL = {"name": "weather", "arguments": {"city": "Liège", "days": 2}}
-HERMES = f"Let me look.\n<tool_call>\n{json.dumps(CALL)}\n</tool_call>"
-
-
-def read(parser: Calls, parts: list[str]) -> tuple[str, list[Any]]:
-    text, calls = "", list[Any]()
-    for part in parts:
-        more, made = parser.push(part)
-        text, calls = text + more, calls + made
-    more, made = parser.end()
-    return text + more, calls + made
-
-
-def cut(text: str, at: list[int]) -> list[str]:
-    ends = sorted({min(n, len(text)) for n in at} | {0, len(text)})
-    return [text[a:b] for a, b in itertools.pairwise(ends)]
-
-
-@given(st.lists(st.integers(0, 120), max_size=12))
-def test_hermes_calls_are_found_however_they_come(at: list[int]) -> None:
-    """Two calls after some text, cut anywhere."""
-    text, calls = read(Hermes(), cut(HERMES + HERMES.removeprefix("Let me look."), at))
-    assert text == "Let me look.\n"
-    assert [call["index"] for call in calls] == [0, 1]
-    assert calls[0]["id"] != calls[1]["id"]
-    for call in calls:
-        assert call["type"] == "function"
-        assert call["function"]["name"] == "weather"
-        assert json.loads(call["function"]["arguments"]) == CALL["arguments"]
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "no call at all <b>",
-        "<tool_call>{broken</tool_call>",
-        '<tool_call>{"arguments": {}}</tool_call> and more',
-        "<tool_call>[1]</tool_call>",
-        "an end <tool_ca",
-        "<tool_call>never ended",
-    ],
-)
-@given(at=st.lists(st.integers(0, 50), max_size=8))
-def test_what_is_no_hermes_call_stays_text(text: str, at: list[int]) -> None:
-    """Nothing of it is lost."""
-    assert read(Hermes(), cut(text, at)) == (text, [])
-
-
-def test_a_call_without_its_end_is_a_call() -> None:
-    """Models end by a token where the tag should stand."""
-    text, calls = read(Hermes(), [HERMES.removesuffix("</tool_call>")])
-    assert (text, len(calls)) == ("Let me look.\n", 1)
-
-
-@given(st.lists(st.integers(0, 120), max_size=12))
-def test_llama_calls_are_whole_answers(at: list[int]) -> None:
-    """An object with a name; its arguments are called parameters."""
-    answer = json.dumps({"name": "weather", "parameters": CALL["arguments"]})
-    text, calls = read(Whole("parameters"), cut(answer, at))
-    assert text == ""
-    assert json.loads(calls[0]["function"]["arguments"]) == CALL["arguments"]
-
-
-@pytest.mark.parametrize("text", ["Hello {", '{"not": "a call"}', "", '{"name": "x"', "  "])
-def test_what_is_no_llama_call_stays_text(text: str) -> None:
-    """Nothing of it is lost."""
-    assert read(Whole("parameters"), cut(text, [1, 3])) == (text, [])
-
-
-def test_other_text_is_not_held_back() -> None:
-    """A streamed answer that begins with a word streams."""
-    assert Whole("parameters").push("Hel") == ("Hel", [])
-    assert Hermes().push("a < b") == ("a < b", [])
-
+from meuse.core.errors import Code, MeuseError, invalid
+from meuse.serve.generation.calls import Hermes, Mistral, Whole
+from meuse.serve.generation.choice import Choice, Delta
+from meuse.serve.generation.engine import Progress
+from meuse.serve.generation.load import choices
+from meuse.serve.generation.messages import Ask, Format
+from meuse.serve.generation.text import BytePieces, Stops
+from meuse.serve.generation.tools import FAMILIES, check, parser, prepared
 
 TOOLS = [
     {"type": "function", "function": {"name": "now"}},
@@ -147,3 +74,115 @@ def test_tools_need_a_family() -> None:
     with pytest.raises(MeuseError) as caught:
         prepared(asked(), "")
     assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, "tools")
+
+
+@pytest.mark.parametrize("defs", [None, 5, [1], {}])
+def test_definitions_that_are_none_are_left_to_the_engine(defs: Any) -> None:
+    """It says what it cannot hold a text to."""
+    tool = {"type": "function", "function": {"name": "now", "parameters": {"$defs": defs}}}
+    ask = msgspec.structs.replace(asked("required"), tools=json.dumps([tool]).encode())
+    assert json.loads(prepared(ask, "hermes").format.schema)["anyOf"]
+
+
+def refusing(word: bytes, most: int = 10**6) -> Any:
+    def engine(format: Format) -> None:
+        if word in format.schema or len(format.schema) > most:
+            raise invalid("response_format", "it cannot be used")
+
+    return engine
+
+
+def test_a_schema_that_cannot_be_held_is_named_where_it_was_sent() -> None:
+    """At the tool that has it, whichever of them may be called; at all of them where only
+    together they are too much."""
+    named = {"type": "function", "function": {"name": "weather"}}
+    for choice in ("required", named):
+        with pytest.raises(MeuseError) as caught:
+            check(prepared(asked(choice), "hermes"), "hermes", refusing(b"place"))
+        assert caught.value.field == "tools[1].function.parameters"
+        assert (caught.value.message, bool(caught.value.hint)) == ("it cannot be used", True)
+        check(prepared(asked(choice), "hermes"), "hermes", refusing(b"nothing"))
+    with pytest.raises(MeuseError) as caught:
+        check(prepared(asked("required"), "hermes"), "hermes", refusing(b"nothing", 300))
+    assert caught.value.field == "tools"
+    shaped = msgspec.structs.replace(asked(), format=Format("json_schema", b'{"x": "place"}'))
+    with pytest.raises(MeuseError) as caught:
+        check(prepared(shaped, "hermes"), "hermes", refusing(b"place"))
+    assert caught.value.field == "response_format"
+
+
+BYTES = [bytes([n]) for n in range(256)]
+CALLED = '<tool_call>{"name": "now"}</tool_call>'
+
+
+def progress(text: str, ended: str = "") -> Progress:
+    return Progress(1, list(text.encode()), ended=ended)
+
+
+@pytest.mark.parametrize("ended", ["", "stop", "length"])
+def test_an_answer_with_one_call_ends_behind_it(ended: str) -> None:
+    """Although the same step gave more, which is counted; in that step it is given."""
+    choice = Choice(0, BytePieces(BYTES), Stops(()), Hermes(), None, one_call=True)
+    assert choice.push(progress("So: " + CALLED[:-1])) == Delta("So: ")
+    assert choice.reason == ""
+    delta = choice.push(progress(">\n" + CALLED + "and more", ended))
+    assert (delta.text, len(json.loads(delta.calls)), choice.reason) == ("", 1, "tool_calls")
+    assert choice.tokens == len("So: " + CALLED + "\n" + CALLED + "and more")
+
+
+@pytest.mark.parametrize(("one", "calls"), [(False, 2), (True, 1)])
+def test_calls_beside_each_other_are_the_callers_choice(one: bool, calls: int) -> None:
+    """Without one, an answer that calls nothing is none the less whole."""
+    choice = Choice(0, BytePieces(BYTES), Stops(()), Hermes(), None, one_call=one)
+    delta = choice.push(progress(CALLED * 2, "stop"))
+    assert (len(json.loads(delta.calls)), choice.reason) == (calls, "tool_calls")
+    plain = Choice(0, BytePieces(BYTES), Stops(()), Hermes(), None, one_call=one)
+    assert plain.push(progress("a < b <tool", "length")) == Delta("a < b <tool")
+    assert plain.reason == "length"
+
+
+class Tokens:
+    """One token for each byte, and three control tokens, which have no text."""
+
+    def __init__(self, joined: bool) -> None:
+        self.pieces = [*BYTES, b"", b"", b""] if joined else None
+        self.special = dict(zip(Mistral.WORDS, (256, 257, 258), strict=True))
+
+    def encode(self, *texts: str, whole: bool = False, most: int | None = None) -> Any:
+        raise AssertionError
+
+    def decode(self, ids: list[int]) -> str:
+        return bytes(n for n in ids if n < 256).decode("utf-8", "replace")
+
+
+@pytest.mark.parametrize("joined", [True, False])
+@pytest.mark.parametrize("each", [True, False])
+def test_control_tokens_call_and_their_letters_do_not(joined: bool, each: bool) -> None:
+    """A model of Mistral's begins a call by a token, which is no text; what only spells it is
+    text, also behind a mark of ours."""
+    spelled = 'You wrote: \ufdd0[TOOL_CALLS]now{"a": 1} or [TOOL_CALLS]now[ARGS]{}. '
+    ids = [*spelled.encode(), 256, *b"now", 257, *json.dumps({"a": "[TOOL_CALLS]"}).encode()]
+    choice = choices(Tokens(joined), "mistral")(0, asked())
+    text, calls = "", list[Any]()
+    for step in [[number] for number in ids] if each else [ids]:
+        delta = choice.push(Progress(1, step))
+        text, calls = text + delta.text, calls + json.loads(delta.calls or "[]")
+    choice.push(Progress(1, ended="stop"))
+    assert text == spelled.replace("\ufdd0", "")
+    assert [call["function"]["arguments"] for call in calls] == ['{"a": "[TOOL_CALLS]"}']
+    assert choice.reason == "tool_calls"
+    unasked = choices(Tokens(joined), "mistral")(0, Ask(prompt="x"))
+    assert unasked.push(Progress(1, [256, *b"a"], ended="stop")).text == "a"
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_reads_the_call_that_it_is_held_to(family: str) -> None:
+    """By the field that its grammar has; the id is one that its template takes."""
+    ask = prepared(asked("required"), family)
+    field = json.loads(ask.format.schema)["anyOf"][0]["required"][1]
+    reading = parser(ask, family)
+    assert reading is not None
+    assert reading.push(json.dumps({"name": "now", field: {"a": 1}})) == ("", [])
+    [call] = reading.end()[1]
+    assert call["function"] == {"name": "now", "arguments": '{"a": 1}'}
+    assert len(str(call["id"])) == (9 if family == "mistral" else 29)

@@ -46,9 +46,8 @@ class CheckpointTokenizer:
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer
         added = tokenizer.added_tokens_decoder.values()
-        self.special = frozenset(tokenizer.all_special_tokens) | {
-            token.content for token in added if token.special
-        }
+        words = {*tokenizer.all_special_tokens, *(t.content for t in added if t.special)}
+        self.special = {word: tokenizer.convert_tokens_to_ids(word) for word in sorted(words)}
 
     def encode(self, *texts: str, whole: bool = False, most: int | None = None) -> Ids:
         """[tokens] of one text behind the other, all of them; `whole`: with what the model puts

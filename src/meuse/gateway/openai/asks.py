@@ -54,6 +54,7 @@ def chat(body: bytes) -> Asked:
         messages=messages,
         tools=tools,
         tool_choice=choice,
+        parallel_tool_calls=not tools or given.get("parallel_tool_calls", True),
         sampling=_sampling(given, logprobs),
         format=Format(kind, b"" if schema is None else _encode(schema)),
     )

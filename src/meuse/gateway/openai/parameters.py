@@ -64,7 +64,7 @@ CHAT: Mapping[str, Parameter] = {
     "tools": Parameter(checks.tools, "honoured where the model's family is known"),
     "tool_choice": Parameter(checks.tool_choice, "honoured"),
     "parallel_tool_calls": Parameter(
-        checks.one_of(True), "true is honoured; false cannot be promised"
+        checks.flag, "honoured; with false an answer ends after its first call"
     ),
     "modalities": Parameter(checks.modalities, "text alone"),
     "audio": _refused("text alone", "Leave it out."),

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 import msgspec
 
+from meuse.serve.generation.calls import Call, Calls, first
 from meuse.serve.generation.engine import Progress
 from meuse.serve.generation.text import Detokenizer, Stops
-from meuse.serve.generation.tools import Calls
 
 
 class Delta(NamedTuple):
@@ -33,6 +33,7 @@ class Choice:
         stops: Stops,
         calls: Calls | None,
         piece: Callable[[int], bytes] | None,
+        one_call: bool = False,
     ) -> None:
         self.index = index
         self.tokens = 0
@@ -41,6 +42,7 @@ class Choice:
         self._stops = stops
         self._calls = calls
         self._piece = piece  # given where log-probabilities were asked for
+        self._one_call = one_call
 
     def push(self, progress: Progress) -> Delta:
         """Once for each step that gave something."""
@@ -51,19 +53,29 @@ class Choice:
         elif progress.ended:
             self.reason = progress.ended
             text += self._stops.end()
-        calls: list[dict[str, object]] = []
+        calls: list[Call] = []
         if self._calls is not None:
-            text, calls = self._calls.push(text)
-            if self.reason:
-                rest, more = self._calls.end()
-                text, calls = text + rest, calls + more
-                if self._calls.made and self.reason == "stop":
-                    self.reason = "tool_calls"
+            text, calls = self._read(self._calls, text)
         return Delta(
             text,
             msgspec.json.encode(calls) if calls else b"",
             self._logprobs(progress) if self._piece is not None and progress.ids else b"",
         )
+
+    def _read(self, calls: Calls, text: str) -> tuple[str, list[Call]]:
+        if self._one_call:
+            text, made = first(calls, text)
+            if made:
+                self.reason = "tool_calls"
+                return text, made
+        else:
+            text, made = calls.push(text)
+        if self.reason:
+            rest, more = calls.end()
+            text, made = text + rest, made + more
+            if calls.made and self.reason == "stop":
+                self.reason = "tool_calls"
+        return text, made
 
     def _logprobs(self, progress: Progress) -> bytes:
         assert self._piece is not None

@@ -6,6 +6,7 @@ be ended by itself. Knows no frame, no text and no library.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -99,8 +100,8 @@ class Tokenizer(Protocol):
         ...
 
     @property
-    def special(self) -> frozenset[str]:
-        """Texts that are read as control tokens."""
+    def special(self) -> Mapping[str, int]:
+        """Texts that are read as control tokens, with these tokens."""
         ...
 
     def encode(

@@ -53,7 +53,7 @@ class GenaiTokenizer:
             for number, text in enumerate(shown)
             if not text and pieces[number].decode("utf-8", "ignore")
         ]
-        self._special = frozenset(pieces[number].decode("utf-8", "ignore") for number in hidden)
+        self._special = {pieces[number].decode("utf-8", "ignore"): number for number in hidden}
         for number in hidden:
             pieces[number] = b""
         self._limit = len(self._encode([" a" * (context + 16)], False))
@@ -64,7 +64,7 @@ class GenaiTokenizer:
         return self._pieces
 
     @property
-    def special(self) -> frozenset[str]:
+    def special(self) -> Mapping[str, int]:
         return self._special
 
     def encode(

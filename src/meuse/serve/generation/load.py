@@ -15,8 +15,8 @@ from meuse.serve.generation.prompt import Reader
 from meuse.serve.generation.replica import Parts
 from meuse.serve.generation.shelf import Fetch, Shelf
 from meuse.serve.generation.template import Template
-from meuse.serve.generation.text import BytePieces, Detokenizer, Stops, Window
-from meuse.serve.generation.tools import parser
+from meuse.serve.generation.text import BytePieces, Controls, Detokenizer, Stops, Window
+from meuse.serve.generation.tools import FAMILIES, parser
 from meuse.serve.generation.tuning import Tuning
 
 DEFAULT_SEQUENCES = 64
@@ -99,6 +99,9 @@ def model_path(manifest: Manifest, folder: Path) -> Path:
 def choices(tokenizer: Tokenizer, family: str) -> Callable[[int, Ask], Choice]:
     """How answers of this model are read."""
     pieces = tokenizer.pieces
+    words = FAMILIES[family].words if family in FAMILIES else ()
+    controls = {tokenizer.special[word]: word for word in words if word in tokenizer.special}
+    mark = Controls.MARK if words and words[0] in tokenizer.special else ""
 
     def piece(number: int) -> bytes:
         return pieces[number] if pieces is not None else tokenizer.decode([number]).encode()
@@ -107,12 +110,14 @@ def choices(tokenizer: Tokenizer, family: str) -> Callable[[int, Ask], Choice]:
         detokenizer: Detokenizer = (
             BytePieces(pieces) if pieces is not None else Window(tokenizer.decode)
         )
+        calls = parser(ask, family, mark)
         return Choice(
             index,
-            detokenizer,
+            Controls(detokenizer, controls) if calls is not None and mark else detokenizer,
             Stops(ask.sampling.stop),
-            parser(ask, family),
+            calls,
             piece if ask.sampling.logprobs is not None else None,
+            one_call=not ask.parallel_tool_calls,
         )
 
     return choice

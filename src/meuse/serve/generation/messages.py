@@ -46,8 +46,8 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     """One request. Either `messages` (JSON, a list as OpenAI's chat has it, contents text only),
     which the model's template turns into a prompt, or `prompt` as it is, or its `prompt_ids`.
 
-    `tools` and `tool_choice` are JSON as OpenAI has them. `adapter` is the digest of an
-    adapter's manifest, "" is the base.
+    `tools` and `tool_choice` are JSON as OpenAI has them; without `parallel_tool_calls` the answer
+    ends after its first call. `adapter` is the digest of an adapter's manifest, "" is the base.
     """
 
     messages: bytes = b""
@@ -55,6 +55,7 @@ class Ask(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields
     prompt_ids: tuple[int, ...] = ()
     tools: bytes = b""
     tool_choice: bytes = b""
+    parallel_tool_calls: bool = True
     sampling: Sampling = Sampling()
     format: Format = Format()
     adapter: str = ""

@@ -170,6 +170,9 @@ class Replica:
             self._read(request)
         except MeuseError as error:
             self._end(request, error)
+        except RecursionError:
+            field = "tools" if request.ask.tools else "messages"
+            self._end(request, invalid(field, "it is nested too deeply"))
         except msgspec.MsgspecError as error:
             raise FrameError(f"what is asked is not understood: {error}") from None
 
@@ -195,7 +198,7 @@ class Replica:
             # ends, this request is the one that is not asked again for ever.
             self._page.mark([request.header.id])
             try:
-                self._engine.check(ask.format)
+                tools.check(ask, self._parts.family, self._engine.check)
             finally:
                 self._page.rest()
         request.prompt = self._parts.reader.read(ask)

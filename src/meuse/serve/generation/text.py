@@ -7,7 +7,7 @@ another: what may still become either is held back.
 from __future__ import annotations
 
 import codecs
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 REPLACEMENT = "\ufffd"
@@ -51,6 +51,28 @@ class Window:
         self._ids = self._ids[self._known :]
         self._known = len(self._ids)
         return after[len(before) :]
+
+
+class Controls:
+    """A text with those of its control tokens that mean something to whoever reads it. `MARK`
+    stands before each, and nowhere else: spelled by other tokens, the same letters are text."""
+
+    MARK = "\ufdd0"  # no character of a text: Unicode keeps it for such use
+
+    def __init__(self, text: Detokenizer, words: Mapping[int, str]) -> None:
+        self._text = text
+        self._words = words
+
+    def push(self, ids: Sequence[int]) -> str:
+        shown, begin = "", 0
+        for at, number in enumerate(ids):
+            if number in self._words:
+                shown += self._plain(ids[begin:at]) + self.MARK + self._words[number]
+                begin = at + 1
+        return shown + self._plain(ids[begin:])
+
+    def _plain(self, ids: Sequence[int]) -> str:
+        return self._text.push(ids).replace(self.MARK, "") if ids else ""
 
 
 class Stops:

@@ -1,138 +1,50 @@
-"""Calls of tools within a model's text, by the family of its training.
+"""Tools that a model may call, by the family of its training: what is asked of the engine for
+them, and how its answer is read.
 
 `hermes`: `<tool_call>{"name": …, "arguments": {…}}</tool_call>`, any number, between other text.
 `llama3`: the whole answer is `{"name": …, "parameters": {…}}`.
-What turns out to be no call is given as the text that it is. Pure, and streaming: text that can
-be no call is given at once, a call when it is complete.
+`mistral`: `[TOOL_CALLS]` and a list of `{"name": …, "arguments": {…}}`, or a name, `[ARGS]` and
+the arguments.
+`qwen3_coder`: as hermes, with `<function=NAME>` and `<parameter=KEY>` in place of JSON.
+A call that is forced is one object for all of them, which a grammar holds it to. Pure.
 """
 
 from __future__ import annotations
 
 import json
-import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
-from meuse.core.errors import invalid
+from meuse.core.errors import MeuseError, invalid
+from meuse.serve.generation.calls import Calls, Hermes, Mistral, Whole, long_id, short_id
 from meuse.serve.generation.messages import Ask, Format
-from meuse.serve.generation.text import tail
-
-MAX_HELD = 1 << 20
-"""Characters of a call that has not ended; a longer one is text."""
+from meuse.serve.generation.xmlcall import reader
 
 _DEFINITIONS = "#/$defs/"
-
-Call = dict[str, object]
 _decode = msgspec.json.decode
 
 
-class Calls(Protocol):
-    """Of one answer. `made`: whether a call was."""
+@dataclass(frozen=True, slots=True)
+class Family:
+    """`calls`: how its answers are read, from the tools as OpenAI describes them and from what
+    stands before control tokens. `field` has the arguments of a call that is forced."""
 
-    made: int
-
-    def push(self, text: str) -> tuple[str, list[Call]]:
-        """(text that is none of a call, calls that are complete)."""
-        ...
-
-    def end(self) -> tuple[str, list[Call]]:
-        """Nothing more comes."""
-        ...
+    calls: Callable[[Sequence[Any], str], Calls]
+    field: str = "arguments"
+    new_id: Callable[[], str] = long_id
+    words: tuple[str, ...] = ()
+    """What may be control tokens, which are not text otherwise. The first begins a call."""
 
 
-class Hermes:
-    """`<tool_call>` … `</tool_call>`."""
-
-    _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
-
-    def __init__(self) -> None:
-        self.made = 0
-        self._held = ""
-        self._inside = False
-        self._after = False  # text followed the last call
-
-    def push(self, text: str) -> tuple[str, list[Call]]:
-        self._held += text
-        shown, calls = "", list[Call]()
-        while True:
-            word = self._CLOSE if self._inside else self._OPEN
-            at = self._held.find(word)
-            if at < 0:
-                break
-            before, self._held = self._held[:at], self._held[at + len(word) :]
-            if not self._inside:
-                shown += self._text(before)
-            elif (call := _call(before, self.made, "arguments")) is not None:
-                self.made += 1
-                self._after = False
-                calls.append(call)
-            else:
-                shown += self._text(self._OPEN + before + self._CLOSE)
-            self._inside = not self._inside
-        if not self._inside:
-            keep = tail(self._held, self._OPEN)
-            shown += self._text(self._held[: len(self._held) - keep])
-            self._held = self._held[len(self._held) - keep :]
-        elif len(self._held) > MAX_HELD:
-            shown += self._OPEN + self._held
-            self._held, self._inside = "", False
-        return shown, calls
-
-    def end(self) -> tuple[str, list[Call]]:
-        held, self._held = self._held, ""
-        if not self._inside:
-            return self._text(held), []
-        self._inside = False
-        call = _call(held, self.made, "arguments")  # ended by its token instead of the tag
-        if call is None:
-            return self._OPEN + held, []
-        self.made += 1
-        return "", [call]
-
-    def _text(self, text: str) -> str:
-        """Without the line breaks that follow a call."""
-        if self.made and not self._after:
-            text = text.lstrip()
-            self._after = bool(text)
-        return text
-
-
-class Whole:
-    """An answer that is one object, or nothing of it is a call. `field` holds the arguments."""
-
-    def __init__(self, field: str) -> None:
-        self.made = 0
-        self._field = field
-        self._held = ""
-        self._text = False
-
-    def push(self, text: str) -> tuple[str, list[Call]]:
-        if self._text:
-            return text, []
-        self._held += text
-        begun = self._held.lstrip()
-        if begun and (not begun.startswith("{") or len(begun) > MAX_HELD):
-            self._text = True
-            held, self._held = self._held, ""
-            return held, []
-        return "", []
-
-    def end(self) -> tuple[str, list[Call]]:
-        held, self._held = self._held, ""
-        call = _call(held, self.made, self._field)
-        if call is None:
-            return held, []
-        self.made += 1
-        return "", [call]
-
-
-FAMILIES: dict[str, Callable[[], Calls]] = {
-    "hermes": Hermes,
-    "llama3": lambda: Whole("parameters"),
+FAMILIES: Mapping[str, Family] = {
+    "hermes": Family(lambda tools, mark: Hermes()),
+    "llama3": Family(lambda tools, mark: Whole("parameters"), "parameters"),
+    "mistral": Family(lambda tools, mark: Mistral(mark), new_id=short_id, words=Mistral.WORDS),
+    "qwen3_coder": Family(lambda tools, mark: Hermes(reader(tools))),
 }
-_FIELDS = {"hermes": "arguments", "llama3": "parameters"}
 
 
 def prepared(ask: Ask, family: str) -> Ask:
@@ -143,8 +55,7 @@ def prepared(ask: Ask, family: str) -> Ask:
     """
     if not ask.tools:
         return ask
-    choice = _choice(ask)
-    if choice == "none":
+    if _choice(ask) == "none":
         return msgspec.structs.replace(ask, tools=b"", tool_choice=b"")
     if family not in FAMILIES:
         raise invalid(
@@ -152,18 +63,40 @@ def prepared(ask: Ask, family: str) -> Ask:
             "this model is of no family whose calls of tools are understood",
             f"Families: {', '.join(FAMILIES)}. Leave tools out, or use response_format.",
         )
-    if choice == "auto":
-        return ask
-    tools = [tool["function"] for tool in _decode(ask.tools) if choice in ("required", _name(tool))]
-    schema = json.dumps(_schema(tools, _FIELDS[family]), ensure_ascii=False).encode()
-    return msgspec.structs.replace(ask, format=Format("json_schema", schema))
+    forced = _forced(ask)
+    return msgspec.structs.replace(ask, format=_format(forced.values(), family)) if forced else ask
 
 
-def parser(ask: Ask, family: str) -> Calls | None:
-    """How the answer to what was `prepared` is read."""
+def check(ask: Ask, family: str, engine: Callable[[Format], None]) -> None:
+    """Have the engine check what the answer to what was `prepared` is held to; it raises
+    `invalid_field` at `response_format`.
+
+    Raises it where the caller has sent it: at a tool's parameters, where a call is forced.
+    """
+    try:
+        engine(ask.format)
+    except MeuseError as error:
+        forced = _forced(ask)
+        if not forced:
+            raise
+        hint = "Mend the schema, or send tool_choice auto, which holds no call to it."
+        for index, function in forced.items():
+            try:
+                engine(_format([function], family))
+            except MeuseError as own:
+                field = f"tools[{index}].function.parameters"
+                raise invalid(field, own.message, hint) from None
+        raise invalid("tools", f"{error.message} (all tools together)", hint) from None
+
+
+def parser(ask: Ask, family: str, mark: str = "") -> Calls | None:
+    """How the answer to what was `prepared` is read. `mark` stands before control tokens."""
     if not ask.tools:
         return None
-    return FAMILIES[family]() if _choice(ask) == "auto" else Whole(_FIELDS[family])
+    known = FAMILIES[family]
+    if _forced(ask):
+        return Whole(known.field, known.new_id)
+    return known.calls(_decode(ask.tools), mark)
 
 
 def _choice(ask: Ask) -> str:
@@ -172,18 +105,38 @@ def _choice(ask: Ask) -> str:
     return choice if isinstance(choice, str) else _name(choice)
 
 
+def _forced(ask: Ask) -> dict[int, Any]:
+    """The functions of which one must be called, by their places among the tools."""
+    choice = _choice(ask) if ask.tools else "auto"
+    if choice == "auto":
+        return {}
+    return {
+        index: tool["function"]
+        for index, tool in enumerate(_decode(ask.tools))
+        if choice in ("required", _name(tool))
+    }
+
+
 def _name(tool: Any) -> str:
     return f" {tool['function']['name']}"
 
 
-def _schema(tools: Sequence[Any], field: str) -> dict[str, Any]:
+def _format(functions: Iterable[Any], family: str) -> Format:
+    """A call of one of these."""
+    schema = _schema(functions, FAMILIES[family].field)
+    return Format("json_schema", json.dumps(schema, ensure_ascii=False).encode())
+
+
+def _schema(tools: Iterable[Any], field: str) -> dict[str, Any]:
     """Of one call of one of these. Definitions move to the root, where references look; a name
     that two tools use becomes two."""
     definitions: dict[str, Any] = {}
     kinds = []
     for number, tool in enumerate(tools):
         parameters = dict(tool.get("parameters") or {"type": "object"})
-        own = parameters.pop("$defs", {})
+        own: dict[str, Any] = {}
+        if isinstance(parameters.get("$defs"), dict):  # otherwise the engine says what is wrong
+            own = parameters.pop("$defs")
         names = {name: f"{name}-{number}" for name in own if name in definitions}
         parameters = _referring(parameters, names)
         definitions |= {names.get(name, name): _referring(own[name], names) for name in own}
@@ -212,25 +165,3 @@ def _referring(value: Any, names: Mapping[str, str]) -> Any:
         name, *rest = reference.removeprefix(_DEFINITIONS).split("/")
         found["$ref"] = _DEFINITIONS + "/".join([names.get(name, name), *rest])
     return found
-
-
-def _call(text: str, index: int, field: str) -> Call | None:
-    """As OpenAI's deltas have it; None for what is no call."""
-    try:
-        body: Any = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(body, dict) or not isinstance(body.get("name"), str):
-        return None
-    arguments = body.get(field, body.get("arguments", {}))
-    return {
-        "index": index,
-        "id": f"call_{uuid.uuid4().hex[:24]}",
-        "type": "function",
-        "function": {
-            "name": body["name"],
-            "arguments": arguments
-            if isinstance(arguments, str)
-            else json.dumps(arguments, ensure_ascii=False),
-        },
-    }
