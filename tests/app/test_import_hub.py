@@ -94,7 +94,8 @@ def test_its_version_tells_commit_and_licence(
     done = run(tmp_path, way, job)
     ((_, told),) = done["report"]["imported"]["source"].items()
     assert told == f"{'hf:' if way == 'pulled' else ''}owner/tiny@{COMMIT}"
-    assert done["card"] == {"given": {"licence": "mit"}}
+    limits = {"tokens": done["report"]["imported"]["length"]}
+    assert done["card"] == {"limits": limits, "given": {"licence": "mit"}}
     assert [a["format"] for a in done["artifacts"]] == ["onnx", "encoder"]
     assert sorted(hub.names) == sorted(files)
     assert job.fractions == sorted(job.fractions)

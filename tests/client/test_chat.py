@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from meuse.cli import llm
 from meuse.client.chat import JSON, chunks, listen, refusal
 from meuse.core.errors import Code, MeuseError
 
@@ -89,3 +93,52 @@ def test_errors_in_the_words_of_others_are_ours(status: int, code: str, ours: Co
     error = refusal(status, json.dumps({"error": body}))
     assert (error.code, error.message, error.field) == (ours, "No.", "model")
     assert refusal(502, "<html>").code is Code.INTERNAL
+
+
+class Talker:
+    """In place of a client: it always answers the same, and Ctrl-C comes where that is asked."""
+
+    def __init__(self) -> None:
+        self.asked: list[list[JSON]] = []
+
+    def chat(self, _deployment: str, messages: list[JSON], **_: Any) -> Iterator[JSON]:
+        self.asked.append([*messages])
+        yield from WHOLE[:2]
+        if messages[-1]["content"] == "Ctrl-C":
+            raise KeyboardInterrupt
+        yield from WHOLE[2:]
+
+
+@pytest.fixture
+def talker(monkeypatch: pytest.MonkeyPatch) -> Talker:
+    made = Talker()
+    monkeypatch.setattr(llm, "connect", lambda: contextlib.nullcontext(made))
+    return made
+
+
+def test_ctrl_c_ends_an_answer_and_not_the_conversation(
+    talker: Talker, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What was shown of it stays on the screen alone; the system's words are told each time."""
+    monkeypatch.setattr("sys.stdin", io.StringIO("Where?\nCtrl-C\n\nAnd now?\n"))
+    llm.chat("capital", system="Be brief.")
+    before = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Where?"},
+        {"role": "assistant", "content": "Paris"},
+    ]
+    assert talker.asked == [
+        before[:2],
+        [*before, {"role": "user", "content": "Ctrl-C"}],
+        [*before, {"role": "user", "content": "And now?"}],
+    ]
+    told = capsys.readouterr()
+    assert told.out == "Paris\nPar\nParis\n"
+    assert told.err.count("[5 tokens") == 2
+
+
+def test_one_question_is_asked_after_what_the_system_says(talker: Talker) -> None:
+    llm.chat("capital", "Where?", system="Be brief.")
+    llm.chat("capital", "Where?")
+    told = {"role": "user", "content": "Where?"}
+    assert talker.asked == [[{"role": "system", "content": "Be brief."}, told], [told]]

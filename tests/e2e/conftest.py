@@ -19,7 +19,7 @@ import pytest
 
 import fake_vllm
 from e2e.helpers import JSON, csv_bytes, ready, start, succeeded, upload
-from e2e.llm import chat, smollm2  # noqa: F401  fixtures
+from e2e.llm import chat, encoder, smollm2  # noqa: F401  fixtures
 from e2e.web import Certificate, certified
 from gateway.rig import free_port
 

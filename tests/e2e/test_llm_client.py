@@ -105,6 +105,35 @@ def test_users_words_stay_words(client: openai.OpenAI) -> None:
     assert spelled.usage.prompt_tokens > honest.usage.prompt_tokens > plain.usage.prompt_tokens
 
 
+def test_an_empty_message_is_a_turn_without_words(client: openai.OpenAI) -> None:
+    empty, plain = (
+        asked(client, [{"role": "user", "content": text}], max_tokens=1) for text in ("", "Hi")
+    )
+    assert 0 < empty.usage.prompt_tokens == plain.usage.prompt_tokens - 1
+
+
+def test_a_rate_limit_is_waited_out(admin: httpx.Client, platform: Platform, chat: str) -> None:
+    """429 says when to come again; the client does so by itself, and is answered."""
+    key = platform.made_key("infer")
+    terms = {"key": key["id"], "requests": 10, "per": "minute", "burst": 1}
+    limit = admin.post("/api/limits", json=terms)
+    assert limit.status_code == 201, limit.text
+    answers: list[httpx.Response] = []
+    with openai.OpenAI(
+        api_key=key["key"], base_url=f"{platform.url}/v1", max_retries=2, timeout=SLOW_S
+    ) as client:
+        client._client.event_hooks["response"].append(answers.append)
+        asked(client, max_tokens=1)
+        began = time.monotonic()
+        assert asked(client, max_tokens=1).usage.completion_tokens == 1
+        waited = time.monotonic() - began
+    assert [answer.status_code for answer in answers] == [200, 429, 200]
+    told = answers[1].headers
+    assert 1 <= int(told["retry-after"]) <= waited
+    assert told["x-ratelimit-remaining-requests"] == "0"
+    admin.delete(f"/api/limits/{limit.json()['id']}").raise_for_status()
+
+
 @pytest.mark.parametrize(
     ("more", "status", "param"),
     [

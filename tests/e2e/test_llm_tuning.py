@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import os
+import re
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -11,7 +17,8 @@ import pytest
 
 import helpers_llm
 from e2e.conftest import Platform
-from e2e.helpers import JSON, ended, get, refused, start, succeeded, until
+from e2e.helpers import JSON, ended, get, ready, refused, start, succeeded, until
+from helpers_tiny_llm import write_gguf
 
 SLOW_S = 300.0
 NAME = "e2e-tuned"
@@ -126,3 +133,82 @@ def test_writing_settings_needs_its_scope(platform: Platform, tuned: JSON) -> No
     client = platform.client(platform.key("train"))
     body = {"kind": "tune", "spec": {"deployment": NAME, "apply": True}}
     refused(client.post("/api/jobs", json=body), 403, "forbidden", "apply")
+
+
+@pytest.fixture(scope="module")
+def slow(platform: Platform, admin: httpx.Client) -> Iterator[JSON]:
+    """A deployment of a tiny model that reads prompts a few tokens at a time, which is slow."""
+    folder = platform.home / "import" / "slow"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = write_gguf(folder / "slow.gguf", context=2048)
+    made = succeeded(admin, start(admin, "import", source=f"file:{path}", model_name="e2e-slow"))
+    body = {"model": made["model"], "engine": {"cache_mb": 16, "max_batched_tokens": 16}}
+    admin.put("/api/deployments/e2e-slow", json=body).raise_for_status()
+    yield ready(admin, "e2e-slow")
+    admin.delete("/api/deployments/e2e-slow")
+
+
+def tune(platform: Platform, *words: str) -> tuple[list[list[str]], str]:
+    """`meuse tune-engine`, as it is typed: the cells of its table, and its last line."""
+    there = {k: v for k, v in os.environ.items() if not k.startswith("MEUSE_")}
+    there |= {"MEUSE_URL": platform.url, "MEUSE_KEY": platform.admin_key, "COLUMNS": "200"}
+    options = ["--streams", "2", "--tokens", "2", "--rounds", "3", *words]
+    done = subprocess.run(
+        [sys.executable, "-m", "meuse", "tune-engine", "e2e-slow", *options],
+        env=there, capture_output=True, text=True, timeout=SLOW_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "measures" in done.stderr
+    *table, verdict = done.stdout.splitlines()
+    return [re.split(r" {2,}", line.strip()) for line in table], verdict
+
+
+NOTHING = "nothing is faster by more than noise: the deployment stays as it is"
+
+
+def test_the_command_line_shows_what_was_measured(
+    platform: Platform, admin: httpx.Client, slow: JSON
+) -> None:
+    (head, before, tried), verdict = tune(platform, "--setting", "kv_precision")
+    assert head == ["name", "tokens_s", "first_ms", "of best", "same texts", "verdict"]
+    assert (before[0], before[3:]) == ("as it is", ["1", "1", "-"])
+    assert tried[0] == "kv_precision f16"
+    assert all(float(cell) > 0 for row in (before, tried) for cell in row[1:4])
+    if tried[5] == "taken":
+        assert verdict == 'faster: {"kv_precision": "f16"} (--apply writes it to the deployment)'
+    else:
+        assert tried[5].startswith("not faster by more than")
+        assert verdict == NOTHING
+    assert get(admin, "/api/deployments/e2e-slow")["generation"] == slow["generation"]
+
+
+def test_what_is_faster_is_applied(
+    platform: Platform, admin: httpx.Client, slow: JSON, tmp_path: Path
+) -> None:
+    """A long prompt in one step, in place of many; tried again, what is kept is what is said."""
+    (tmp_path / "prompts.txt").write_text("x" * 1000 + "\n\n" + "y" * 1000 + "\n")
+    words = [
+        "--setting",
+        "max_batched_tokens",
+        "--prompts",
+        str(tmp_path / "prompts.txt"),
+        "--apply",
+    ]
+    rows, verdict = tune(platform, *words)
+    assert [row[0] for row in rows[1:3]] == ["as it is", "max_batched_tokens 128"]
+    assert rows[2][5] == "taken", rows
+    told, _, changes = verdict.partition(": ")
+    assert told == "written to e2e-slow"
+    state = ready(admin, "e2e-slow")
+    assert state["engine"] == {**slow["engine"], **json.loads(changes)}
+    assert state["engine"]["max_batched_tokens"] >= 128
+    assert state["generation"] == slow["generation"] + 1
+
+    rows, verdict = tune(platform, *words)
+    after = ready(admin, "e2e-slow")
+    if verdict == NOTHING:
+        assert "taken" not in {row[5] for row in rows}
+        assert (after["engine"], after["generation"]) == (state["engine"], state["generation"])
+    else:
+        changes = verdict.removeprefix("written to e2e-slow: ")
+        assert after["engine"] == {**state["engine"], **json.loads(changes)}

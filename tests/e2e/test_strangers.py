@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 import helpers_llm
@@ -92,11 +93,12 @@ def run(*words: str | Path, given: str = "", **there: str) -> subprocess.Complet
     )  # fmt: skip
 
 
-def test_langchain(tools: Path, platform: Platform, chat: str, caller: str) -> None:
-    """Whole, streamed, several, asynchronous, by a schema, with tools and their results."""
+def test_langchain(tools: Path, platform: Platform, chat: str, caller: str, encoder: str) -> None:
+    """Whole, streamed, several, asynchronous, by a schema, with tools and their results; and
+    vectors of texts."""
     done = run(
         tools / "python", HERE / "langchain_talk.py", f"{platform.url}/v1", platform.admin_key,
-        chat, caller,
+        chat, caller, encoder,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     said: dict[str, Any] = json.loads(done.stdout)
@@ -114,6 +116,10 @@ def test_langchain(tools: Path, platform: Platform, chat: str, caller: str) -> N
     assert isinstance(said["last"], str)
     assert "Error code: 400" in said["refused"]
     assert "'image_url' cannot be read" in said["refused"]
+    cat, kitten, stocks = np.array(said["vectors"])
+    assert cat @ kitten > 0.5 > 0.3 > cat @ stocks
+    assert np.allclose(said["vector"], cat, atol=1e-5)
+    assert "check_embedding_ctx_length=False" in said["tokens_refused"]
 
 
 def test_llm_on_the_command_line(

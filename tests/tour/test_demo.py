@@ -25,6 +25,7 @@ def test_the_demo_ends_with_a_model_that_answers_as_it_was_taught() -> None:
     assert figures["rows_metered"] > 2000
     talk = figures["chat"]
     assert talk["skipped"] == ""
+    assert 0 < talk["training_seconds"] < 600
     before, after = talk["validation_loss"]
     assert after < 0.5 * before
     assert len(talk["answers"]) == len(ASKED)

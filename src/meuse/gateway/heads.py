@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from meuse.core.errors import Code, MeuseError
@@ -11,6 +11,7 @@ from meuse.core.ids import uuid7_bytes
 from meuse.gateway import oip
 from meuse.gateway.paths import Match
 from meuse.gateway.routes import Caller
+from meuse.meter.checks import Standing
 from meuse.serve.frames import HIGH, LOW, NORMAL
 
 Header = tuple[bytes, bytes]
@@ -42,6 +43,8 @@ class Request:
     headers: Headers
     found: dict[bytes, bytes]
     """Of the headers, those that are looked for."""
+    standings: Callable[[Caller, str], list[Standing]]
+    """How the limits stand that a caller meets at a model."""
 
     @property
     def known(self) -> Caller:

@@ -154,7 +154,9 @@ class App:
         if route.method == "POST":
             length = found_headers.get(b"content-length", b"")
             body = await self._bodies.read(receive, int(length) if length.isdigit() else 0)
-        request = Request(found, body, caller, scope["headers"], found_headers)
+        request = Request(
+            found, body, caller, scope["headers"], found_headers, self.plane.standings
+        )
         if (produce := self._producers.get(route.handler)) is not None:
             return await _while_there(self._text(produce, request), receive)
         read = READERS.get(route.handler)
@@ -163,7 +165,10 @@ class App:
         if route.handler in RELAYED and (relayed := self._relayed(request)) is not None:
             return await _while_there(self._begun(request, relayed), receive)
         asked = ask(read, request)
-        return asked.write(await _while_there(self.plane.infer(asked.call), receive))
+        try:
+            return asked.write(await _while_there(self.plane.infer(asked.call), receive))
+        except MeuseError as error:
+            raise asked.refused(error) from None
 
     async def _text(self, produce: Produce, request: Request) -> Answer | TextAnswer | Awaited:
         """What there is before the first byte: all of it, or the beginning of a stream."""
@@ -226,7 +231,7 @@ class App:
             check_encoding(found[b"content-encoding"])
         if len(body) > self._max_body_bytes:
             raise too_large(self._max_body_bytes)
-        return Request(route.match, body, caller, headers, found)
+        return Request(route.match, body, caller, headers, found, self.plane.standings)
 
     @staticmethod
     def identified(headers: Headers) -> list[Header]:

@@ -21,6 +21,7 @@ from meuse.gateway.heads import (
     priority_of,
     timeout_ms_of,
 )
+from meuse.gateway.openai import rates
 from meuse.gateway.openai.embeddings import EmbeddingsRequest
 from meuse.gateway.paths import MAX_PATH, Match, match
 from meuse.gateway.short import Short
@@ -46,6 +47,12 @@ class Asked:
 
     call: Call
     write: Callable[[Result], Answer]
+    left: Callable[[], list[Header]] | None = None
+    """Headers of what is left under the limits, where the protocol has such."""
+
+    def refused(self, error: MeuseError) -> MeuseError:
+        """The error, as the protocol tells it."""
+        return error if self.left is None else rates.limited(error, self.left)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,10 +112,14 @@ def _read_infer(request: Request) -> Asked:
 def _read_embeddings(request: Request) -> Asked:
     asked = EmbeddingsRequest(request.body, request.known, request.headers)
 
-    def write(result: Result) -> Answer:
-        return _dressed(result, asked.write(result), JSON, *identified(request.headers))
+    def left() -> list[Header]:
+        return rates.headers(request.standings(asked.call.caller, asked.model))
 
-    return Asked(asked.call, write)
+    def write(result: Result) -> Answer:
+        headers = (JSON, *identified(request.headers), *left())
+        return _dressed(result, asked.write(result), *headers)
+
+    return Asked(asked.call, write, left)
 
 
 READERS: dict[str, Callable[[Request], Asked]] = {

@@ -119,6 +119,8 @@ class Short:
         self._end(b"%b%d\r\n\r\n%b" % (_JSON_200, len(body), body))
 
     def _refuse(self, error: MeuseError) -> None:
+        if self._asked is not None:
+            error = self._asked.refused(error)
         status, body, headers = self._app.refusal(error, self._route.raw_path, self._headers)
         if error.code is Code.TOO_LARGE:
             self.keep_alive = False

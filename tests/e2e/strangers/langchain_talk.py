@@ -1,6 +1,6 @@
 """What LangChain's own way of calling OpenAI gets here, as JSON. Runs where LangChain is.
 
-`langchain_talk.py URL KEY MODEL TOOLS_MODEL`
+`langchain_talk.py URL KEY MODEL TOOLS_MODEL ENCODER`
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from langchain_core.messages import AIMessage, HumanMessage, SystemMessage, ToolMessage
 from langchain_core.tools import tool
-from langchain_openai import ChatOpenAI
+from langchain_openai import ChatOpenAI, OpenAIEmbeddings
 from pydantic import BaseModel
 
 
@@ -29,7 +29,10 @@ def look_up(city: str) -> str:
     return f"It rains in {city}."
 
 
-def main(url: str, key: str, model: str, tools_model: str) -> dict[str, Any]:
+TEXTS = ["A cat sits on the mat.", "A kitten is sitting on a rug.", "Stock markets fell."]
+
+
+def main(url: str, key: str, model: str, tools_model: str, encoder: str) -> dict[str, Any]:
     given: dict[str, Any] = {"base_url": url, "api_key": key, "temperature": 0, "max_retries": 0}
     talker = ChatOpenAI(model=model, max_tokens=24, **given)
     asked = [SystemMessage("Be short."), HumanMessage("What is the capital of France?")]
@@ -76,6 +79,25 @@ def main(url: str, key: str, model: str, tools_model: str) -> dict[str, Any]:
         "last": last.content,
         "later": asyncio.run(later()).content,
         "refused": refused,
+        **embedded(encoder, base_url=url, api_key=key),
+    }
+
+
+def embedded(model: str, **given: Any) -> dict[str, Any]:
+    """Texts go as texts with this option; without it, as tokens of a vocabulary of OpenAI's, which
+    is fetched from the web."""
+    encoder = OpenAIEmbeddings(
+        model=model, max_retries=0, check_embedding_ctx_length=False, **given
+    )
+    refused = ""
+    try:
+        encoder.client.create(model=model, input=[[32, 8415, 23011]])
+    except Exception as error:
+        refused = str(error)
+    return {
+        "vectors": encoder.embed_documents(TEXTS),
+        "vector": encoder.embed_query(TEXTS[0]),
+        "tokens_refused": refused,
     }
 
 

@@ -109,31 +109,12 @@ def test_a_text_that_was_cut_is_refused(embedding: Embedding) -> None:
         assert "cache_hits" not in record.quantities
 
 
-@pytest.mark.parametrize(
-    ("more", "param"),
-    [
-        ({"input": ""}, "input"),
-        ({"input": []}, "input"),
-        ({"input": [1, 2]}, "input"),
-        ({"input": ["a", ""]}, "input"),
-        ({"input": None}, "input"),
-        ({"input": ["x"] * 2049}, "input"),
-        ({"dimensions": 3}, "dimensions"),
-        ({"encoding_format": "hex"}, "encoding_format"),
-        ({"user": 1}, "user"),
-        ({"model": "scores"}, "model"),
-        ({"model": ""}, "model"),
-    ],
-)
-def test_what_cannot_be_embedded(embedding: Embedding, more: dict[str, Any], param: str) -> None:
-    """Each is named."""
-    body = {"model": "words", "input": "dog", **more}
-    answer = httpx.post(
-        f"{embedding.client.base_url}embeddings", json=body, trust_env=False,
-        headers={"authorization": f"Bearer {embedding.client.api_key}"},
-    )  # fmt: skip
-    assert answer.status_code == 400
-    assert answer.json()["error"]["param"] == param
+def test_tokens_are_refused_with_the_way_out(embedding: Embedding) -> None:
+    """They are of the client's vocabulary; LangChain's sends texts where it is told to."""
+    for tokens in ([1, 2], [[1, 2], [3]]):
+        with pytest.raises(openai.BadRequestError, match="check_embedding_ctx_length=False") as no:
+            embedding.ask(tokens)
+        assert no.value.param == "input"
 
 
 def test_encoders_are_models_too(embedding: Embedding) -> None:
@@ -141,6 +122,9 @@ def test_encoders_are_models_too(embedding: Embedding) -> None:
     assert {m.id for m in embedding.client.models.list()} == {"words", "counted", "kept"}
     with pytest.raises(openai.NotFoundError):
         embedding.client.models.retrieve("scores")
+    with pytest.raises(openai.BadRequestError, match="does not turn texts into vectors") as caught:
+        embedding.ask("dog", model="scores")
+    assert caught.value.param == "model"
 
 
 def test_budgets_of_tokens_hold_for_embeddings(embedding: Embedding) -> None:
@@ -161,3 +145,37 @@ def test_budgets_of_tokens_hold_for_embeddings(embedding: Embedding) -> None:
     found = spent(embedding.rig.limits_file, [limit], now_ms())["t"]
     assert (found.used, found.reserved) == (6, 0)
     embedding.ask("x" * 40)  # of a version that does not count
+
+
+@pytest.mark.parametrize("way", ["short", "long"])
+def test_what_is_left_stands_in_the_headers(embedding: Embedding, way: str) -> None:
+    """Of requests and of tokens, with answers and with refusals for what is spent."""
+    query = {} if way == "short" else {"way": "long"}  # with a query it takes the way of ASGI
+
+    def told(text: str) -> tuple[str, str, str]:
+        try:
+            raw = embedding.client.embeddings.with_raw_response.create(
+                model="counted", input=text, extra_query=query
+            )
+            status, headers = "", raw.headers
+        except openai.APIStatusError as error:
+            status, headers = str(error.code), error.response.headers
+        assert headers["x-ratelimit-limit-requests"] == "2"
+        assert headers["x-ratelimit-limit-tokens"] == "100"
+        assert headers["x-ratelimit-reset-requests"].endswith("s")
+        left = (headers[f"x-ratelimit-remaining-{kind}"] for kind in ("requests", "tokens"))
+        return (status, *left)
+
+    embedding.rig.limit(
+        Limit(f"{way}-r", "rate", 2, "hour", burst=2, tenant="acme"),
+        Limit(f"{way}-t", "budget", 100, "day", "prompt_tokens", tenant="acme"),
+    )
+    embedding.rig.publish()
+    assert told("dog") == ("", "1", "99")
+    assert told("x" * 200) == ("insufficient_quota", "1", "99")
+    assert told("cat") == ("", "0", "98")
+    assert told("cat") == ("rate_limit_exceeded", "0", "98")
+    embedding.rig.limit()
+    embedding.rig.publish()
+    raw = embedding.client.embeddings.with_raw_response.create(model="counted", input="dog")
+    assert not [name for name in raw.headers if name.startswith("x-ratelimit")]

@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from typing import Any
 
 import pytest
 
 from gateway.openai.conftest import Chat
+from gateway.rig import target, until
 from meuse.gateway.openai import parameters
+from meuse.gateway.openai.embeddings import MAX_TEXTS
 from meuse.serve.generation.messages import MAX_CHOICES
+from serve import models
 
 USER = [{"role": "user", "content": "say 1"}]
 BODIES: dict[str, dict[str, Any]] = {
     "chat/completions": {"model": "chat", "messages": USER},
     "completions": {"model": "chat", "prompt": "say 1"},
+    "embeddings": {"model": "words", "input": "dog"},
 }
-TABLES = {"chat/completions": parameters.CHAT, "completions": parameters.COMPLETIONS}
+TABLES = {
+    "chat/completions": parameters.CHAT,
+    "completions": parameters.COMPLETIONS,
+    "embeddings": parameters.EMBEDDINGS,
+}
 TOOL = {"type": "function", "function": {"name": "look"}}
 
 # Per parameter: values that are answered, and values that are refused by its name.
@@ -75,24 +85,42 @@ VALUES: dict[str, tuple[list[Any], list[Any]]] = {
     "messages": ([USER], [None, [], "x", [1]]),
     "prompt": (["say 1", [1, 2], ["say 1", "say 2"], [[1], [2]]],
                [None, [], "", [1.5], [[]], ["x", 1], {}, ["x"] * 17]),
+    "input": (["dog", ["dog", "cat"], ["x"] * MAX_TEXTS],
+              [None, [], "", ["a", ""], [1, 2], [[1], [2]], ["a", 1], {}, ["x"] * (MAX_TEXTS + 1)]),
+    "encoding_format": (["float", "base64"], ["hex", 1]),
+    "dimensions": ([2], [3, 0, 1.5, "2", True]),
 }  # fmt: skip
+ENCODERS = (["words"], ["", 7, None, "chat"])
+"""What `model` may be where vectors are wanted."""
 
 
 def rows() -> list[tuple[str, str]]:
     return [(path, name) for path, table in TABLES.items() for name in table]
 
 
+@pytest.fixture(scope="module")
+def walked(served: Chat) -> Chat:
+    """With an encoder beside the language model."""
+    rig, model = served.rig, models.embedder()
+    rig.replica("words", "words:1", model)
+    rig.deploy("acme/words", target("words:1", model, ["words"]))
+    rig.listen()
+    rig.publish()
+    until(lambda: served.http.post("/v1/embeddings", json=BODIES["embeddings"]).is_success)
+    return served
+
+
 @pytest.mark.parametrize(("path", "name"), rows())
-def test_each_parameter_is_honoured_or_refused_by_name(served: Chat, path: str, name: str) -> None:
+def test_each_parameter_is_honoured_or_refused_by_name(walked: Chat, path: str, name: str) -> None:
     """What is good is answered, null is as if it were not sent; what is bad is 400."""
-    good, bad = VALUES[name]
+    good, bad = ENCODERS if (path, name) == ("embeddings", "model") else VALUES[name]
     required = TABLES[path][name].required
     for value in [*good, *([] if required else [None])]:
-        answer = served.http.post(f"/v1/{path}", json={**BODIES[path], name: value})
+        answer = walked.http.post(f"/v1/{path}", json={**BODIES[path], name: value})
         assert answer.status_code == 200, (value, answer.text)
     assert good or bad
     for value in bad:
-        answer = served.http.post(f"/v1/{path}", json={**BODIES[path], name: value})
+        answer = walked.http.post(f"/v1/{path}", json={**BODIES[path], name: value})
         assert answer.status_code == 400, (value, answer.text)
         error = answer.json()["error"]
         assert error["type"] == "invalid_request_error"
@@ -101,7 +129,7 @@ def test_each_parameter_is_honoured_or_refused_by_name(served: Chat, path: str, 
 
 def test_the_table_says_what_is_made_of_each() -> None:
     """Every row has its note."""
-    for table in (*TABLES.values(), parameters.EMBEDDINGS):
+    for table in TABLES.values():
         assert all(row.note for row in table.values())
 
 
@@ -127,6 +155,16 @@ def test_a_bad_conversation_is_named(served: Chat, messages: Any, param: str) ->
     """Which message, and which part of it."""
     answer = served.http.post("/v1/chat/completions", json={"model": "chat", "messages": messages})
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)
+
+
+def test_a_message_may_be_empty(served: Chat) -> None:
+    """Its text is "", as it was sent; clients send such where a tool gave nothing back."""
+    told = [("system", ""), ("user", ""), ("assistant", ""), ("user", "echo")]
+    messages = [{"role": role, "content": content} for role, content in told]
+    answer = served.http.post("/v1/chat/completions", json={"model": "chat", "messages": messages})
+    assert answer.status_code == 200, answer.text
+    asked = json.loads(answer.json()["choices"][0]["message"]["content"])
+    assert json.loads(base64.b64decode(asked["messages"])) == messages
 
 
 @pytest.mark.parametrize(("letters", "param"), [(300_000, "tools"), (1 << 20, "body")])

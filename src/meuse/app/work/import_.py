@@ -105,7 +105,7 @@ def _of_hub(
         exactly = {"hub": f"{reference.partition('@')[0]}@{found.commit}"}
         spec = replace(spec, source=exactly)
         made = converted(blobs, context, spec, inputs, found.folder, "")
-        return made | {"card": pull.licensed(found.licence)}
+        return made | {"card": made.get("card", {}) | pull.licensed(found.licence)}
 
 
 def _source(blobs: Blobs, context: JobContext, inputs: dict[str, Any]) -> tuple[Path, str]:

@@ -174,7 +174,7 @@ def _encoder(
 
     spec = ImportSpec(job["spec"]["model_name"], "huggingface", {"pull": brought.origin})
     made = import_.converted(blobs, context, spec, job["inputs"], brought.path, brought.digest)
-    return made | {"card": licensed(brought.licence)}
+    return made | {"card": made.get("card", {}) | licensed(brought.licence)}
 
 
 def _means(inputs: dict[str, Any]) -> Any:

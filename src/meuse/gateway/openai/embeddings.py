@@ -122,7 +122,11 @@ def _texts(value: Any) -> list[bytes]:
     if len(given) > MAX_TEXTS:
         raise invalid("input", f"{len(given)} texts are more than {MAX_TEXTS}")
     if not all(isinstance(text, str) for text in given):
-        raise invalid("input", "tokens are not taken", "Send texts.")
+        raise invalid(
+            "input",
+            "tokens are not taken: clients count them in a vocabulary of their own",
+            "Send texts. LangChain's OpenAIEmbeddings does with check_embedding_ctx_length=False.",
+        )
     if not all(given):
         raise invalid("input", "a text is empty")
     return [text.encode() for text in given]

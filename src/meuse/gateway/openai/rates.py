@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from meuse.core.errors import MeuseError
 from meuse.core.micros import money_text
@@ -26,6 +26,11 @@ class LimitedError(MeuseError):
         )
         self.is_counted = error.is_counted
         self.headers = headers
+
+
+def limited(error: MeuseError, left: Callable[[], list[tuple[bytes, bytes]]]) -> MeuseError:
+    """The error, with what is left where it is about limits."""
+    return LimitedError(error, left()) if error.http_status in (402, 429) else error
 
 
 def headers(standings: Iterable[Standing]) -> list[tuple[bytes, bytes]]:

@@ -76,8 +76,8 @@ class Texts:
             await answer.first()
         except BaseException as error:
             answer.leave()
-            if isinstance(error, MeuseError) and error.http_status in (402, 429):
-                raise rates.LimitedError(error, self._rates(texts[0])) from None
+            if isinstance(error, MeuseError):
+                raise rates.limited(error, lambda: self._rates(texts[0])) from None
             raise
         answer.headers = self._rates(texts[0])
         return answer

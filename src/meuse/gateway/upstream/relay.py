@@ -189,9 +189,7 @@ class Relay:
             plane.counters.refused(error, route.stats)
             if self._seen is not None:
                 self._seen.refused(route.full_name, error.code)
-            if error.http_status in (402, 429):
-                raise rates.LimitedError(error, self.rates()) from None
-            raise
+            raise rates.limited(error, self.rates) from None
         self._began = plane.counters.begin(route.stats)
 
     # What the server says.
