@@ -149,6 +149,18 @@ def test_a_bad_schema_harms_nobody(worker: Worker, schema: Any, says: str) -> No
     assert worker.answers[other].last.error is None
 
 
+def test_a_bad_schema_of_a_tool_is_named_at_the_tool(worker: Worker) -> None:
+    """Where a call is forced. With `auto` nothing is held to it."""
+    good = {"type": "function", "function": {"name": "now"}}
+    bad = {"name": "look", "parameters": {"type": "nonsense"}}
+    tools = json.dumps([good, {"type": "function", "function": bad}]).encode()
+    ask = msgspec.structs.replace(chat("Hi", max_tokens=1), tools=tools)
+    failure = worker.ask(msgspec.structs.replace(ask, tool_choice=b'"required"')).error
+    assert (failure.code, failure.field) == ("invalid_field", "tools[1].function.parameters")
+    assert "nonsense" in failure.message
+    assert worker.ask(ask).last.completion_tokens == 1
+
+
 def test_cancel_ends_a_real_stream(worker: Worker) -> None:
     """At its third token; the engine is free for the next."""
     number = worker.send(raw("Once", max_tokens=900, ignore_eos=True))
