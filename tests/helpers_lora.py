@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from meuse.serve.generation.manifest import File, Manifest
 
 PREFIX = "base_model.model.model."
 
@@ -64,6 +67,7 @@ def write(folder: Path, tensors: Mapping[str, NDArray[Any]], **changes: Any) -> 
 
 WIDTH, INNER, LAYERS, KEYS = 64, 128, 2, 32
 CONTEXT = 512
+KV_BYTES_PER_TOKEN = 2 * LAYERS * KEYS * 2
 PROJECTIONS = {
     "self_attn.q_proj": (WIDTH, WIDTH), "self_attn.k_proj": (WIDTH, KEYS),
     "self_attn.v_proj": (WIDTH, KEYS), "self_attn.o_proj": (WIDTH, WIDTH),
@@ -119,3 +123,11 @@ def tiny(folder: Path) -> Path:
     checkpoint = Checkpoint(model, tokenizer)
     write_ir(checkpoint, graph_of(model), folder)
     return folder
+
+
+def manifest(layout: str, paths: list[Path]) -> Manifest:
+    """Of these files of `tiny`, or of an adapter on it."""
+    files = tuple(
+        File(p.name, hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_size) for p in paths
+    )
+    return Manifest(layout, files, "llama", CONTEXT, 259, 1, kv_bytes_per_token=KV_BYTES_PER_TOKEN)

@@ -173,7 +173,7 @@ def completed(admin: httpx.Client, tenant: str) -> int:
 def test_who_leaves_at_the_third_token_pays_for_three_to_five(
     admin: httpx.Client, platform: Platform, smollm2: JSON, chat: str
 ) -> None:
-    """The engine stops within two steps; of three clients one at least is as quick as that,
+    """The engine stops within two steps; of three clients two at least are as quick as that,
     on a machine where processes wait for each other."""
     leavers = ["leaver0", "leaver1", "leaver2"]
     for name in leavers:
@@ -207,8 +207,8 @@ def test_who_leaves_at_the_third_token_pays_for_three_to_five(
             return before if completed(admin, name) == before >= seen else 0
 
         billed.append(until(settled, "the usage of all that was seen"))
-    assert min(billed) <= 5, billed
-    assert max(billed) < 200, billed
+    assert sorted(billed)[1] <= 5, billed
+    assert max(billed) < 20, billed
 
 
 def test_many_at_once_in_one_loop(platform: Platform, chat: str) -> None:

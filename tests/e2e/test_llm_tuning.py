@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import httpx
 import pytest
 
 import helpers_llm
+import helpers_lora
 from e2e.conftest import Platform
 from e2e.helpers import JSON, ended, get, ready, refused, start, succeeded, until
 from helpers_tiny_llm import write_gguf
@@ -38,22 +40,22 @@ def model(platform: Platform, admin: httpx.Client) -> str:
     return made
 
 
-def put(admin: httpx.Client, model: str, **more: Any) -> httpx.Response:
-    return admin.put(f"/api/deployments/{NAME}", json={"model": model, **more})
+def put(admin: httpx.Client, model: str, name: str = NAME, **more: Any) -> httpx.Response:
+    return admin.put(f"/api/deployments/{name}", json={"model": model, **more})
 
 
-def served(admin: httpx.Client, model: str, **engine: Any) -> JSON:
-    response = put(admin, model, engine={**ENGINE, **engine})
+def served(admin: httpx.Client, model: str, name: str = NAME, **engine: Any) -> JSON:
+    response = put(admin, model, name, engine={**ENGINE, **engine})
     assert response.status_code == 202, response.text
     generation = response.json()["generation"]
 
     def is_ready() -> bool:
-        state = get(admin, f"/api/deployments/{NAME}")
+        state = get(admin, f"/api/deployments/{name}")
         assert state["status"] != "failed", state["error"]
         return state["status"] == "ready" and state["observed_generation"] == generation
 
     until(is_ready, "the language model is served", SLOW_S)
-    return get(admin, f"/api/deployments/{NAME}")
+    return get(admin, f"/api/deployments/{name}")
 
 
 @pytest.fixture(scope="module")
@@ -212,3 +214,31 @@ def test_what_is_faster_is_applied(
     else:
         changes = verdict.removeprefix("written to e2e-slow: ")
         assert after["engine"] == {**state["engine"], **json.loads(changes)}
+
+
+def test_a_draft_says_what_the_model_says_alone(platform: Platform, admin: httpx.Client) -> None:
+    """A small model that guesses for itself: the same tokens, several in one event."""
+    pytest.importorskip("transformers")
+    folder = helpers_lora.tiny(platform.home / "import" / "drafted")
+    job = start(admin, "import", source=f"file:{folder}", model_name="e2e-drafted")
+    model = succeeded(admin, job, SLOW_S)["model"]
+    body = {"model": "e2e-drafted", "messages": ASKED, "temperature": 0, "max_tokens": 40,
+            "ignore_eos": True, "logprobs": True, "stream": True}  # fmt: skip
+
+    def events() -> list[list[list[int]]]:
+        """The bytes of the tokens of each."""
+        text = admin.post("/v1/chat/completions", json=body, timeout=SLOW_S).text
+        lines = [line.removeprefix("data: ") for line in text.splitlines() if line]
+        assert lines.pop() == "[DONE]"
+        told = [json.loads(line)["choices"][0]["logprobs"] for line in lines]
+        return [[token["bytes"] for token in each["content"]] for each in told if each]
+
+    served(admin, model, "e2e-drafted")
+    alone = events()
+    draft = {"model": model, "num_assistant_tokens": 3}
+    shown = served(admin, model, "e2e-drafted", draft_model=draft)
+    assert shown["engine"]["draft_model"] == draft
+    guessed = events()
+    assert list(chain(*guessed)) == list(chain(*alone))
+    assert len(alone) == 40 > len(guessed)
+    admin.delete("/api/deployments/e2e-drafted").raise_for_status()

@@ -127,6 +127,17 @@ def test_each_parameter_is_honoured_or_refused_by_name(walked: Chat, path: str, 
         assert error["param"].partition("[")[0].partition(".")[0] == name, (value, error)
 
 
+@pytest.mark.parametrize("logprobs", [0, 1])
+def test_the_prompts_logprobs_are_refused_by_name(served: Chat, logprobs: int) -> None:
+    """What no engine tells is not left out of an answer without a word."""
+    body = {**BODIES["completions"], "logprobs": logprobs}
+    for echo in (False, None):
+        assert served.http.post("/v1/completions", json={**body, "echo": echo}).status_code == 200
+    answer = served.http.post("/v1/completions", json={**body, "echo": True})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "echo")
+    assert "logprobs" in answer.json()["error"]["message"]
+
+
 def test_the_table_says_what_is_made_of_each() -> None:
     """Every row has its note."""
     for table in TABLES.values():

@@ -69,7 +69,7 @@ class _Process:
 class Process(_Process):
     """`meuse replica` for one manifest, whose files are put into a fresh home first."""
 
-    def __init__(self, manifest: Manifest, files: list[Path], **options: int) -> None:
+    def __init__(self, manifest: Manifest, files: list[Path], **options: int | str) -> None:
         super().__init__()
         self.blobs = blobs = FolderBlobs(self.home / "blobs")
         for path in files:
@@ -77,14 +77,20 @@ class Process(_Process):
                 blobs.put("acme", source)
         digest, _ = blobs.put("acme", BytesIO(manifests.encode(manifest)))
         read, self._lifeline = os.pipe()
-        given = {"cores": 2, "max-rows": 64, "max-queue": 64, "objective-ms": 0, **options}
+        given: dict[str, int | str] = {
+            "cores": 2,
+            "max-rows": 64,
+            "max-queue": 64,
+            "objective-ms": 0,
+            **options,
+        }
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "meuse.app", "replica", "--home", str(self.home)),
                 *("--sockets", str(self.sockets), "--id", "r1", "--tenant", "acme"),
                 *("--version", "smollm2:1", "--format", "llm", "--digest", digest),
                 *("--engine", "genai", "--lifeline", str(read)),
-                *[part for name, n in given.items() for part in (f"--{name}", str(n))],
+                *[part for name, value in given.items() for part in (f"--{name}", str(value))],
             ],
             pass_fds=[read],
             env=dict(os.environ, MEUSE_HOME=str(self.home)),
@@ -125,6 +131,14 @@ class Answer:
             for call in msgspec.json.decode(part.calls)
         ]
 
+    def pieces(self) -> list[list[int]]:
+        """The bytes of each token, where log-probabilities were asked for: texts leave out what is
+        no character."""
+        assert self.last.error is None, self.last.error
+        rows = [row for part in self.parts for row in json.loads(part.logprobs or b"[]")]
+        assert len(rows) == self.last.completion_tokens
+        return [row["bytes"] for row in rows]
+
     @property
     def last(self) -> Finished:
         assert self.finished is not None
@@ -151,6 +165,8 @@ class Worker:
         self._decoder = Decoder()
         self._number = 0
         self.answers: dict[int, Answer] = {}
+        self.came: list[Any] = []
+        """Headers in their order; one `Tokens` for each step, as long as they are read."""
         self.hello: Hello | None = None
         while self.hello is None:
             self.read()
@@ -181,6 +197,7 @@ class Worker:
         data = self._socket.recv(1 << 20)
         assert data, "the replica hung up"
         for header, _ in self._decoder.feed(data):
+            self.came.append(header)
             self._take(header)
 
     def wait(self, number: int) -> Answer:

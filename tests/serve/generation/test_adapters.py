@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterator
 from io import BytesIO
@@ -14,7 +13,6 @@ import pytest
 
 import helpers_lora as made
 from meuse.serve.generation import manifest as manifests
-from meuse.serve.generation.manifest import File, Manifest
 from serve.generation.rig import Process, Worker, raw
 
 pytest.importorskip("openvino_genai")
@@ -25,43 +23,25 @@ PROMPTS = ["hello", "a quick brown fox", "Name the seasons.", "12 + 30 =", "zzzz
 A, B = ("q_proj", "v_proj", "down_proj"), ("q_proj", "k_proj", "v_proj", "o_proj")
 
 
-def describe(layout: str, paths: list[Path]) -> Manifest:
-    files = tuple(
-        File(p.name, hashlib.sha256(p.read_bytes()).hexdigest(), p.stat().st_size) for p in paths
-    )
-    return Manifest(
-        layout, files, "llama", made.CONTEXT, 259, 1,
-        kv_bytes_per_token=2 * made.LAYERS * 2 * 16 * 2,
-    )  # fmt: skip
-
-
 class Served(Process):
     """A replica of the tiny decoder, and adapters in its store by name."""
 
     def __init__(self, base: Path, **options: int) -> None:
         files = sorted(path for path in base.iterdir() if path.is_file())
-        super().__init__(describe("ir", files), files, **{"max-adapters": 8, **options})
+        super().__init__(made.manifest("ir", files), files, **{"max-adapters": 8, **options})
         self.digests: dict[str, str] = {"": ""}
 
     def add(self, name: str, folder: Path) -> str:
         paths = sorted(folder.iterdir())
         for path in paths:
             self.blobs.put("acme", BytesIO(path.read_bytes()))
-        body = manifests.encode(describe("adapter", paths))
+        body = manifests.encode(made.manifest("adapter", paths))
         self.digests[name] = self.blobs.put("acme", BytesIO(body))[0]
         return self.digests[name]
 
     def ask(self, name: str, prompt: str, **sampling: Any) -> Any:
         ask = raw(prompt, **{"max_tokens": 12, "ignore_eos": True, "logprobs": 0, **sampling})
         return msgspec.structs.replace(ask, adapter=self.digests[name])
-
-
-def tokens(answer: Any) -> list[list[int]]:
-    """The bytes of each token: texts leave out what is no character."""
-    assert answer.last.error is None, answer.last.error
-    rows = [row for part in answer.parts for row in json.loads(part.logprobs or b"[]")]
-    assert len(rows) == answer.last.completion_tokens
-    return [row["bytes"] for row in rows]
 
 
 Told = dict[str, list[list[int]]]
@@ -106,7 +86,7 @@ def alone(base: Path, folder: Path | None) -> Told:
             process.add("own", folder)
         worker = process.connect()
         name = "" if folder is None else "own"
-        return {prompt: tokens(worker.ask(process.ask(name, prompt))) for prompt in PROMPTS}
+        return {prompt: worker.ask(process.ask(name, prompt)).pieces() for prompt in PROMPTS}
     finally:
         process.close()
 
@@ -129,7 +109,7 @@ def test_in_turn_they_answer_as_in_processes_of_their_own(
     """The same prompts on A, B, A and the base: nothing is left of the one before."""
     for name in ("a", "b", "a", ""):
         for prompt in PROMPTS:
-            assert tokens(worker.ask(served.ask(name, prompt))) == truth[name][prompt]
+            assert worker.ask(served.ask(name, prompt)).pieces() == truth[name][prompt]
 
 
 def test_asked_together_they_answer_as_in_processes_of_their_own(
@@ -141,7 +121,7 @@ def test_asked_together_they_answer_as_in_processes_of_their_own(
     switches = 0
     for name, prompt, number in sent:
         answer = worker.wait(number)
-        assert tokens(answer) == truth[name][prompt], (name, prompt)
+        assert answer.pieces() == truth[name][prompt], (name, prompt)
         switches += answer.last.switches
     assert switches >= 3
 
@@ -158,7 +138,7 @@ def test_the_engine_alone_would_mix_them(
     layers = linear_layers(base)
     assert set(layers) == set(made.layers_of(""))
     engine = GenaiGenerator(base, context=made.CONTEXT, layers=layers, cache_mb=16,
-                            kv_bytes_per_token=2 * made.LAYERS * 2 * 16 * 2)  # fmt: skip
+                            kv_bytes_per_token=made.KV_BYTES_PER_TOKEN)  # fmt: skip
     read = lora.read(*[(folders["a"] / f).read_bytes() for f in (lora.CONFIG, lora.WEIGHTS)])
     prompt = PROMPTS[1]
     greedy = Sampling(temperature=0.0, ignore_eos=True)
@@ -196,7 +176,7 @@ def test_one_that_is_broken_disturbs_nobody(
     served.digests["gone"] = "0" * 64
     assert worker.ask(served.ask("gone", "x")).error.code == "unavailable"
     for name, number in sent:
-        assert tokens(worker.wait(number)) == truth[name][PROMPTS[0]]
+        assert worker.wait(number).pieces() == truth[name][PROMPTS[0]]
 
 
 def test_few_in_memory_are_enough_for_many(base: Path, folders: dict[str, Path]) -> None:
@@ -206,9 +186,9 @@ def test_few_in_memory_are_enough_for_many(base: Path, folders: dict[str, Path])
         for name, folder in folders.items():
             process.add(name, folder)
         worker = process.connect()
-        first = {n: tokens(worker.ask(process.ask(n, PROMPTS[1]))) for n in folders}
+        first = {n: worker.ask(process.ask(n, PROMPTS[1])).pieces() for n in folders}
         assert len({str(told) for told in first.values()}) == len(folders)
-        again = {n: tokens(worker.ask(process.ask(n, PROMPTS[1]))) for n in reversed(folders)}
+        again = {n: worker.ask(process.ask(n, PROMPTS[1])).pieces() for n in reversed(folders)}
         assert again == first
     finally:
         process.close()

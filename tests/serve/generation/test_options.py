@@ -85,13 +85,16 @@ def test_guesses_from_the_prompt_save_steps_and_change_nothing(plain: Engine) ->
     assert all(-20 < value <= 0 for value in values)
 
 
-def test_a_cached_beginning_changes_nothing(plain: Engine) -> None:
-    """The same prompt again, and one that begins alike. How much of it was cached the engine does
-    not tell, and neither do we."""
+def test_a_cached_beginning_saves_steps_and_changes_nothing(plain: Engine) -> None:
+    """The same prompt again, and one that begins alike: the first of the two steps that it takes,
+    as one has room for 256 tokens. How much of it was cached the engine does not tell, and neither
+    do we."""
     caching = Engine(prefix_cache=True)
-    longer = LINE * 12
-    for text in (longer, longer, longer + "There"):
+    longer = LINE * 30
+    assert 256 < len(plain.generator.tokenizer.encode(longer)) < 400
+    for text, saved in ((longer, 0), (longer, 1), (longer + "There", 1), ("Where? " + longer, 0)):
         assert caching.ask(text) == plain.ask(text)
+        assert (plain.steps, caching.steps) == (TOKENS + 1, TOKENS + 1 - saved)
     assert caching.generator.cached_tokens == -1
 
 
@@ -108,7 +111,7 @@ def test_guesses_of_a_draft_save_steps_and_change_nothing(tmp_path: Path) -> Non
     """A small model with random weights that guesses for itself: it is right, mostly, and what
     it says is what it says alone."""
     model = helpers_lora.tiny(tmp_path / "model")
-    size = helpers_lora.LAYERS * 2 * (helpers_lora.WIDTH // 4) * 2 * 2
+    size = helpers_lora.KV_BYTES_PER_TOKEN
     alone = Engine(model, size)
     told = alone.ask("abcabc")
     guessed = Engine(model, size, draft=model, assistant_tokens=3)

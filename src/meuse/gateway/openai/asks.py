@@ -68,6 +68,8 @@ def completions(body: bytes) -> list[Asked]:
     given = parameters.read(parameters.COMPLETIONS, sent)
     if given.get("best_of", given.get("n", 1)) != given.get("n", 1):
         raise invalid("best_of", "only as many as n are produced", "Leave it out.")
+    if given.get("echo") and "logprobs" in given:
+        raise invalid("echo", "engines do not tell the prompt's logprobs", "Leave out one of them.")
     given.setdefault("max_tokens", COMPLETION_TOKENS)
     sampling = _sampling(given, given.get("logprobs"))
     asked = []

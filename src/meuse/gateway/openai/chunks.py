@@ -57,14 +57,10 @@ class Choice:
     texts: list[str] = field(default_factory=list)
     calls: dict[int, dict[str, Any]] = field(default_factory=dict)
     logprobs: list[Any] = field(default_factory=list)
-    echoed: int = 0
-    """Characters of text before the first that has logprobs: the prompt."""
 
     def add(self, part: Part) -> None:
         if part.text:
             self.texts.append(part.text)
-        if not (part.logprobs or self.logprobs):
-            self.echoed += len(part.text)
         if part.calls:
             for delta in _decode(part.calls):
                 self._call(delta)
@@ -98,7 +94,7 @@ class Shape:
 
     def choice(self, index: int, choice: Choice, reason: str) -> dict[str, Any]:
         if self is COMPLETIONS:
-            logprobs = legacy(choice.logprobs, choice.echoed) if choice.logprobs else None
+            logprobs = legacy(choice.logprobs) if choice.logprobs else None
             return {
                 "index": index, "text": choice.text, "logprobs": logprobs, "finish_reason": reason,
             }  # fmt: skip
@@ -207,8 +203,7 @@ class Writer:
         event = self._shape.delta(part, index, offset)
         if self._shape is COMPLETIONS:
             told = event["logprobs"]
-            here = sum(map(len, told["tokens"])) if told else len(part.text)
-            self._offsets[index] = offset + here
+            self._offsets[index] = offset + (sum(map(len, told["tokens"])) if told else 0)
         return self._event(event)
 
     def end(self, index: int, reason: str) -> bytes:

@@ -86,7 +86,7 @@ COMPLETIONS: Mapping[str, Parameter] = {
     "model": CHAT["model"],
     "prompt": Parameter(lambda value, _: value, "honoured", required=True),
     "best_of": Parameter(checks.whole(1, MAX_CHOICES), "only as many as n"),
-    "echo": Parameter(checks.flag, "honoured"),
+    "echo": Parameter(checks.flag, "honoured; not with logprobs: engines do not tell the prompt's"),
     "logprobs": Parameter(checks.whole(0, 5), _TOP),
     "suffix": _refused("models fill no gaps", "Leave it out.", ""),
 }
