@@ -1,4 +1,5 @@
-"""Weights of language models at 16, 8 and 4 bits: bytes, perplexity and pace, by compress jobs.
+"""Weights of language models at 16, 8 and 4 bits: bytes, perplexity and pace, by compress jobs;
+keys and values at 32, 16 and 8 (see `llm_cache`).
 
     python benchmarks/llm_compression.py --seconds 600
     python benchmarks/llm_compression.py --model FOLDER --texts held-out.jsonl
@@ -22,6 +23,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import llm_cache
 import report
 import torch
 
@@ -68,8 +70,11 @@ def main() -> None:
             model, texts = folder / "model", folder / "held-out.jsonl"
             trained = train(known, model, options.seconds)
             texts.write_text("".join(json.dumps({"text": text}) + "\n" for text in held))
+        found = recognise(model)
+        assert isinstance(found, facts.Facts)
         figures = {"model": trained or {"name": model.name}, "load": os.getloadavg()[0],
-                   "precisions": measure(model, texts, folder)}  # fmt: skip
+                   "precisions": measure(model, found, texts, folder),
+                   "cache": llm_cache.measure(model, found, texts, folder / "cache")}  # fmt: skip
     path = report.write("llm-compression" if trained else f"llm-compression-{model.stem.lower()}",
                         figures, page)  # fmt: skip
     print(path.with_suffix(".md").read_text())
@@ -161,12 +166,10 @@ class Quiet:
         sys.stderr.write(f"{message}\n")
 
 
-def measure(model: Path, texts: Path, folder: Path) -> dict[str, Any]:
+def measure(model: Path, found: facts.Facts, texts: Path, folder: Path) -> dict[str, Any]:
     """The report of each compression, by name; also of one that the gate refuses, whose figures
     are what is wanted."""
     blobs, files = FolderBlobs(folder / "blobs"), FolderBlobs(folder / "files")
-    found = recognise(model)
-    assert isinstance(found, facts.Facts)
     kept = []
     for name, path in found.files.items():
         with path.open("rb") as file:
@@ -226,7 +229,8 @@ def page(body: dict[str, Any]) -> str:
             f"int4 at least {LEAST_RATIO}× smaller than float32 with perplexity within "
             f"{MOST_RISE:.0%}: {_held(f['precisions'], whole)}.",
             "",
-            *[str(line) for line in first["notes"].values()],
+            *[f"{line}\n" for line in first["notes"].values()],
+            llm_cache.table(f["cache"]),
             "",
         ]
     )

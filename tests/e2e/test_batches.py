@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -13,10 +15,13 @@ import openai
 import pytest
 
 from e2e.conftest import MAX_UPLOAD, Platform
-from e2e.helpers import JSON, get, ready, until
+from e2e.helpers import JSON, get, ready, start, succeeded, until
+from helpers_tiny_llm import write_gguf
 from serve import models
 
 URL = "/v1/embeddings"
+LONG = 32_768
+"""Tokens: more than are produced while a test looks on."""
 TEXTS = {"cat": [1.0, 0.5], "dog": [2.0, 1.0], "cow": [0.0, 0.0]}
 
 
@@ -43,6 +48,28 @@ def client(platform: Platform, payer: str) -> Iterator[openai.OpenAI]:
         api_key=key, base_url=f"{platform.url}/v1", max_retries=0, timeout=60
     ) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def talker(platform: Platform, admin: httpx.Client) -> Iterator[str]:
+    """A language model of random weights that may talk for long."""
+    folder = platform.home / "import" / "talker"
+    folder.mkdir(parents=True, exist_ok=True)
+    path = write_gguf(folder / "talker.gguf", context=LONG)
+    made = succeeded(admin, start(admin, "import", source=f"file:{path}", model_name="e2e-talker"))
+    body = {"model": made["model"], "engine": {"cache_mb": 64, "max_sequences": 4}}
+    admin.put("/api/deployments/e2e-talker", json=body).raise_for_status()
+    ready(admin, "e2e-talker")
+    yield "e2e-talker"
+    admin.delete("/api/deployments/e2e-talker")
+
+
+def _read(stream: Any, enough: threading.Event) -> None:
+    """To its end, or until there is enough of it."""
+    with stream:
+        for _ in stream:
+            if enough.is_set():
+                return
 
 
 def asking(*asked: tuple[str, Any], url: str = URL) -> bytes:
@@ -217,6 +244,43 @@ def test_a_batch_is_cancelled(client: openai.OpenAI) -> None:
     assert (done.status, bool(done.cancelled_at)) == ("cancelled", True)
     lines = [*lines_of(client, done.output_file_id), *lines_of(client, done.error_file_id)]
     assert len(lines) == len(set(lines)) == done.request_counts.total in (0, 3000)
+
+
+def test_a_chat_is_answered_before_lines_that_wait(
+    platform: Platform, admin: httpx.Client, talker: str
+) -> None:
+    """While a text streams, none of them starts, and who asks meanwhile is answered; then all of
+    them are."""
+    asked: Any = {"model": talker, "prompt": "he", "extra_body": {"ignore_eos": True}}
+    body = {"model": talker, "prompt": "he", "max_tokens": 2}
+    lines = [
+        {"custom_id": f"c{n}", "method": "POST", "url": "/v1/completions", "body": body}
+        for n in range(12)
+    ]
+    content = "\n".join(map(json.dumps, lines)).encode()
+    url = f"{platform.url}/v1"
+    with openai.OpenAI(api_key=platform.admin_key, base_url=url, max_retries=0) as client:
+        stream = client.completions.create(max_tokens=LONG - 100, stream=True, **asked)
+        next(stream)
+        enough = threading.Event()
+        reading = threading.Thread(target=_read, args=(stream, enough))
+        reading.start()
+        made = begun(client, content, endpoint="/v1/completions")
+        until(lambda: client.batches.retrieve(made.id).status != "validating", "it asks")
+        time.sleep(1)
+        for _ in range(3):
+            answer = client.completions.create(max_tokens=3, **asked)
+            assert answer.usage is not None
+            assert answer.usage.completion_tokens == 3
+        time.sleep(1)  # longer than it takes until answers are told
+        assert client.batches.retrieve(made.id).request_counts.completed == 0
+        assert reading.is_alive(), "the stream has ended: nothing held the lines back"
+        enough.set()
+        reading.join()
+        done = ended(client, made.id)
+        counts = done.request_counts
+        assert (counts.completed, counts.failed) == (12, 0)
+        assert len(lines_of(client, done.output_file_id)) == 12
 
 
 @pytest.mark.slow

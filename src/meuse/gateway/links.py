@@ -121,13 +121,13 @@ class Pool:
         for link in (*self._links.values(), *self._leaving):
             for flight in list(link.flights.values()):
                 if flight.deadline_ms <= now and flight.outcome is None:
-                    flight.fail(late())
+                    flight.fail(_late(flight))
                     link.cancel(flight)
         if not self._waiting:
             return
         for flight in self._waiting:
             if flight.deadline_ms <= now:
-                flight.fail(late() if self.is_ready else _nobody(self.name))
+                flight.fail(_late(flight) if self.is_ready else _nobody(self.name))
         still = [flight for flight in self._waiting if flight.outcome is None]
         if len(still) < len(self._waiting):
             self._set_waiting(still)
@@ -301,6 +301,18 @@ def late() -> MeuseError:
         Code.DEADLINE_EXCEEDED,
         "the deployment did not answer in time",
         hint="Send smaller requests, add replicas or raise timeout_ms.",
+    )
+
+
+def _late(flight: Flight) -> MeuseError:
+    """Of one that was held back: that it was busy, for it is to come again."""
+    if not (isinstance(flight, Stream) and flight.is_held_back):
+        return late()
+    return MeuseError(
+        Code.OVERLOADED,
+        "others kept the deployment busy until the deadline",
+        hint="Try again later, or add replicas.",
+        retry_after_s=1,
     )
 
 

@@ -18,7 +18,8 @@ from meuse.serve.frames import Finished, FrameError, Generate, Part, Response, S
 
 class Stream(Flight):
     """A text on its way. `deadline_ms` moves with every part: it bounds the wait for the next
-    one, `until_ms` the whole. `on_started` and `on_part` are called from within the link's
+    one, `until_ms` the whole. A replica holds LOW ones back as long as it has better ones: such a
+    wait is bounded by the whole alone. `on_started` and `on_part` are called from within the link's
     reading and must not raise; `on_answer` gets an `Answer` without outputs at the end, when
     `finished` is set, else an exception."""
 
@@ -39,17 +40,26 @@ class Stream(Flight):
         priority: int = frames.NORMAL,
         flow: str = "",
     ) -> None:
-        deadline_ms = min(now_ms() + patience_ms, until_ms)
-        super().__init__(id, deadline_ms, (), len(ask), on_answer, priority, flow)
+        super().__init__(id, until_ms, (), len(ask), on_answer, priority, flow)
         self.ask = ask
         self.until_ms = until_ms
         self.patience_ms = patience_ms
+        self.wait(now_ms())
         self.on_started = on_started
         self.on_part = on_part
         self.was_started = self.has_begun = self.is_gone = False
         self.prompt_tokens = self.tokens = 0
         self.cached_tokens = -1
         self.finished: Finished | None = None
+
+    @property
+    def is_held_back(self) -> bool:
+        """Whether what it waits for is that others leave room for it."""
+        return self.priority == frames.LOW and not self.was_started
+
+    def wait(self, now: int) -> None:
+        """For what comes next: only so long."""
+        self.deadline_ms = min(now + self.patience_ms, self.until_ms)
 
     def leave(self) -> None:
         """Nobody wants more of it. What the replica says to that still counts."""
@@ -79,6 +89,8 @@ class StreamLink(Link):
         flight.was_started = False
         self.flights[number] = flight
         flight.link, flight.number = self, number
+        if flight.is_held_back:
+            flight.deadline_ms = flight.until_ms
         self._bytes += flight.size
         if not self._out:
             self._loop.call_soon(self._flush)
@@ -91,6 +103,8 @@ class StreamLink(Link):
                 flight.fail(AbandonedError())
             elif flight.has_begun:
                 flight.fail(_broken())
+            elif flight.is_held_back:
+                flight.wait(now_ms())
         super().connection_lost(exc)
 
     def _started(self) -> frozenset[bytes]:
@@ -109,6 +123,8 @@ class StreamLink(Link):
         elif isinstance(header, Started):
             stream = self._stream(header.number)
             if stream.outcome is None:
+                if stream.is_held_back:
+                    stream.wait(now_ms())
                 stream.was_started = True
                 stream.prompt_tokens = header.prompt_tokens
                 stream.cached_tokens = header.cached_tokens
@@ -136,7 +152,7 @@ class StreamLink(Link):
             return
         stream.has_begun = True
         stream.tokens = part.tokens
-        stream.deadline_ms = min(now + stream.patience_ms, stream.until_ms)
+        stream.wait(now)
         stream.on_part(part)
 
 

@@ -58,7 +58,8 @@ class Chat:
         self.blue = rig.key("blue", scopes=("infer",))
         self.usage = rig.key("acme", scopes=("usage",))
         self.replica = stand_in(rig, "c1", "smol:1", **more.pop("replica", {}))
-        rig.deploy("acme/chat", text_target("smol:1", ["c1"], adapters=("law",)))
+        target = text_target("smol:1", ["c1"], adapters=("law",))
+        rig.deploy("acme/chat", target, timeout_ms=more.pop("timeout_ms", 10_000))
         rig.publish()
         self.worker: Worker = rig.worker(**more.pop("worker", {}))
         self.http = httpx.Client(

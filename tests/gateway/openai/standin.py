@@ -8,6 +8,7 @@ of the prompt, say:
     die N          N words, then it kills itself    fail N    N words, then an error
     refuse         an error at once                 tool      one call of a tool, in three parts
     big N KB       N words of so many KB each       echo      what it was asked, as JSON
+    late MS N      as say, but starts after MS
 
 Prompt tokens are the words of all messages. What it was told to cancel, and how far it was, is
 written to `<id>.cancelled`.
@@ -111,6 +112,8 @@ class Replica(asyncio.Protocol):
             error = Failure("context_length_exceeded", said, "messages", "Shorten it.")
             self.finish(number, [], prompt, 0, error)
             return
+        if verb == "late":
+            await asyncio.sleep(args.pop(0) / 1000)
         self.write(Started(number, prompt, 0))
         if verb == "hold":
             return

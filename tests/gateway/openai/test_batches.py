@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
@@ -68,6 +70,33 @@ def test_prompts_of_one_line_have_records_of_their_own(served: Chat) -> None:
     assert len(first) == 2
     assert line.bytes in first
     assert ids() == first
+
+
+def test_one_that_a_replica_holds_back_is_not_late_for_that(rig: Rig) -> None:
+    """The deployment's time counts from the start. If its own time ends before that, it was busy,
+    and is to come again."""
+    chat = Chat(rig, timeout_ms=400)
+    low = {**passed(chat, chat.key), "x-priority": "low"}
+    answer = ask(chat, "late 1500 3", low)
+    assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 3)
+    assert ask(chat, "late 1500 3", passed(chat, chat.key)).status_code == 504
+    assert ask(chat, "hold", low).status_code == 504
+    busy = ask(chat, "silent", {**low, "x-timeout-ms": "600"})
+    assert (busy.status_code, busy.headers["retry-after"]) == (429, "1")
+    chat.close()
+
+
+def test_one_that_was_held_back_waits_for_another_replica_no_longer_than_others(rig: Rig) -> None:
+    """Where its own has died, and nobody else is there."""
+    chat = Chat(rig, timeout_ms=400)
+    low = {**passed(chat, chat.key), "x-priority": "low"}
+    with ThreadPoolExecutor() as pool:
+        held = pool.submit(ask, chat, "silent", low)
+        time.sleep(1)
+        assert not held.done()
+        chat.replica.kill()
+        assert held.result(30).status_code == 503
+    chat.close()
 
 
 def test_a_pass_is_no_better_than_its_key(rig: Rig) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import signal
@@ -119,6 +120,9 @@ class Answer:
     started: Started | None = None
     parts: list[frames.Part] = field(default_factory=list)
     finished: Finished | None = None
+    began: float = math.inf
+    ended: float = math.inf
+    """Places of `started` and `finished` among all that came."""
 
     def text(self, index: int = 0) -> str:
         return "".join(part.text for part in self.parts if part.index == index)
@@ -163,7 +167,7 @@ class Worker:
             self._socket.close()
             raise
         self._decoder = Decoder()
-        self._number = 0
+        self._number = self._came = 0
         self.answers: dict[int, Answer] = {}
         self.came: list[Any] = []
         """Headers in their order; one `Tokens` for each step, as long as they are read."""
@@ -213,6 +217,7 @@ class Worker:
         self._socket.close()
 
     def _take(self, header: Any) -> None:
+        self._came += 1
         if isinstance(header, Hello):
             self.hello = header
         elif isinstance(header, Tokens):
@@ -226,11 +231,11 @@ class Worker:
             answer = self.answers[header.number]
             if isinstance(header, Started):
                 assert answer.started is None
-                answer.started = header
+                answer.started, answer.began = header, self._came
             else:
                 assert isinstance(header, Finished)
                 assert answer.finished is None
-                answer.finished = header
+                answer.finished, answer.ended = header, self._came
 
 
 def chat(*turns: str, **sampling: Any) -> Ask:

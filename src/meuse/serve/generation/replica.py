@@ -33,6 +33,7 @@ from meuse.serve.generation.engine import Generator, Progress, Work
 from meuse.serve.generation.messages import Ask
 from meuse.serve.generation.prompt import Prompt, Reader
 from meuse.serve.generation.shelf import Shelf
+from meuse.serve.generation.spare import PATIENCE_MS, startable
 from meuse.serve.generation.turns import Turns
 from meuse.serve.generation.waiting import Request, Waiting
 from meuse.serve.page import PageWriter
@@ -62,6 +63,8 @@ class Config:
     """Unanswered requests per connection."""
     adapter_turn_ms: int = ADAPTER_TURN_MS
     """How long requests of one adapter are started while others wait."""
+    low_patience_ms: int = PATIENCE_MS
+    """How long requests of the class LOW are held back for better ones (see `spare`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,11 +266,13 @@ class Replica:
     def _admit(self) -> None:
         """Start what may start: requests of one adapter, the engine's."""
         while len(self._waiting):
+            now, better = now_us(), self._waiting.classes()
+            low = self._low(better, now)
             busy = bool(self._running) or self._engine.busy
-            adapter = self._turns.look(now_us(), self._waiting.classes(), busy)
+            adapter = self._turns.look(now, better | low, busy)
             if adapter is None or self._broken is not None:
                 return
-            request = self._waiting.head(adapter)
+            request = self._waiting.head(adapter, adapter in low)
             assert request is not None
             if adapter != self._active and not self._switch(adapter, request):
                 continue
@@ -276,6 +281,16 @@ class Replica:
                 return
             self._waiting.pop(request)
             self._start(request)
+
+    def _low(self, better: dict[str, int], now: int) -> dict[str, int]:
+        """The adapters whose requests of the class LOW may start, by what they count as."""
+        low = self._waiting.low(now)
+        if not low:
+            return {}
+        # One that is to end takes nothing more: what waits here is done soonest beside the rest.
+        draining = self._stopping.is_set()
+        running = [] if draining else [request.priority for request, _ in self._running.values()]
+        return startable(better, low, running, self.config.low_patience_ms * 1000)
 
     def _switch(self, adapter: str, first: Request) -> bool:
         """Have the engine run with this adapter, whose turn begins; False where it cannot: then
@@ -288,7 +303,7 @@ class Replica:
         except Exception as error:
             logger.error("the engine cannot be switched to %s: %s", adapter or "the base", error)
             told = error if isinstance(error, MeuseError) else _model_failed(error)
-            while (request := self._waiting.head(adapter)) is not None:
+            for request in self._waiting.of(adapter):
                 self._waiting.remove(request)
                 self._end(request, told)
             if not isinstance(error, MeuseError):  # the engine's: it may have begun
@@ -363,12 +378,7 @@ class Replica:
         for connection in self.connections:
             for request in list(connection.requests.values()):
                 if request.deadline_us <= now and not request.ended:
-                    self.stop(
-                        request,
-                        MeuseError(
-                            Code.DEADLINE_EXCEEDED, "the deadline passed before the text was whole"
-                        ),
-                    )
+                    self.stop(request, request.late())
 
     def _end(self, request: Request, error: MeuseError | None = None) -> None:
         """The last word."""

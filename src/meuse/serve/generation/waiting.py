@@ -1,7 +1,8 @@
 """Requests that wait for their turn: by adapter, then classes of priority, and tenants in turn
 within one.
 
-The rules are those of `serve.queue`; a request counts as many rows as it wants choices.
+The rules are those of `serve.queue`; a request counts as many rows as it wants choices. Those of
+the class LOW stand apart: they may be held back, or start before better ones (see `spare`).
 """
 
 from __future__ import annotations
@@ -45,20 +46,49 @@ class Request:
     def waits(self) -> bool:
         return self.item is not None
 
+    @property
+    def priority(self) -> int:
+        """Its class."""
+        return min(max(self.header.priority, frames.HIGH), frames.LOW)
+
+    def late(self) -> MeuseError:
+        """What to tell when its deadline has passed. One that was held back is to come again."""
+        if self.waits and self.priority == frames.LOW:
+            return MeuseError(
+                Code.OVERLOADED,
+                "others kept the replica busy until the deadline",
+                hint="Try again later, or add replicas.",
+                retry_after_s=1,
+            )
+        return MeuseError(Code.DEADLINE_EXCEEDED, "the deadline passed before the text was whole")
+
 
 class Waiting:
-    """Bounded in requests. Each adapter has a queue of its own, "" is the base's."""
+    """Bounded in requests. Each adapter, "" is the base, has a queue for LOW and one for others."""
 
     def __init__(self, max_queue: int) -> None:
         self._max_queue = max_queue
-        self._lines: dict[str, _Line] = {}
+        self._lines: dict[tuple[str, bool], _Line] = {}  # by adapter, and whether it is LOW's
 
     def __len__(self) -> int:
-        return sum([len(line) for line in self._lines.values()])
+        return sum([len(line.requests) for line in self._lines.values()])
 
     def classes(self) -> dict[str, int]:
-        """By adapter that anything waits for, the best class of priority that does."""
-        return {adapter: line.best() for adapter, line in self._lines.items()}
+        """By adapter that any of a better class than LOW waits for, the best that does."""
+        return {adapter: line.best() for (adapter, low), line in self._lines.items() if not low}
+
+    def low(self, now_us: int) -> dict[str, float]:
+        """By adapter that any of LOW waits for, how long the first has (µs)."""
+        return {
+            adapter: now_us - next(iter(line.requests)).arrived_us
+            for (adapter, low), line in self._lines.items()
+            if low
+        }
+
+    def of(self, adapter: str) -> list[Request]:
+        """All that wait for it."""
+        lines = [self._lines.get((adapter, low)) for low in (False, True)]
+        return [request for line in lines if line is not None for request in line.requests]
 
     def expect(self) -> None:
         """Raises `overloaded` when no place is left: told before a prompt is read for nothing."""
@@ -81,16 +111,17 @@ class Waiting:
             request.deadline_us,
             request.deadline_us,
         )
-        line = self._lines.get(request.ask.adapter)
+        line = self._lines.get(_key(request))
         if line is None:
-            line = self._lines[request.ask.adapter] = _Line(self._max_queue)
+            line = self._lines[_key(request)] = _Line(self._max_queue)
         line.queue.add(item)
-        line.classes[_class_of(request)] += 1
+        line.requests[request] = None
+        line.classes[request.priority] += 1
         request.item = item
 
-    def head(self, adapter: str) -> Request | None:
-        """Whose turn it is among those of an adapter."""
-        line = self._lines.get(adapter)
+    def head(self, adapter: str, low: bool) -> Request | None:
+        """Whose turn it is among those of an adapter, of LOW or of the classes above."""
+        line = self._lines.get((adapter, low))
         if line is None:
             return None
         if line.next is None:
@@ -99,13 +130,13 @@ class Waiting:
 
     def pop(self, request: Request) -> None:
         """Take what `head` gave."""
-        self._lines[request.ask.adapter].next = None
+        self._lines[_key(request)].next = None
         self._left(request)
 
     def remove(self, request: Request) -> None:
         """One that waits does so no longer."""
         assert request.item is not None
-        line = self._lines[request.ask.adapter]
+        line = self._lines[_key(request)]
         if request is line.next:
             line.next = None
         else:
@@ -114,28 +145,27 @@ class Waiting:
 
     def _left(self, request: Request) -> None:
         request.item = None
-        line = self._lines[request.ask.adapter]
-        line.classes[_class_of(request)] -= 1
-        if not len(line):
-            del self._lines[request.ask.adapter]
+        line = self._lines[_key(request)]
+        del line.requests[request]
+        line.classes[request.priority] -= 1
+        if not line.requests:
+            del self._lines[_key(request)]
 
 
 class _Line:
-    """What waits for one adapter."""
+    """One queue, and all that wait in it in the order in which they came."""
 
-    __slots__ = ("classes", "next", "queue")
+    __slots__ = ("classes", "next", "queue", "requests")
 
     def __init__(self, max_queue: int) -> None:
         self.queue = Queue(1, max_queue, False, CostModel())
         self.next: Request | None = None  # taken, and too large to start yet
+        self.requests: dict[Request, None] = {}
         self.classes = [0] * (frames.LOW + 1)
-
-    def __len__(self) -> int:
-        return len(self.queue) + (self.next is not None)
 
     def best(self) -> int:
         return next(i for i, count in enumerate(self.classes) if count)
 
 
-def _class_of(request: Request) -> int:
-    return min(max(request.header.priority, frames.HIGH), frames.LOW)
+def _key(request: Request) -> tuple[str, bool]:
+    return request.ask.adapter, request.priority == frames.LOW
