@@ -77,6 +77,8 @@ def openai_parameters() -> str:
         ("/v1/chat/completions", parameters.CHAT),
         ("/v1/completions", parameters.COMPLETIONS),
         ("/v1/embeddings", parameters.EMBEDDINGS),
+        ("/v1/files", parameters.FILES),
+        ("/v1/batches", parameters.BATCHES),
         ("/v1/fine_tuning/jobs", parameters.FINE_TUNING),
     ):
         lines += ["", f"## `{path}`", "", "| parameter | what is made of it |", "|---|---|"]

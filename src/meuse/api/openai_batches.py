@@ -19,12 +19,11 @@ from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.ids import new_id, uuid7_bytes
 from meuse.core.nouns import Batch, Job, Principal
 from meuse.core.states import JobStatus
-from meuse.gateway.openai import checks
+from meuse.gateway.openai import parameters
 
 router = APIRouter(prefix="/v1/batches", tags=["openai"])
 Caller = Annotated[Principal, requires("infer")]
 
-ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
 WINDOW = "24h"
 WINDOW_MS = 24 * 3600 * 1000
 CANCEL = "cancel"
@@ -37,20 +36,8 @@ def create(parts: Parts, caller: Caller, body: Body) -> dict[str, Any]:
 
     They are sent in the name of this key, and stop when it is revoked.
     """
-    endpoint = body.get("endpoint")
-    if endpoint not in ENDPOINTS:
-        raise invalid(
-            "endpoint", f"{str(endpoint)[:40]!r} is not an endpoint", f"One of {ENDPOINTS}."
-        )
-    if body.get("completion_window") != WINDOW:
-        raise invalid("completion_window", "the completion window can only be '24h'")
-    if body.get("output_expires_after") is not None:
-        raise invalid("output_expires_after", "files do not expire", "Leave it out.")
-    given = body.get("metadata")
-    metadata = None if given is None else checks.metadata(given, "metadata")
-    file_id = body.get("input_file_id")
-    if not isinstance(file_id, str):
-        raise invalid("input_file_id", "an input file is missing", "Upload one: POST /v1/files.")
+    given = parameters.read(parameters.BATCHES, body)
+    file_id = given["input_file_id"]
     try:
         file = parts.files.get(caller.scope, file_id)
     except MeuseError as error:
@@ -60,7 +47,7 @@ def create(parts: Parts, caller: Caller, body: Body) -> dict[str, Any]:
     now = now_ms()
     batch = Batch(
         f"batch_{uuid7_bytes().hex()}", caller.scope, caller.key, new_id("job"), file.id,
-        endpoint, metadata, now, now + WINDOW_MS,
+        given["endpoint"], given.get("metadata"), now, now + WINDOW_MS,
     )  # fmt: skip
     parts.batches.add(batch)
     try:

@@ -17,12 +17,12 @@ from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError, invalid
 from meuse.core.ids import new_id
 from meuse.core.nouns import Principal, StoredFile
+from meuse.gateway.openai import parameters
 
 router = APIRouter(prefix="/v1/files", tags=["openai"])
 Caller = Annotated[Principal, requires("data")]
 After = Annotated[str | None, Query(max_length=63)]
 
-PURPOSES = ("batch", "fine-tune")
 MAX_NAME = 255
 _PIECE = 1 << 20
 
@@ -48,20 +48,16 @@ async def upload(request: Request, parts: Parts, caller: Caller) -> dict[str, An
     """Keep a file: a form with `purpose` (batch, fine-tune) and `file`."""
     with arriving(parts.uploads) as path:
         async with request.form(max_files=1, max_fields=8) as form:
-            for name in form:
-                if name.partition("[")[0] == "expires_after":
-                    raise invalid("expires_after", "files do not expire", "Leave it out.")
-            purpose, sent = form.get("purpose"), form.get("file")
-            if purpose not in PURPOSES:
-                raise invalid(
-                    "purpose", f"{str(purpose)[:40]!r} is not a purpose", f"One of {PURPOSES}."
-                )
+            # A client sends an object as fields of its own: expires_after[anchor].
+            fields = {name.partition("[")[0]: value for name, value in form.items()}
+            given = parameters.read(parameters.FILES, fields)
+            sent = given["file"]
             if not isinstance(sent, UploadFile):
-                raise invalid("file", "the form has no file")
+                raise invalid("file", "it is a field, not a file", "Send a file name with it.")
             limit = parts.max_file_bytes
             await save(_pieces(sent), path, limit, "max_file_bytes")
             name = (sent.filename or "file").replace("\0", "")[:MAX_NAME]
-        return await run_in_threadpool(_keep, parts, caller, str(purpose), name, path)
+        return await run_in_threadpool(_keep, parts, caller, given["purpose"], name, path)
 
 
 async def _pieces(file: UploadFile) -> AsyncIterator[bytes]:

@@ -62,6 +62,12 @@ def named(value: Any, name: str) -> str:
     return str(value)
 
 
+def file_id(value: Any, name: str) -> str:
+    if not text(value, name):
+        raise invalid(name, "it is empty", "Upload a file: POST /v1/files.")
+    return str(value)
+
+
 def one_of(*known: Any) -> Check:
     def check(value: Any, name: str) -> Any:
         if not any(value is k or (value == k and type(value) is type(k)) for k in known):

@@ -109,10 +109,10 @@ FINE_TUNING: Mapping[str, Parameter] = {
         checks.named, "a version, such as smollm2:1, or a deployment that serves one", required=True
     ),
     "training_file": Parameter(
-        checks.named, "a file of the purpose fine-tune: chats or completions", required=True
+        checks.file_id, "a file of the purpose fine-tune: chats or completions", required=True
     ),
     "validation_file": Parameter(
-        checks.named, "the same; without it a part of the training file is held out"
+        checks.file_id, "the same; without it a part of the training file is held out"
     ),
     "suffix": Parameter(
         checks.suffix, "the adapter's name behind the deployment's, or a part of the new model's"
@@ -127,6 +127,24 @@ FINE_TUNING: Mapping[str, Parameter] = {
     ),
     "metadata": Parameter(checks.metadata, "honoured; jobs are listed by it"),
     "integrations": _refused("nothing leaves the platform", "Leave it out; read the events.", []),
+}  # fmt: skip
+
+FILES: Mapping[str, Parameter] = {
+    "purpose": Parameter(checks.one_of("batch", "fine-tune"), "batch or fine-tune", required=True),
+    "file": Parameter(lambda value, _: value, "honoured; of any name", required=True),
+    "expires_after": _refused("files do not expire", "Leave it out."),
+}
+
+BATCH_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
+BATCHES: Mapping[str, Parameter] = {
+    "input_file_id": Parameter(checks.file_id, "a file of the purpose batch", required=True),
+    "endpoint": Parameter(
+        checks.one_of(*BATCH_ENDPOINTS), "one for all lines: " + ", ".join(BATCH_ENDPOINTS),
+        required=True,
+    ),
+    "completion_window": Parameter(checks.one_of("24h"), "24h", required=True),
+    "metadata": Parameter(checks.metadata, "kept and shown"),
+    "output_expires_after": _refused("files do not expire", "Leave it out."),
 }  # fmt: skip
 
 
