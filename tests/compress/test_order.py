@@ -110,7 +110,8 @@ def test_a_parent_that_the_first_step_cannot_take_is_refused(
         (["quantize"], "onnx", False),
         (["quantize", "pack"], "packed", False),
         (["prune", "quantize"], "openvino", True),
-        ([], "litert", False),
+        ([], "onnx", False),
+        ([], "packed", True),
     ],
 )
 def test_a_parent_that_the_first_step_can_take_is_accepted(
@@ -118,3 +119,11 @@ def test_a_parent_that_the_first_step_can_take_is_accepted(
 ) -> None:
     """A packed file holds a graph; a network is exported anew; a search finds its own steps."""
     order.check_parent(steps_from(steps) if steps else (), "m:1", format, has_weights=has_weights)
+
+
+@pytest.mark.parametrize("format", ["openvino", "litert"])
+def test_a_search_takes_no_parent_that_has_left_onnx(format: str) -> None:
+    with pytest.raises(MeuseError) as caught:
+        order.check_parent((), "m:1", format, has_weights=True)
+    assert (caught.value.code, caught.value.field) == (Code.INVALID_FIELD, "model")
+    assert "name steps" in str(caught.value.hint)

@@ -64,11 +64,15 @@ def check(steps: Sequence[Step]) -> None:
 
 def check_parent(steps: Sequence[Step], ref: str, format: str, *, has_weights: bool) -> None:
     """Raises `invalid_field` where the version cannot begin: its file of this format is what
-    methods of the graph take, its weights are what those of the network do."""
-    if not steps:
-        return
-    first = catalog.METHODS[steps[0].method]
+    methods of the graph take, its weights are what those of the network do. Without steps, of a
+    search, which tries both."""
     takes_file = format not in ("openvino", "litert")
+    if not steps:
+        if takes_file:
+            return
+        told = f"a search takes ONNX, and {ref} is {_NAMES[format]}"
+        raise invalid("model", told, f"Compress the version that {ref} was made of, or name steps.")
+    first = catalog.METHODS[steps[0].method]
     if first.stage == "graph" and not takes_file:
         told = f"{first.name!r} takes ONNX, and {ref} is {_NAMES[format]}"
         raise invalid("steps.0.method", told, f"Compress the version that {ref} was made of.")
