@@ -24,7 +24,7 @@ from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Mode, Quantize
 from meuse.compress.material import GraphMaterial
 from meuse.compress.methods.quantize import quantize
-from meuse.compress.methods.quantize.int8 import sums_are_exact
+from meuse.compress.processor import sums_are_exact
 from meuse.core.ports import Engine
 from meuse.evaluate.metrics import for_task
 from meuse.serve import engines

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from meuse.compress import digests
 from meuse.core.nouns import Examples, Frame
@@ -35,3 +36,23 @@ def test_every_column_counts() -> None:
     y = np.array([0, 1, 0])
     assert digests.of_examples(Examples(one, y)) == digests.of_examples(Examples(frame(), y))
     assert digests.of_examples(Examples(one, y)) != digests.of_examples(Examples(one, 1 - y))
+
+
+def test_the_place_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version of a library, one that is missing, and another processor: each is another."""
+    here = digests.of_place(exact_sums=True)
+    assert here == digests.of_place(exact_sums=True) != digests.of_place(exact_sums=False)
+    given = digests.version
+
+    def upgraded(package: str) -> str:
+        return "999" if package == "onnxruntime" else given(package)
+
+    def without(package: str) -> str:
+        if package == "nncf":
+            raise digests.PackageNotFoundError(package)
+        return given(package)
+
+    monkeypatch.setattr(digests, "version", upgraded)
+    later = digests.of_place(exact_sums=True)
+    monkeypatch.setattr(digests, "version", without)
+    assert len({here, later, digests.of_place(exact_sums=True)}) == 3

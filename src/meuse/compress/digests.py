@@ -1,16 +1,32 @@
-"""Names of what the results of steps follow from: equal digests, equal rows and teachers.
+"""Names of what the results of steps follow from: equal digests, equal rows, teachers, libraries.
 
-Knows frames and who may teach; knows no method.
+Knows frames, who may teach and which packages do the arithmetic; knows no method.
 """
 
 from __future__ import annotations
 
 import hashlib
+from importlib.metadata import PackageNotFoundError, version
 
 import numpy as np
 
 from meuse.compress.teachers import Given
 from meuse.core.nouns import Examples, Frame
+
+_LIBRARIES = ("numpy", "torch", "torch-pruning", "onnx", "onnxruntime", "openvino", "nncf")
+
+
+def of_place(*, exact_sums: bool) -> str:
+    """Of the libraries' versions and of whether this processor sums products of 8 bits exactly:
+    what was made elsewhere, or before an upgrade, is made anew."""
+    return repr([exact_sums, *(_version(name) for name in _LIBRARIES)])
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def of_frame(frame: Frame) -> str:

@@ -23,6 +23,7 @@ from meuse.compress.answers import outputs_of, rows_of
 from meuse.compress.artifact import Artifact, Load
 from meuse.compress.material import GraphMaterial, Material, Tools, of_part
 from meuse.compress.method import Method
+from meuse.compress.processor import sums_are_exact
 from meuse.compress.spec import Step
 from meuse.compress.teachers import Given, Version
 from meuse.core.errors import Code, MeuseError
@@ -358,6 +359,7 @@ def _digest(parent: Parent, given: Given, splits: Splits, seed: int) -> str:
         digests.of_examples(splits.train),
         digests.of_examples(splits.validation),
         digests.of_given(given),
+        digests.of_place(exact_sums=sums_are_exact()),
         source_digest(Path(__file__).parent),
         source_digest(Path(loop.__file__).parent),
     ):

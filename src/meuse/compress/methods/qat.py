@@ -14,7 +14,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Qat
 from meuse.compress.material import Material, check_rows
-from meuse.compress.methods.quantize.int8 import sums_are_exact
+from meuse.compress.processor import sums_are_exact
 from meuse.core.errors import Code, MeuseError
 from meuse.train import convolution, fakequant, surgery
 from meuse.train.batches import tensor_of

@@ -16,8 +16,8 @@ from meuse.compress.artifact import Artifact
 from meuse.compress.material import Material
 from meuse.compress.methods import ir
 from meuse.compress.methods.quantize import graphs
-from meuse.compress.methods.quantize.int8 import sums_are_exact
 from meuse.compress.methods.quantize.openvino import load_nncf
+from meuse.compress.processor import sums_are_exact
 from meuse.core.errors import Code, MeuseError
 from meuse.train import answers, export, loop
 from meuse.train.batches import tensor_of

@@ -21,7 +21,6 @@ from meuse.compress import counts
 from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Quantize
 from meuse.compress.methods.quantize import graphs, quantize
-from meuse.compress.methods.quantize.int8 import sums_are_exact
 from meuse.core.errors import Code, MeuseError
 from meuse.train import export
 from meuse.train.prepare.steps import Preparation
@@ -273,15 +272,3 @@ def test_a_graph_without_weights_is_refused(images: Any, mode: str) -> None:
     with pytest.raises(MeuseError) as caught:
         quantize(given, material, Quantize(mode=mode))  # type: ignore[arg-type]
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "model")
-
-
-@pytest.mark.parametrize(
-    ("flags", "exact"),
-    [("fpu avx2 avx512_vnni", True), ("fpu avx_vnni", True), ("fpu avx2 avx512f", False)],
-)
-def test_vnni_is_read_from_the_processors_flags(tmp_path: Path, flags: str, exact: bool) -> None:
-    """Only a processor with VNNI sums 8-bit products without saturation."""
-    cpuinfo = tmp_path / "cpuinfo"
-    cpuinfo.write_text(f"processor\t: 0\nmodel name\t: avx_vnni?\nflags\t\t: {flags}\n")
-    assert sums_are_exact(cpuinfo) == exact
-    assert not sums_are_exact(tmp_path / "absent")

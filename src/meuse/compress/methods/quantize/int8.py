@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import platform
 import tempfile
 from collections.abc import Collection
 from pathlib import Path
@@ -29,6 +28,7 @@ from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Quantize
 from meuse.compress.material import GraphMaterial
 from meuse.compress.methods.quantize import graphs
+from meuse.compress.processor import sums_are_exact
 
 _PRODUCTS = ("MatMul", "Gemm")
 _CALIBRATIONS = {
@@ -301,20 +301,3 @@ def _without_zeros(proto: onnx.ModelProto) -> None:
         signed = codes in known and known[codes].data_type in _SIGNED
         if signed and zero is not None and not numpy_helper.to_array(zero).any():
             del node.input[2]
-
-
-def sums_are_exact(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether uint8 × int8 products are summed without saturation on this machine.
-
-    On x86 that takes VNNI (`avx512_vnni` or `avx_vnni`); other processors sum in 32 bits.
-    """
-    if platform.machine() not in ("x86_64", "AMD64"):
-        return True
-    try:
-        text = cpuinfo.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    flags = {
-        flag for line in text.splitlines() if line.startswith("flags") for flag in line.split()
-    }
-    return bool(flags & {"avx512_vnni", "avx_vnni"})

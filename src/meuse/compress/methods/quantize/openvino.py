@@ -10,7 +10,8 @@ from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Quantize
 from meuse.compress.material import GraphMaterial
 from meuse.compress.methods import ir
-from meuse.compress.methods.quantize import graphs, int4, int8
+from meuse.compress.methods.quantize import graphs, int4
+from meuse.compress.processor import sums_are_exact
 from meuse.core.errors import Code, MeuseError, invalid
 
 FLOAT = ["Subtract", "Divide", "ReduceMean", "Gather", "Add"]
@@ -67,7 +68,7 @@ def load_nncf(field: str = "mode") -> Any:
 
 def _whole(nncf: Any, model: Any, feeds: graphs.Feeds) -> Any:
     # Without VNNI, sums of 8-bit products saturate: weights keep to half the range.
-    fix = nncf.OverflowFix.DISABLE if int8.sums_are_exact() else nncf.OverflowFix.ENABLE
+    fix = nncf.OverflowFix.DISABLE if sums_are_exact() else nncf.OverflowFix.ENABLE
     return nncf.quantize(
         model,
         nncf.Dataset(feeds),
