@@ -11,12 +11,10 @@ once for the parent and once for the child. Bases lie in `--cache` and are train
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 import os
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +25,7 @@ import compression_peers
 import compression_plots
 import numpy as np
 import report
+import side_by_side
 import training_data
 from compression_cnn import cnn
 from compression_distill import distill
@@ -85,11 +84,10 @@ def _seeds(
     splits_of: Callable[[int], Splits | None],
     asked: argparse.Namespace,
 ) -> Figures | str:
-    """`asked.at_once` of them side by side, a process each: then no times are told."""
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(asked.at_once, spawn) as pool:
-        one = partial(_seed, name, setting, splits_of, asked.cache, asked.at_once == 1)
-        rows = [row for row in pool.map(one, range(asked.seeds)) if row is not None]
+    """`asked.at_once` of them side by side: then no times are told."""
+    one = partial(_seed, name, setting, splits_of, asked.cache, asked.at_once == 1)
+    made = side_by_side.each(one, range(asked.seeds), asked.at_once)
+    rows = [row for row in made if row is not None]
     if not rows:
         return ABSENT
     figures = [key for key in rows[0] if key not in ("seed", "report")]

@@ -7,16 +7,13 @@ Nothing was tuned on test rows; these are read by the job's own report, once.
 from __future__ import annotations
 
 import argparse
-import multiprocessing
-import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
-from multiprocessing.queues import SimpleQueue
 from pathlib import Path
 from typing import Any
 
 import compression_base as bases
+import side_by_side
 import training_data
 
 from meuse.core.nouns import Splits
@@ -71,17 +68,7 @@ def trained(asked: argparse.Namespace) -> None:
     cores: what is timed comes later, and alone."""
     if asked.at_once == 1:
         return
-    cores = sorted(os.sched_getaffinity(0))
-    spawn = multiprocessing.get_context("spawn")
-    shares = spawn.SimpleQueue()
-    for number in range(asked.at_once):
-        shares.put(cores[number :: asked.at_once] or cores)
-    with ProcessPoolExecutor(asked.at_once, spawn, _have, (shares,)) as pool:
-        list(pool.map(partial(_train, asked.cache), range(asked.seeds)))
-
-
-def _have(shares: SimpleQueue[list[int]]) -> None:
-    os.sched_setaffinity(0, shares.get())
+    side_by_side.each(partial(_train, asked.cache), range(asked.seeds), asked.at_once)
 
 
 def _train(cache: str, seed: int) -> None:

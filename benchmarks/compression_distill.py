@@ -16,13 +16,15 @@ import json
 import math
 import statistics
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import compression_base as bases
 import compression_plots
+import side_by_side
 import training_data
-from compression_cnn import base_of
+from compression_cnn import base_of, trained
 from safetensors import safe_open
 from scipy import stats  # type: ignore[import-untyped]
 
@@ -53,30 +55,40 @@ CHOICES: list[Figures] = [
 
 def distill(asked: argparse.Namespace) -> Figures | str:
     """Teacher, student and untaught student, for every seed."""
-    rows: list[Figures] = []
-    for seed in range(asked.seeds):
-        splits = bases.fashion_splits(seed)
-        if splits is None:
-            return ABSENT
-        base = base_of(splits, asked.cache, seed)
-        folder = Path(asked.cache) / f"distill-{seed}"
-        row: Figures = {"seed": seed, "teacher_seconds": base.seconds}
-        for name, how in (("student", TAUGHT), ("untaught", UNTAUGHT)):
-            done = bases.compress(base, splits, [_step(how)], folder / name, seed)
-            row[name] = done.metrics["test_accuracy"]
-            row[f"{name}_validation"] = done.metrics["validation_accuracy"]
-            row[f"{name}_seconds"] = done.report["steps"][0]["seconds"]
-            row["teacher"] = done.report["before"]["metric"]
-            row.setdefault("report", compression_plots.sides(done.report))  # the student's
-            row["student_parameters"] = _parameters(folder / name)
-        row["teacher_parameters"] = _parameters(_at(asked.cache, seed))
-        rows.append(row | _derived(row))
-        print(json.dumps({k: v for k, v in rows[-1].items() if k != "report"}), flush=True)
+    trained(asked)
+    one = partial(_seed, asked.cache, asked.at_once == 1)
+    made = side_by_side.each(one, range(asked.seeds), asked.at_once)
+    rows = [row for row in made if row is not None]
+    if not rows:
+        return ABSENT
     names = ("teacher", "student", "untaught", "share", "kept", "gain")
     means = {name: statistics.mean(row[name] for row in rows) for name in names}
     means["gain_low"] = _low([row["gain"] for row in rows])
     settings = {"teacher": asdict(TEACHER), "student": STUDENT, "distill": TAUGHT}
     return {"means": means, "seeds": rows, "settings": settings}
+
+
+def _seed(cache: str, timed: bool, seed: int) -> Figures | None:
+    """The figures of one; None where the data is absent."""
+    splits = bases.fashion_splits(seed)
+    if splits is None:
+        return None
+    base = base_of(splits, cache, seed)
+    folder = Path(cache) / f"distill-{seed}"
+    row: Figures = {"seed": seed, "teacher_seconds": base.seconds}
+    for name, how in (("student", TAUGHT), ("untaught", UNTAUGHT)):
+        done = bases.compress(base, splits, [_step(how)], folder / name, seed)
+        row[name] = done.metrics["test_accuracy"]
+        row[f"{name}_validation"] = done.metrics["validation_accuracy"]
+        row[f"{name}_seconds"] = done.report["steps"][0]["seconds"]
+        row["teacher"] = done.report["before"]["metric"]
+        # The student's, who comes first.
+        row.setdefault("report", compression_plots.sides(done.report, timed=timed))
+        row["student_parameters"] = _parameters(folder / name)
+    row["teacher_parameters"] = _parameters(_at(cache, seed))
+    row |= _derived(row)
+    print(json.dumps({k: v for k, v in row.items() if k != "report"}), flush=True)
+    return row
 
 
 def choose(cache: str) -> Figures | str:
@@ -129,7 +141,8 @@ def _parameters(folder: Path) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--cache", default="/tmp/compression-bench")
+    parser.add_argument("--at-once", type=int, default=1, help="seeds; then no times are told")
+    parser.add_argument("--cache", default="/var/tmp/meuse-compression")
     parser.add_argument("--choose", action="store_true", help="by validation rows alone")
     asked = parser.parse_args()
     print(json.dumps(choose(asked.cache) if asked.choose else distill(asked), indent=1))
