@@ -15,6 +15,9 @@ STUDENT = {"method": "distill", "student": {"recipe": "mlp"}}
 LITERT = {"method": "convert", "to": "litert"}
 
 
+PATTERN = {"method": "prune", "pattern": "2:4"}
+
+
 def quantize(mode: str) -> dict[str, Any]:
     return {"method": "quantize", "mode": mode}
 
@@ -51,6 +54,11 @@ def quantize(mode: str) -> dict[str, Any]:
         (["qat", "prune", "low_rank"], 2, "before 'qat'"),
         (["qat", LITERT], 1, "Leave 'qat' out"),
         ([quantize("int8_dynamic"), LITERT], 1, "numbers: int8"),
+        # Zeros and shared values would be lost.
+        (["prune", "low_rank"], 1, "Put 'low_rank' before 'prune'"),
+        (["share", "distill", "low_rank"], 2, "Put 'low_rank' before 'share'"),
+        (["prune", "share", "clip"], 2, "Put 'clip' before 'share'"),
+        ([PATTERN, {"method": "prune_structured", "rate": 0.5}], 1, "before 'prune'"),
         # Once is enough.
         (["quantize", quantize("float16")], 1, "once"),
         (["pack", "pack"], 1, "once"),
@@ -70,6 +78,9 @@ def test_what_cannot_follow_is_refused(steps: list[Any], at: int, hint: str) -> 
         ["prune", "share", "quantize", "pack"],
         ["prune_structured", "low_rank", "qat", "prune", "share", "distill", "pack"],
         ["qat", "qat", "convert"],
+        ["prune", "clip", "share"],
+        ["prune", {"method": "prune_structured", "rate": 0.5}],
+        [PATTERN, "share", STUDENT, "low_rank", "clip"],
         ["prune", NNCF],
         ["qat", STUDENT, "quantize"],
         ["qat", STUDENT, {"method": "prune_structured", "rate": 0.5}, NNCF],

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from helpers_jobs import RecordedJob
 from meuse.compress.artifact import Artifact
-from meuse.compress.pipeline import Candidate, Parent, Pipeline
+from meuse.compress.pipeline import Candidate, Parent, Pipeline, save
 from meuse.compress.spec import CompressSpec, Step
 from meuse.compress.teachers import Given, Version
 from meuse.compress.weights import layers
@@ -229,3 +229,27 @@ def test_a_packed_parent_is_opened(classifier: Any, tmp_path: Path) -> None:
     made = pipeline(classifier, RecordedJob(tmp_path), parent).apply(steps_of(QUANTIZE), let_pass)
     assert made.artifact.format == "onnx"
     assert len(made.artifact.data) < 0.4 * len(classifier.model)
+
+
+def test_what_undoes_a_parents_forms_is_said(classifier: Any, tmp_path: Path) -> None:
+    """A version that was pruned and shared before is not refused what it is asked for, but the
+    report and the log say what is lost; training on loses nothing, and a student has its own."""
+    first, second = RecordedJob(tmp_path / "first"), RecordedJob(tmp_path / "second")
+    made = pipeline(classifier, first).apply(steps_of(PRUNE, SHARE), let_pass)
+    assert made.network is not None
+    assert not any("lost" in row for row in made.rows)
+    file = save(made.network, tmp_path / "weights").read_bytes()
+    parent = replace(classifier.parent, artifact=made.artifact, weights=file)
+    again = {**PRUNE, "rate": 0.8}
+    trained = pipeline(classifier, second, parent).apply(steps_of(again), let_pass)
+    student = {"method": "distill", "epochs": 1, "student": {"recipe": "mlp"}}
+    other = pipeline(classifier, second, parent).apply(steps_of(student), let_pass)
+    assert not any("lost" in row for row in (*trained.rows, *other.rows))
+    taken_apart = pipeline(classifier, second, parent).apply(
+        steps_of({"method": "low_rank", "energy": 0.9}), let_pass
+    )
+    [row] = taken_apart.rows
+    zeros, values = row["lost"]
+    assert "70.0% of the weights were zero" in zeros
+    assert "shared few values" in values
+    assert f"low_rank undid earlier work: {zeros}" in second.text

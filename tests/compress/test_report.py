@@ -51,6 +51,13 @@ SPARSE = side(nonzeros=10, layers=[{**LAYER, "nonzeros": 10, "bits": 32}])
 INT8 = side(layers=[{**LAYER, "nonzeros": 98, "bits": 8}])
 
 
+def test_what_a_step_undid_is_claimed() -> None:
+    step = {"method": "low_rank", "config": {}, "lost": ["80% were zero, 2% are now"]}
+    said = report(steps=[step])["claims"]
+    assert "low_rank undid earlier work: 80% were zero, 2% are now." in said
+    assert not any("undid" in line for line in report(steps=[{**step, "lost": []}])["claims"])
+
+
 def test_zeros_that_bring_no_speed_are_said_to_bring_none() -> None:
     """Nine of ten weights are zero and the calls take as long: that is said."""
     told = " ".join(report(after=SPARSE)["claims"])

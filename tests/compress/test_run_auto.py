@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,12 @@ from onnx import numpy_helper
 
 from helpers_jobs import RecordedJob
 from meuse.compress import propose
+from meuse.compress import run as running
 from meuse.compress.artifact import Artifact
+from meuse.compress.propose import Family
 from meuse.compress.run_auto import run
 from meuse.compress.spec import CompressSpec
+from meuse.core.errors import RefusedError
 from meuse.core.ports import Engine
 from meuse.serve import engines
 from meuse.serve.packed import unpack
@@ -72,3 +76,48 @@ def test_pruning_is_pressed_as_far_as_the_metric_allows(
     # Of the same file, asked when it was tried and when it was come back to.
     assert best.metrics["validation_accuracy"] == recommended["metric"]
     assert {row["rate"] for row in best.report["sensitivity"]} == {0.5, 0.8, 0.95}
+
+
+def search_of(goal: dict[str, float], **auto: int) -> CompressSpec:
+    return CompressSpec.from_dict(
+        {"model": "digits:1", "steps": "auto", "goal": goal, "auto": auto, "sensitivity": False}
+    )
+
+
+def test_trials_do_not_read_the_test_split(
+    classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no candidate keeps the goal on validation, nothing of it was looked at."""
+    only = propose.usable(propose.FAMILIES, ["quantize", "pack"])
+    monkeypatch.setattr(propose, "FAMILIES", only)
+    unread: Any = object()
+    splits = replace(classifier.splits, test=unread)
+    spec = search_of({"max_drop": 0.01, "max_bytes": 10}, trials=3)
+    with pytest.raises(RefusedError) as caught:
+        run(RecordedJob(tmp_path), classifier.parent, splits, spec, load)
+    assert caught.value.field == "goal.max_bytes"
+    assert [trial["error"] for trial in caught.value.report["auto"]["trials"]] == [None] * 3
+
+
+def test_what_is_kept_reads_the_test_split_once(
+    classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The gate asks the parent and the candidate once each, per version that is registered: here
+    a front of several, the smallest first."""
+    rates = tuple({"rate": rate, "rounds": 1, "epochs": 0} for rate in (0.3, 0.6, 0.8))
+    pressed = (Family("prune", rates), Family("pack", ({},)))
+    monkeypatch.setattr(propose, "FAMILIES", pressed)
+    read: list[int] = []
+    whole = running.outputs_of
+
+    def counting(engine: Engine, rows: Any, task: str) -> Any:
+        read.append(len(next(iter(rows.values()))))
+        return whole(engine, rows, task)
+
+    monkeypatch.setattr(running, "outputs_of", counting)
+    spec = search_of({"max_drop": 0.3}, trials=8, keep=3)
+    made = run(RecordedJob(tmp_path), classifier.parent, classifier.splits, spec, load)
+    sizes = [each.report["after"]["bytes"] for each in made]
+    assert len(set(sizes)) == len(sizes) >= 2
+    assert sizes == sorted(sizes)
+    assert read == [len(classifier.splits.test)] * 2 * len(made)

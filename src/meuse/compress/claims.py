@@ -28,6 +28,11 @@ def claims(report: JSON) -> list[str]:
     said = [_size(report), _quality(report)]
     speeds = report.get("speed") or {}
     said += [_speed(batch, ratio) for batch, ratio in speeds.items()]
+    said += [
+        f"{step['method']} undid earlier work: {told}."
+        for step in report.get("steps", ())
+        for told in step.get("lost", ())
+    ]
     return [line for line in [*said, _sparsity(report), _integers(report)] if line]
 
 

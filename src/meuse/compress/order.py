@@ -16,6 +16,7 @@ from meuse.compress import catalog
 from meuse.compress.configs.convert import Convert
 from meuse.compress.configs.distill import Distill
 from meuse.compress.configs.pack import Pack
+from meuse.compress.configs.prune import Prune
 from meuse.compress.configs.quantize import Qat, Quantize
 from meuse.core.errors import invalid
 
@@ -29,12 +30,14 @@ _RESHAPING = ("prune_structured", "low_rank")
 
 @dataclass(slots=True)
 class _Before:
-    """Of the steps so far, that which left the network behind, that which left ONNX behind, and
-    that which made integers of the numbers."""
+    """Of the steps so far, that which left the network behind, that which left ONNX behind, that
+    which made integers of the numbers, and those that set weights to zero or to shared values."""
 
     graph: Step | None = None
     format: Step | None = None
     integers: Step | None = None
+    zeros: Step | None = None
+    shared: Step | None = None
 
 
 def check(steps: Sequence[Step]) -> None:
@@ -52,12 +55,17 @@ def check(steps: Sequence[Step]) -> None:
             _not_onnx(field, step, before.format)
         if before.integers is not None:
             _check_integers(field, step, before.integers)
+        _check_forms(field, step, before)
         if stage == "graph" or _format(step.config) != "onnx":
             before.graph = step
         if _format(step.config) != "onnx":
             before.format = step
         if _is_anew(step.config):
-            before.integers = None
+            before.integers = before.zeros = before.shared = None
+        if step.method == "prune":
+            before.zeros = step
+        if step.method == "share":
+            before.shared = step
         if _makes_integers(step.config):
             before.integers = step
 
@@ -122,6 +130,21 @@ def _check_integers(field: str, step: Step, earlier: Step) -> None:
         told = f"LiteRT has no operators for the integers that {earlier.method!r} makes"
         hint = f"Leave {earlier.method!r} out, and use numbers: int8 of {step.method!r}."
         raise invalid(field, told, hint)
+
+
+def _check_forms(field: str, step: Step, before: _Before) -> None:
+    """Training keeps zeros and shared values; what takes a weight apart cannot."""
+    undone: Step | None = None
+    if step.method == "low_rank":
+        undone = before.shared or before.zeros
+    elif step.method == "clip":
+        undone = before.shared
+    elif step.method == "prune_structured" and before.zeros is not None:
+        config = before.zeros.config
+        undone = before.zeros if isinstance(config, Prune) and config.pattern else None
+    if undone is not None:
+        told = f"{step.method!r} would undo what {undone.method!r} has made of the weights"
+        raise invalid(field, told, f"Put {step.method!r} before {undone.method!r}.")
 
 
 def _format(config: msgspec.Struct) -> str:

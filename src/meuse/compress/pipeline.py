@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meuse.compress import catalog, digests, sensitivity
+from meuse.compress import catalog, digests, forms, sensitivity
 from meuse.compress.answers import outputs_of, rows_of
 from meuse.compress.artifact import Artifact, Load
 from meuse.compress.material import GraphMaterial, Material, Tools, of_part
@@ -199,9 +199,22 @@ class Pipeline:
             after = _State(state.network if method.lossless else None, made)
         file.write_bytes(after.artifact.data)
         row = {**step.to_dict(), "seconds": seconds, "bytes": len(after.artifact.data)}
+        if lost := self._lost(state, step, made):
+            row["lost"] = lost
         kept = {"row": row, "format": after.artifact.format, "network": after.network is made}
         parts.keep(outcome, digest, kept)
         return replace(after, rows=(*state.rows, row))
+
+    def _lost(self, state: _State, step: Step, made: Described | Artifact) -> list[str]:
+        """What the step has undone of the network's forms, said aloud; a student has its own."""
+        if state.network is None or not isinstance(made, Described):
+            return []
+        if getattr(step.config, "student", None) is not None:
+            return []
+        lost = forms.lost(forms.of(state.network.network), forms.of(made.network))
+        for told in lost:
+            self._job.log(f"{step.method} undid earlier work: {told}", "warning")
+        return lost
 
     def _change(
         self, state: _State, method: Method, step: Step, label: str, done: float, share: float

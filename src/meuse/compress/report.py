@@ -43,7 +43,8 @@ Graph = Callable[[Artifact], bytes | None]
 @dataclass(frozen=True, slots=True)
 class StepDone:
     """One step as it was done: figures on validation of what it made, its bytes as a file, its
-    seconds. `drop` is from the parent; `gate` what the step allowed, None without one."""
+    seconds. `drop` is from the parent; `gate` what the step allowed, None without one; `lost`
+    are sentences on zeros and shared values that it undid."""
 
     method: str
     config: JSON
@@ -52,6 +53,7 @@ class StepDone:
     bytes: int | None
     seconds: float | None
     gate: float | None = None
+    lost: Sequence[str] = ()
 
 
 def onnx_of(file: Artifact) -> bytes | None:

@@ -126,6 +126,7 @@ class StepGate:
                     row.get("bytes"),
                     row.get("seconds"),
                     step.gate,
+                    row.get("lost", ()),
                 )
             )
         return found
