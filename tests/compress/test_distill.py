@@ -11,15 +11,19 @@ import pytest
 import torch
 from torch import nn
 
+from compress.conftest import Trained
+from helpers_arrays import digit_images
 from helpers_jobs import RecordedJob
 from meuse.compress.pipeline import Candidate, Parent, Pipeline
 from meuse.compress.spec import CompressSpec
 from meuse.compress.teachers import Given, Version
 from meuse.core.errors import Code, MeuseError
-from meuse.core.nouns import Examples, Splits
+from meuse.core.nouns import Column, Examples, Frame, Splits
 from meuse.core.ports import Paused
 from meuse.evaluate.metrics import for_task
 from meuse.serve.engines.onnx import OnnxEngine
+from meuse.train.run import fit
+from meuse.train.spec import TrainSpec
 
 FEW = 120
 STUDENT = {
@@ -82,6 +86,54 @@ def test_a_taught_student_beats_an_untaught_one(classifier: Any, tmp_path: Path)
     assert (network.recipe, network.config) == ("mlp", STUDENT["config"])
     assert len(found[0].artifact.data) < len(classifier.model) / 10
     assert "1,139 rows to learn from, 0 of them" in jobs[0].text
+
+
+def test_rows_teach_without_their_labels(classifier: Any, tmp_path: Path) -> None:
+    """Labels that are all wrong do no harm where they are not learned from: the teacher's answers
+    are all that there is."""
+    splits = classifier.splits
+    wrong = replace(splits, train=replace(splits.train, y=(splits.train.y + 1) % 10))
+    spoiled = replace(classifier, splits=wrong)
+    job = RecordedJob(tmp_path)
+    how = {"student": STUDENT, "epochs": 8, "unlabelled": "rest:1", "labelled": False}
+    assert accuracy(classifier, taught(spoiled, job, **how)) > 0.8
+    assert "1,139 rows to learn from, 0 of them" in job.text
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """A convolutional teacher of the digits as images."""
+    column = Column("image", "image", shape=(16, 16, 1))
+    first, second = (
+        Examples(
+            Frame(("image",), (), np.empty((len(part), 0), np.float32), {}, {"image": part.x}),
+            part.y,
+        )
+        for part in digit_images()
+    )
+    splits = Splits(first, second, second, (column,), "label", "classification", tuple(range(10)))
+    spec = TrainSpec.from_dict(
+        {"model_name": "m", "data": "d", "recipe": "lenet", "config": {"channels": [8, 16]},
+         "epochs": 3}
+    )  # fmt: skip
+    job = RecordedJob(tmp_path_factory.mktemp("pictures"))
+    return Trained(splits, fit(job, splits, spec, for_task(splits.task)))
+
+
+@pytest.mark.parametrize(("term", "weight"), [("hidden", 30.0), ("attention", 300.0)])
+def test_what_is_inside_comes_closer(
+    pictures: Trained, tmp_path: Path, term: str, weight: float
+) -> None:
+    """The term is most of the loss, and falls; without it the loss is a fraction of that."""
+    student = {"recipe": "lenet", "config": {"channels": [4, 8]}}
+    losses = {}
+    for name, how in (("with", {term: weight}), ("without", {})):
+        job = RecordedJob(tmp_path / name)
+        taught(pictures, job, student=student, alpha=0.0, epochs=8, **how)
+        found = [figures["train_loss"] for figures, _ in job.figures if "train_loss" in figures]
+        losses[name] = found
+    assert losses["with"][0] > 4 * losses["without"][0]
+    assert losses["with"][-1] < 0.95 * losses["with"][0]
 
 
 def test_hidden_states_come_closer(classifier: Any, tmp_path: Path) -> None:

@@ -176,13 +176,17 @@ def test_zeros_are_in_the_exported_file(tmp_path: Path) -> None:
 
 
 def test_a_pattern_holds_after_training(tmp_path: Path) -> None:
-    """2:4 along the inputs: two of every four are zero in every row."""
+    """2:4 along the inputs: two of every four are zero in every row, in the exported file too."""
     network, material = digits_network(tmp_path, "mlp", epochs=5)
     before = material.score(network)
     prune(network, material, config_of(pattern="2:4", rounds=2, epochs=1))
     for layer in layers(network):
         groups = layer.weight.reshape(-1, 4)
         assert bool(((groups == 0).sum(dim=1) == 2).all())
+    graph = export.network_graph(network, material.train.x[:2]).graph
+    matrices = [a for a in map(numpy_helper.to_array, graph.initializer) if a.ndim == 2]
+    assert [a.shape for a in matrices] == [tuple(w.weight.shape) for w in layers(network)]
+    assert all(((a.reshape(-1, 4) == 0).sum(axis=1) == 2).all() for a in matrices)
     assert material.score(network) >= before - 0.02
 
 

@@ -20,6 +20,7 @@ from helpers_arrays import digits
 from helpers_jobs import RecordedJob
 from meuse.compress import weights
 from meuse.compress.configs.share import Share
+from meuse.compress.kmeans import Init, kmeans
 from meuse.compress.material import Material
 from meuse.compress.methods.share import share
 from meuse.compress.shared import Shared, values_of
@@ -33,6 +34,7 @@ from meuse.train.answers import Answers
 from meuse.train.batches import Arrays
 from meuse.train.options import LoopOptions
 from meuse.train.prepare.steps import Numbers, Preparation
+from meuse.train.seeds import derive
 from meuse.train.typed import convert
 
 
@@ -144,10 +146,34 @@ def test_training_the_values_wins_back_what_sharing_cost(
     assert material.score(network) > material.score(rough) + cost / 3
 
 
+@pytest.mark.parametrize("init", ["linear", "density", "random"])
+def test_values_are_those_of_k_means_from_the_start_that_was_asked_for(
+    network: nn.Module, material: Material, init: Init
+) -> None:
+    """Of each layer by itself; the three starts end at different values."""
+    starts: tuple[Init, ...] = ("linear", "density", "random")
+    before = {layer.name: layer.weight.numpy().copy() for layer in layers(network)}
+    share(network, material, Share(bits=3, epochs=0, init=init))
+    made = [np.unique(layer.weight.numpy()).tolist() for layer in layers(network)]
+    ends = {
+        start: [
+            kmeans(weights.ravel(), 8, start, derive(material.seed, f"share:{name}"))
+            .astype(np.float32)
+            .tolist()
+            for name, weights in before.items()
+        ]
+        for start in starts
+    }
+    assert [start for start in starts if ends[start] == made] == [init]
+
+
 def test_a_group_has_one_codebook_through_training(network: nn.Module, material: Material) -> None:
-    """Values of all layers together are as many as one codebook has."""
+    """Values of all layers together are as many as one codebook has, in the exported file."""
     share(network, material, Share(bits=4, epochs=2, groups="all"))
-    found = np.concatenate([layer.weight.numpy().ravel() for layer in layers(network)])
+    found = np.concatenate(
+        [value.ravel() for value in exported(network, material.train.x).values()]
+    )
+    assert len(found) == sum(layer.weight.numel() for layer in layers(network))
     assert 8 < distinct(found) <= 16
     # And again without a record of the groups: they are read off the values.
     material.fine_tune(network, 1, learning_rate=0.01, name="more")
