@@ -15,6 +15,7 @@ from e2e.helpers import JSON, ended, get, ready, refused, start, succeeded
 from meuse.serve.packed import unpack
 
 Matrices = list[np.ndarray[Any, Any]]
+BITS = 4
 
 
 def file_of(client: httpx.Client, reference: str) -> bytes:
@@ -39,7 +40,7 @@ def small(admin: httpx.Client, trained: JSON) -> JSON:
     """The child that every step went into."""
     steps = [
         {"method": "prune", "rate": 0.8, "rounds": 2, "epochs": 4},
-        {"method": "share", "bits": 5, "epochs": 2},
+        {"method": "share", "bits": BITS, "epochs": 2},
         {"method": "quantize", "gate": {"max_drop": 0.1}},
         {"method": "pack"},
     ]
@@ -59,6 +60,8 @@ def test_every_step_is_in_the_served_file(admin: httpx.Client, small: JSON) -> N
     assert {m.dtype for m in found} == {np.dtype(np.int8)}
     total = sum(m.size for m in found)
     assert sum(int((m == 0).sum()) for m in found) >= 0.79 * total
+    # [outputs, inputs]: weights of one output share a scale, so equal ones have equal codes.
+    assert all(len(np.unique(row)) <= 2**BITS + 1 for m in found for row in m)
     assert [step["method"] for step in report["steps"]] == ["prune", "share", "quantize", "pack"]
 
 
