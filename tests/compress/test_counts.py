@@ -167,7 +167,7 @@ def int4_codes(table: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 @pytest.mark.parametrize(
     ("mode", "algorithm"),
-    [("int8_static", "rtn"), ("int8_dynamic", "rtn"), ("int4", "rtn"), ("int4", "hqq")],
+    [("int8_static", None), ("int8_dynamic", None), ("int4", "rtn"), ("int4", "hqq")],
 )
 def test_a_text_classifier_in_integers(
     texts: Any, tmp_path: Path, mode: Any, algorithm: Any

@@ -117,13 +117,21 @@ def test_jobs(run: Run, model: JSON) -> None:
 
 def test_models_compress_and_deploy(run: Run, model: JSON, digits: Digits) -> None:
     """`meuse models`, `compress`, `deploy` and `predict` lead from a version to an answer."""
-    out = ok(run("compress", "cli:1", "--goal", "max_drop=0.5", "--steps", "quantize"))
+    steps = "prune(rounds=1,epochs=1),share(epochs=1),quantize"
+    goal = ("--goal", "max_drop=0.5")
+    out = ok(run("compress", "cli:1", *goal, "--steps", steps))
     assert out.startswith("cli:2\n")
+    lines = out.split("\n\n")[1].splitlines()
+    assert {"options", "drop", "bytes", "seconds"} <= set(lines[0].split())
+    named = [line.split()[0] for line in lines if not line.startswith(" ")]  # options wrap
+    assert named == ["method", "prune", "share", "quantize"]
     assert "accuracy" in out
     assert "p95 at batch 32" in out
     assert "The file is" in out
     assert "layer alone: drop at" in out
     assert "quantize" in ok(run("compress", "--list"))
+    both = run("compress", "cli:1", *goal, "--max-drop", "0.1")
+    refused(both, "--max-drop and --goal max_drop", "field: max_drop")
     said = run("compress", "cli:1", "--goal", "max_bytes=10", "--no-sensitivity")
     assert said.returncode == 1
     assert "p95 at batch 32" in said.stdout

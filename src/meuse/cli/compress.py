@@ -93,7 +93,10 @@ def _spec(goals: list[str], steps: str | None, max_drop: float | None) -> dict[s
 
     goal = parse_goals(goals)
     if max_drop is not None:
-        goal.setdefault("max_drop", max_drop)
+        if "max_drop" in goal:
+            told = "--max-drop and --goal max_drop=… say the same"
+            raise invalid("max_drop", told, "Leave one of them out.")
+        goal["max_drop"] = max_drop
     spec: dict[str, Any] = {"goal": goal} if goal else {}
     if steps is not None:
         if steps.startswith("@"):

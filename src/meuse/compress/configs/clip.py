@@ -8,8 +8,18 @@ import msgspec
 from msgspec import Meta
 
 from meuse.compress.configs.prune import Epochs, Rate
+from meuse.compress.configs.unread import check_read, check_trains
 from meuse.compress.method import Method
 from meuse.core.errors import invalid
+
+BITS, SAMPLES = 8, 512
+
+_READ = {
+    "calibrated": ("bits", "error", "channels", "samples"),
+    "percentile": ("percentile", "channels"),
+    "value": ("value",),
+    "norm": ("norm",),
+}
 
 
 class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -25,18 +35,31 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     percentile: (
         Annotated[float, Meta(gt=0, lt=100, description="of the magnitudes; default 99.9")] | None
     ) = None
-    bits: Annotated[int, Meta(ge=2, le=8, description="calibrated: what will be rounded to")] = 8
+    bits: (
+        Annotated[
+            int,
+            Meta(ge=2, le=8, description=f"calibrated: what will be rounded to; default {BITS}"),
+        ]
+        | None
+    ) = None
     error: Annotated[
-        Literal["outputs", "weights"],
-        Meta(description="calibrated: squared error of a layer's outputs on training rows, or of "
-             "its weights"),
-    ] = "outputs"  # fmt: skip
+        Literal["outputs", "weights"] | None,
+        Meta(description="calibrated: squared error of a layer's outputs on training rows (default)"
+             ", or of its weights"),
+    ] = None  # fmt: skip
     channels: Annotated[
-        bool, Meta(description="a limit of its own for every output, as rounding per channel has")
-    ] = True
-    samples: Annotated[
-        int, Meta(ge=2, le=100_000, description="calibrated: training rows to look at")
-    ] = 512
+        bool | None,
+        Meta(description="calibrated, percentile: a limit of its own for every output, as rounding "
+             "per channel has; default true"),
+    ] = None  # fmt: skip
+    samples: (
+        Annotated[
+            int,
+            Meta(ge=2, le=100_000, description="calibrated on outputs: training rows to look at; "
+                 f"default {SAMPLES}"),
+        ]
+        | None
+    ) = None  # fmt: skip
     layers: Annotated[
         tuple[str, ...], Meta(description="layers to clip by name; none: all")
     ] = ()  # fmt: skip
@@ -44,12 +67,9 @@ class Clip(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     learning_rate: Rate | None = None
 
     def __post_init__(self) -> None:
-        for name in ("value", "norm", "percentile"):
-            given = getattr(self, name) is not None
-            if given and self.by != name:
-                raise invalid(
-                    name, f"{name} has no effect with by {self.by}", f"Set `by` to {name!r}."
-                )
+        check_read(self, "by", _READ)
+        check_read(self, "error", {None: ("samples",), "outputs": ("samples",)})
+        check_trains(self.epochs, self.learning_rate)
         for name in ("value", "norm"):
             if self.by == name and getattr(self, name) is None:
                 raise invalid(name, f"by {name} needs a {name}", f"Set `{name}` to a number.")

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from meuse.compress.configs.unread import check_trains
 from meuse.compress.method import Method
 from meuse.core.errors import invalid
 
@@ -44,6 +45,7 @@ class LowRank(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         given = [n for n in ("energy", "rank", "budget") if getattr(self, n) is not None]
         if len(given) > 1:
             raise invalid(given[1], f"{' and '.join(given)} ask for different ranks", "Use one.")
+        check_trains(self.epochs, self.learning_rate)
 
 
 METHODS = (

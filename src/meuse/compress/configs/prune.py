@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from meuse.compress.configs.unread import check_trains
 from meuse.compress.method import Method
 from meuse.core.errors import invalid
 
@@ -32,9 +33,9 @@ class Prune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         | None
     ) = None
     scope: Annotated[
-        Literal["global", "layer"],
-        Meta(description="compare weights of all layers, or prune each at the same rate"),
-    ] = "global"
+        Literal["global", "layer"] | None,
+        Meta(description="compare weights of all layers (default), or prune each at the same rate"),
+    ] = None
     rates: Annotated[
         Literal["sensitivity"] | dict[str, float],
         Meta(
@@ -53,6 +54,10 @@ class Prune(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     def __post_init__(self) -> None:
         if isinstance(self.rates, dict):
             check_rates(self.rates)
+        check_trains(self.epochs, self.learning_rate)
+        if self.scope is not None and (self.pattern is not None or self.rates == "sensitivity"):
+            told = "a pattern" if self.pattern is not None else "rates by sensitivity"
+            raise invalid("scope", f"scope has no effect with {told}", "Leave scope out.")
         if self.pattern is None:
             return
         kept, among = self.kept

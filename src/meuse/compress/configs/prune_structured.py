@@ -8,7 +8,10 @@ import msgspec
 from msgspec import Meta
 
 from meuse.compress.configs.prune import Epochs, Rate, Rounds, check_rates
+from meuse.compress.configs.unread import check_read, check_trains
 from meuse.compress.method import Method
+
+MOST = 0.9
 
 
 class PruneStructured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,9 +37,14 @@ class PruneStructured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         Meta(description="what tells channels apart: the size of their weights, how much the "
              "loss would change, the scale of their batch normalisation"),
     ] = "magnitude"  # fmt: skip
-    most: Annotated[
-        float, Meta(gt=0, lt=1, description="with scope global: what one layer loses at most")
-    ] = 0.9
+    most: (
+        Annotated[
+            float,
+            Meta(gt=0, lt=1, description="with scope global: what one layer loses at most; default "
+                 f"{MOST}"),
+        ]
+        | None
+    ) = None  # fmt: skip
     multiple: Annotated[
         int, Meta(ge=1, le=256, description="widths become multiples of this, where they can")
     ] = 1
@@ -46,6 +54,13 @@ class PruneStructured(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         check_rates(self.rates)
+        check_read(self, "scope", {"global": ("most",)})
+        check_trains(self.epochs, self.learning_rate)
+
+    @property
+    def bound(self) -> float:
+        """What one layer loses at most, in force."""
+        return MOST if self.most is None else self.most
 
 
 METHODS = (

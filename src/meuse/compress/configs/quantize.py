@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from meuse.compress.configs.unread import check_read
 from meuse.compress.method import Method
 from meuse.core.errors import invalid
 
@@ -25,10 +26,21 @@ Mode = Literal[
     "openvino_int4_weights",
 ]
 
-GroupSize = Annotated[
-    Literal[16, 32, 64, 128, 256],
-    Meta(description="weights of one output that share a scale (int4)"),
-]
+ROWS, PERCENTILE, GROUP_SIZE, MAX_DROP = 512, 99.99, 32, 0.005
+
+_STATIC = ("calibration", "percentile", "rows", "embeddings")
+_GROUPS = ("embeddings", "group_size", "uneven")
+_READ: dict[Mode, tuple[str, ...]] = {
+    "int8_static": _STATIC,
+    "int8_dynamic": ("embeddings",),
+    "mixed": (*_STATIC, "max_drop", "least_bits", "group_size", "algorithm"),
+    "int4": (*_GROUPS, "algorithm", "rows"),
+    "float16": (),
+    "bfloat16": (),
+    "openvino_int8": ("rows",),
+    "openvino_int8_weights": (),
+    "openvino_int4_weights": _GROUPS,
+}
 
 
 class Quantize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,43 +55,80 @@ class Quantize(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     mode: Annotated[Mode, Meta(description="what the numbers become")] = "int8_static"
     calibration: Annotated[
-        Literal["minmax", "percentile", "entropy"],
-        Meta(description="how a range follows from the values of the rows"),
-    ] = "minmax"
-    percentile: Annotated[
-        float,
-        Meta(gt=50, le=100, description="share of the values that lie in the range, in percent"),
-    ] = 99.99
-    rows: Annotated[
-        int, Meta(ge=LEAST_ROWS, le=1024, description="rows to calibrate on, at most")
-    ] = 512
-    embeddings: Annotated[bool, Meta(description="tables of embeddings too")] = True
-    group_size: GroupSize = 32
+        Literal["minmax", "percentile", "entropy"] | None,
+        Meta(description="int8_static, mixed: how a range follows from the values of the rows; "
+             "default minmax"),
+    ] = None  # fmt: skip
+    percentile: (
+        Annotated[
+            float,
+            Meta(gt=50, le=100, description="share of the values that lie in the range, in percent;"
+                 f" default {PERCENTILE}"),
+        ]
+        | None
+    ) = None  # fmt: skip
+    rows: (
+        Annotated[
+            int,
+            Meta(ge=LEAST_ROWS, le=1024, description="rows to calibrate on, at most; default "
+                 f"{ROWS}"),
+        ]
+        | None
+    ) = None  # fmt: skip
+    embeddings: Annotated[
+        bool | None, Meta(description="tables of embeddings too; default true")
+    ] = None  # fmt: skip
+    group_size: Annotated[
+        Literal[16, 32, 64, 128, 256] | None,
+        Meta(description=f"int4: weights of one output that share a scale; default {GROUP_SIZE}"),
+    ] = None
     algorithm: Annotated[
-        Literal["rtn", "hqq", "gptq"],
+        Literal["rtn", "hqq", "gptq"] | None,
         Meta(
-            description="how int4 weights are rounded: to the nearest, by half-quadratic "
+            description="how int4 weights are rounded: to the nearest (default), by half-quadratic "
             "splitting, or so that later weights make up for it"
         ),
-    ] = "rtn"
+    ] = None
     uneven: Annotated[
-        Literal["refuse", "pad"],
-        Meta(description="layers whose inputs are no multiple of group_size"),
-    ] = "refuse"
-    max_drop: Annotated[
-        float,
-        Meta(ge=0, le=1, description="mixed: how far the metric may fall on the validation split"),
-    ] = 0.005
+        Literal["refuse", "pad"] | None,
+        Meta(description="int4: layers whose inputs are no multiple of group_size; default refuse"),
+    ] = None
+    max_drop: (
+        Annotated[
+            float,
+            Meta(ge=0, le=1, description="mixed: how far the metric may fall on the validation "
+                 f"split; default {MAX_DROP}"),
+        ]
+        | None
+    ) = None  # fmt: skip
     least_bits: Annotated[
-        Literal[8, 4],
-        Meta(description="mixed: 4: also int4 weights, where group_size divides the inputs"),
-    ] = 8
+        Literal[8, 4] | None,
+        Meta(description="mixed: 4: also int4 weights, where group_size divides the inputs; "
+             "default 8"),
+    ] = None  # fmt: skip
 
     def __post_init__(self) -> None:
-        if self.percentile != 99.99 and self.calibration != "percentile":
-            raise ValueError("percentile needs calibration: percentile")
-        if self.least_bits != 8 and self.mode != "mixed":
-            raise invalid("least_bits", f"{self.mode} has bits of its own", "Use mode mixed.")
+        check_read(self, "mode", _READ)
+        check_read(self, "calibration", {"percentile": ("percentile",)})
+        if self.mode == "mixed":
+            check_read(self, "least_bits", {4: ("group_size", "algorithm")})
+        if self.mode == "int4":
+            check_read(self, "algorithm", {"gptq": ("rows",)})
+
+    @property
+    def tables(self) -> bool:
+        """Whether tables of embeddings are quantized too."""
+        return self.embeddings is not False
+
+    @property
+    def size(self) -> int:
+        """Weights of a group, in force."""
+        return GROUP_SIZE if self.group_size is None else self.group_size
+
+    @property
+    def bound(self) -> float:
+        """How far the metric may fall, in force."""
+        return MAX_DROP if self.max_drop is None else self.max_drop
 
 
 class Qat(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from meuse.compress.configs.unread import check_trains
 from meuse.compress.method import Method
 
 Bits = Annotated[int, Meta(ge=2, le=8)]
@@ -49,6 +50,9 @@ class Share(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             "their bytes in a packed file"
         ),
     ] = "float32"
+
+    def __post_init__(self) -> None:
+        check_trains(self.epochs, self.learning_rate)
 
 
 METHODS = (

@@ -7,10 +7,17 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta
 
+from meuse.compress.configs.unread import check_read
 from meuse.compress.method import Method
 
 GROUP = 64
 """Divides the widths of most models, also of those that 128 does not."""
+
+_READ = {
+    "f16": (),
+    "int8": ("symmetric",),
+    "int4": ("symmetric", "group_size", "ratio", "uneven"),
+}
 
 
 class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -44,12 +51,7 @@ class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ] = None
 
     def __post_init__(self) -> None:
-        if self.precision != "int4":
-            for name in ("group_size", "ratio", "uneven"):
-                if getattr(self, name) is not None:
-                    raise ValueError(f"{name} needs precision: int4")
-        if self.precision == "f16" and self.symmetric is not None:
-            raise ValueError("symmetric needs precision: int8 or int4")
+        check_read(self, "precision", _READ)
 
 
 METHODS = (

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from meuse.compress.configs.clip import Clip
+from meuse.compress.configs.clip import BITS, SAMPLES, Clip
 from meuse.compress.material import Material
 from meuse.compress.rounding import rounded
 from meuse.compress.weights import Layer, layers
@@ -159,14 +159,15 @@ def _bounds(
     if config.by in ("value", "norm"):
         bound = torch.tensor([[config.value if config.by == "value" else config.norm]])
         return {layer.name: bound for layer in chosen}
+    channels = config.channels is not False
     if config.by == "percentile":
         share = (_PERCENTILE if config.percentile is None else config.percentile) / 100
         return {
-            layer.name: _percentile(layer.rows(layer.weight), share, channels=config.channels)
+            layer.name: _percentile(layer.rows(layer.weight), share, channels=channels)
             for layer in chosen
         }
     moments: dict[str, Tensor] = {}
-    if config.error == "outputs":
+    if config.error != "weights":
         if len(material.train) < 2:
             raise MeuseError(
                 Code.INVALID_DATA,
@@ -175,12 +176,12 @@ def _bounds(
                 hint="Use more data, or `error: weights`.",
             )
         order = np.random.default_rng(derive(material.seed, "clip"))
-        rows = np.sort(order.permutation(len(material.train))[: config.samples])
+        rows = np.sort(order.permutation(len(material.train))[: config.samples or SAMPLES])
         moments = second_moments(network, chosen, material.train.x[rows])
     return {
         layer.name: best_limits(
-            layer.rows(layer.weight), config.bits, moments.get(layer.name),
-            channels=config.channels,
+            layer.rows(layer.weight), config.bits or BITS, moments.get(layer.name),
+            channels=channels,
         )
         for layer in chosen
     }  # fmt: skip

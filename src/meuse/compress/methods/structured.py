@@ -156,7 +156,7 @@ def _check(graph: channels.Graph, start: _Start, config: PruneStructured) -> Non
             raise invalid(
                 "rate",
                 f"a rate of {config.rate:g} takes more than the layers may lose "
-                f"({config.most:g} of each)",
+                f"({config.bound:g} of each)",
                 "Use a lower rate, or a higher `most`.",
             )
     left = [
@@ -192,7 +192,7 @@ def _empty(group: Group, start: _Start, rate: float) -> MeuseError:
 
 def _allowed(width: int, config: PruneStructured) -> int:
     """Channels that a layer may lose when all layers are compared; one stays in any case."""
-    return min(width - 1, math.floor(config.most * width))
+    return min(width - 1, math.floor(config.bound * width))
 
 
 def _heads_left(count: int, rate: float) -> int:

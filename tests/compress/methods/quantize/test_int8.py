@@ -222,14 +222,15 @@ def test_an_encoder_brings_its_tokenizer_along(images: Any, mode: str) -> None:
 
 @pytest.mark.parametrize(
     "mode",
-    [{"mode": "mixed"}, {"mode": "int4", "algorithm": "gptq", "group_size": 16},
+    [{"mode": "mixed"},
+     {"mode": "int4", "algorithm": "gptq", "group_size": 16, "uneven": "pad"},
      {"mode": "openvino_int8"}],
 )  # fmt: skip
 def test_one_row_is_nothing_to_measure_on(images: Any, mode: dict[str, Any]) -> None:
     """Whatever is measured on rows: no method goes on with one."""
     one = replace(images.material, rows={"image": images.material.rows["image"][:1]})
     with pytest.raises(MeuseError) as caught:
-        quantize(images.artifact, one, Quantize(**mode, uneven="pad"))
+        quantize(images.artifact, one, Quantize(**mode))
     assert (caught.value.code, caught.value.field) == (Code.INVALID_DATA, "data")
     assert "1 rows" in caught.value.message
 

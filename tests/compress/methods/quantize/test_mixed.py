@@ -17,7 +17,6 @@ from meuse.compress.artifact import Artifact
 from meuse.compress.configs.quantize import Quantize
 from meuse.compress.methods.quantize import quantize
 from meuse.core.errors import MeuseError
-from meuse.train.typed import convert
 
 
 def matrices(artifact: Artifact) -> dict[tuple[int, ...], int]:
@@ -127,10 +126,3 @@ def test_groups_that_do_not_divide_are_no_candidates(classifier: Any, tmp_path: 
     made = quantize(parent, material, config)
     assert list(packed(made).values()) == [256 * 128 // 2]
     assert sorted(matrices(made).values()).count(TensorProto.INT8) == 2
-
-
-def test_bits_are_for_mixed_alone() -> None:
-    """Other modes say theirs themselves."""
-    with pytest.raises(MeuseError) as caught:
-        convert({"mode": "int8_static", "least_bits": 4}, Quantize, "steps.0")
-    assert caught.value.field == "steps.0.least_bits"

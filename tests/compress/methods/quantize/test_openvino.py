@@ -20,12 +20,13 @@ from meuse.core.errors import Code, MeuseError
 from meuse.serve.engines.openvino import OpenVinoEngine
 
 
-@pytest.mark.parametrize("mode", ["openvino_int8_weights", "openvino_int4_weights"])
-def test_the_engine_runs_what_nncf_made(images: Any, mode: str) -> None:
+@pytest.mark.parametrize(
+    "given", [{"mode": "openvino_int8_weights"}, {"mode": "openvino_int4_weights", "uneven": "pad"}]
+)
+def test_the_engine_runs_what_nncf_made(images: Any, given: dict[str, Any]) -> None:
     """The IR is loaded by the engine under the same names, and labels agree."""
     few = replace(images.material, rows={"image": images.material.rows["image"][:64]})
-    config = Quantize(mode=mode, uneven="pad")  # type: ignore[arg-type]
-    made = quantize(images.artifact, few, config)
+    made = quantize(images.artifact, few, Quantize(**given))
     assert made.format == "openvino"
     engine = OpenVinoEngine(made.data, "openvino")
     assert [spec.name for spec in engine.signature.outputs] == ["label", "probabilities"]

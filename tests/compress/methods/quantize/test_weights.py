@@ -139,7 +139,7 @@ def test_float16_leaves_what_it_cannot_hold(images: Any) -> None:
     [
         ({"percentile": 30, "calibration": "percentile"}, "percentile"),
         ({"percentile": 101, "calibration": "percentile"}, "percentile"),
-        ({"percentile": 99}, ""),
+        ({"percentile": 99}, "percentile"),
         ({"mode": "int3"}, "mode"),
         ({"group_size": 24}, "group_size"),
         ({"rows": 1}, "rows"),

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from meuse.compress.artifact import Artifact
-from meuse.compress.configs.quantize import LEAST_ROWS
+from meuse.compress.configs.quantize import LEAST_ROWS, ROWS
 from meuse.core.errors import Code, MeuseError, invalid
 
 Feeds = list[dict[str, NDArray[Any]]]
@@ -71,10 +71,10 @@ def constants(proto: onnx.ModelProto) -> dict[str, TensorProto]:
     return {i.name: i for i in proto.graph.initializer if i.data_type == TensorProto.FLOAT}
 
 
-def feeds(rows: Mapping[str, NDArray[Any]], most: int, batch: int = 64) -> Feeds:
-    """Up to `most` raw rows in batches as ONNX Runtime takes them. Raises `invalid_data`
-    (`data`) for fewer than 16."""
-    count = min(most, len(next(iter(rows.values()))) if rows else 0)
+def feeds(rows: Mapping[str, NDArray[Any]], most: int | None, batch: int = 64) -> Feeds:
+    """Up to `most` raw rows (default 512) in batches as ONNX Runtime takes them. Raises
+    `invalid_data` (`data`) for fewer than 16."""
+    count = min(most or ROWS, len(next(iter(rows.values()))) if rows else 0)
     if count < LEAST_ROWS:
         raise MeuseError(
             Code.INVALID_DATA,

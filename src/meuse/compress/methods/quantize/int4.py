@@ -44,13 +44,11 @@ def weights(artifact: Artifact, material: GraphMaterial, config: Quantize) -> Ar
     tables = _tables(proto, config)
     if not found and not tables:
         raise graphs.nothing("MatMul, Gemm and tables of embeddings")
-    if config.uneven == "refuse":
-        check_groups(found, config.group_size)
+    if config.uneven != "pad":
+        check_groups(found, config.size)
     proto = products(proto, found, material, config)
     if tables:
-        plain = DefaultWeightOnlyQuantConfig(
-            config.group_size, True, op_types_to_quantize=("Gather",)
-        )
+        plain = DefaultWeightOnlyQuantConfig(config.size, True, op_types_to_quantize=("Gather",))
         with graphs.quiet():
             proto = _quantized(proto, plain, tables, ("Gather",))
     return finish(proto)
@@ -68,7 +66,7 @@ def products(
     with graphs.quiet():
         if config.algorithm != "gptq":
             return _quantized(proto, _algorithm(config), list(found), ("MatMul",))
-        _gptq(proto, found, graphs.feeds(material.rows, config.rows), config.group_size)
+        _gptq(proto, found, graphs.feeds(material.rows, config.rows), config.size)
     return proto
 
 
@@ -94,7 +92,7 @@ def matrices(proto: onnx.ModelProto) -> dict[str, tuple[int, int]]:
 
 def _tables(proto: onnx.ModelProto, config: Quantize) -> list[str]:
     """Nodes that look rows up in a table whose width the groups divide."""
-    if not config.embeddings:
+    if not config.tables:
         return []
     known = graphs.constants(proto)
     return [
@@ -103,7 +101,7 @@ def _tables(proto: onnx.ModelProto, config: Quantize) -> list[str]:
         if node.op_type == "Gather"
         and node.input[0] in known
         and len(known[node.input[0]].dims) == 2
-        and known[node.input[0]].dims[1] % config.group_size == 0
+        and known[node.input[0]].dims[1] % config.size == 0
     ]
 
 
@@ -125,8 +123,8 @@ def check_groups(found: dict[str, tuple[int, int]], size: int) -> None:
 def _algorithm(config: Quantize) -> Any:
     kinds = {"op_types_to_quantize": ("MatMul",)}
     if config.algorithm == "hqq":
-        return HQQWeightOnlyQuantConfig(config.group_size, 4, **kinds)
-    return DefaultWeightOnlyQuantConfig(config.group_size, True, **kinds)
+        return HQQWeightOnlyQuantConfig(config.size, 4, **kinds)
+    return DefaultWeightOnlyQuantConfig(config.size, True, **kinds)
 
 
 def _quantized(

@@ -25,7 +25,7 @@ from onnxruntime.quantization import (
 )
 
 from meuse.compress.artifact import Artifact
-from meuse.compress.configs.quantize import Quantize
+from meuse.compress.configs.quantize import PERCENTILE, Quantize
 from meuse.compress.material import GraphMaterial
 from meuse.compress.methods.quantize import graphs
 from meuse.compress.processor import sums_are_exact
@@ -89,12 +89,12 @@ def static_but(
         proto = prepared(artifact, Path(folder))
         onnx.save(proto, source)
         chosen = [name for name in nodes(proto) if name not in left]
-        if not chosen and not (config.embeddings and _tables(proto)):
+        if not chosen and not (config.tables and _tables(proto)):
             raise graphs.nothing("MatMul, Gemm, Conv and tables of embeddings")
         if chosen:
             _static(source, target, feeds, chosen, config)
             proto = onnx.load(target)
-    if config.embeddings:
+    if config.tables:
         embeddings(proto)
     return finish(proto)
 
@@ -106,9 +106,10 @@ def _static(
         "OpTypesToExcludeOutputQuantization": list(_PRODUCTS),
         "MatMulConstBOnly": True,
         "CalibTensorRangeSymmetric": False,
-        "CalibPercentile": config.percentile,
+        "CalibPercentile": PERCENTILE if config.percentile is None else config.percentile,
     }
-    if config.calibration != "minmax":  # histograms, of one batch after the other
+    calibration = config.calibration or "minmax"
+    if calibration != "minmax":  # histograms, of one batch after the other
         options["CalibStridedMinMax"] = 1
     quantize_static(
         str(source),
@@ -121,7 +122,7 @@ def _static(
         reduce_range=not sums_are_exact(),
         activation_type=QuantType.QUInt8,
         weight_type=QuantType.QInt8,
-        calibrate_method=_CALIBRATIONS[config.calibration],
+        calibrate_method=_CALIBRATIONS[calibration],
         extra_options=options,
     )
 
@@ -140,7 +141,7 @@ def dynamic(artifact: Artifact, material: GraphMaterial, config: Quantize) -> Ar
         onnx.save(proto, source)
         known = graphs.constants(proto)
         chosen = [n.name for n in proto.graph.node if _is_product(n, known)]
-        if not chosen and not (config.embeddings and _tables(proto)):
+        if not chosen and not (config.tables and _tables(proto)):
             raise graphs.nothing("MatMul, Gemm and tables of embeddings")
         if chosen:
             quantize_dynamic(
@@ -155,7 +156,7 @@ def dynamic(artifact: Artifact, material: GraphMaterial, config: Quantize) -> Ar
             )
             proto = onnx.load(target)
     convolutions(proto)
-    if config.embeddings:
+    if config.tables:
         embeddings(proto)
     return finish(proto)
 

@@ -44,7 +44,7 @@ def mixed(artifact: Artifact, material: GraphMaterial, config: Quantize) -> Arti
         four = search.fours(left)
         left -= four
     if search.layers and left == set(search.layers):
-        raise graphs.too_sensitive(config.max_drop)
+        raise graphs.too_sensitive(config.bound)
     made, drop = search.of(left, four)
     told = f"; float32: {', '.join(sorted(left))}" if left else ""
     told += f"; int4: {', '.join(sorted(four))}" if four else ""
@@ -92,7 +92,7 @@ class _Search:
         return made, self._base.metric - _Scored(made, self._material).metric
 
     def _bears(self, left: set[str], four: set[str]) -> bool:
-        return self.of(left, four)[1] <= self._config.max_drop + 1e-9
+        return self.of(left, four)[1] <= self._config.bound + 1e-9
 
     def _made(self, left: set[str], four: set[str]) -> Artifact:
         if self.layers and set(self.layers) <= left | four:  # no layer is left for int8
@@ -103,7 +103,7 @@ class _Search:
 
     def _tables(self) -> Artifact:
         proto = _copy(self._float)
-        if self._config.embeddings:
+        if self._config.tables:
             int8.embeddings(proto)
         return int8.finish(proto)
 
@@ -122,7 +122,7 @@ class _Search:
     def _divided(self) -> list[str]:
         """Products whose inputs the groups divide."""
         found = int4.matrices(graphs.replace_gemm(_copy(self._float)))
-        size = self._config.group_size
+        size = self._config.size
         return [name for name in self.layers if name in found and found[name][0] % size == 0]
 
     def _ordered(

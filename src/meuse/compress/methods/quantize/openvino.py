@@ -12,7 +12,7 @@ from meuse.compress.material import GraphMaterial
 from meuse.compress.methods import ir
 from meuse.compress.methods.quantize import graphs, int4
 from meuse.compress.processor import sums_are_exact
-from meuse.core.errors import Code, MeuseError, invalid
+from meuse.core.errors import Code, MeuseError
 
 FLOAT = ["Subtract", "Divide", "ReduceMean", "Gather", "Add"]
 """What stays in float32: standardisation, because raw features share no scale; what is pooled for
@@ -33,10 +33,8 @@ def quantize(artifact: Artifact, material: GraphMaterial, config: Quantize) -> A
     """
     nncf = load_nncf()
     proto = graphs.read(artifact)
-    if config.mode == "openvino_int4_weights" and config.uneven == "refuse":
-        int4.check_groups(
-            int4.matrices(graphs.replace_gemm(graphs.read(artifact))), config.group_size
-        )
+    if config.mode == "openvino_int4_weights" and config.uneven != "pad":
+        int4.check_groups(int4.matrices(graphs.replace_gemm(graphs.read(artifact))), config.size)
     model = ir.model_of(proto.SerializeToString())
     with graphs.quiet():
         if config.mode == "openvino_int8":
@@ -81,13 +79,11 @@ def _whole(nncf: Any, model: Any, feeds: graphs.Feeds) -> Any:
 def _weights(nncf: Any, config: Quantize) -> dict[str, Any]:
     if config.mode == "openvino_int8_weights":
         return {"mode": nncf.CompressWeightsMode.INT8_SYM}
-    if config.algorithm != "rtn":
-        raise invalid("algorithm", f"{config.algorithm} is not for OpenVINO's weights", "Use rtn.")
     fallback = nncf.GroupSizeFallbackMode.IGNORE
     return {
         "mode": nncf.CompressWeightsMode.INT4_SYM,
-        "group_size": config.group_size,
-        "all_layers": config.embeddings,
+        "group_size": config.size,
+        "all_layers": config.tables,
         "advanced_parameters": nncf.AdvancedCompressionParameters(
             group_size_fallback_mode=fallback
         ),
