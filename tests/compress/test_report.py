@@ -69,6 +69,30 @@ def test_speed_of_integers_is_not_given_to_zeros() -> None:
     assert "so the speed comes from smaller shapes" in told
 
 
+def test_zeros_of_another_format_get_no_speed_of_its_engine() -> None:
+    """Counted in the graph that the file was made of, which is said; what only the file has, the
+    bits that are stored, is not known."""
+    layer = {**LAYER, "nonzeros": 10, "bits": None, "distinct": None}
+    other = side(format="openvino", counted_in="source", nonzeros=10, layers=[layer])
+    same = report(after=other)
+    told = " ".join(same["claims"])
+    assert "90.0% of the weights are zero; that brings no speed here" in told
+    assert "counted in the ONNX graph that the openvino file was made of" in told
+    faster = report(after=other, speed={"1": ratio(0.5), "32": ratio(0.4)})
+    assert "from the other format and engine, not from them" in " ".join(faster["claims"])
+    rows = {row.figure: row for row in summary.rows(same)}
+    assert rows["most distinct values of a layer"].after == "not measured"
+    assert "<td class=num>not measured" in page(same, "m:2")
+
+
+@pytest.mark.parametrize("name", ["before", "after"])
+def test_zeros_that_were_not_counted_are_said_not_to_be(name: str) -> None:
+    """A file without any ONNX graph says nothing of zeros, so the report does not either."""
+    blank: dict[str, Any] = {"parameters": None, "nonzeros": None, "macs": None, "layers": []}
+    told = " ".join(report(**{name: side(format="openvino", **blank)})["claims"])
+    assert f"Zeros were not counted: of the openvino file {name} compression" in told
+
+
 def test_slow_integers_are_said_to_be_slow() -> None:
     """int8 that takes longer at batch 1 is told, with the ratio; at 32 it may be faster."""
     told = " ".join(report(after=INT8, speed={"1": ratio(1.1), "32": ratio(0.7)})["claims"])

@@ -21,6 +21,7 @@ from meuse.core.errors import Code, MeuseError, RefusedError
 from meuse.core.nouns import Examples, Splits
 from meuse.core.ports import Engine
 from meuse.evaluate.metrics import classification
+from meuse.serve import engines
 from meuse.serve.engines.onnx import OnnxEngine
 
 
@@ -67,6 +68,33 @@ def test_a_classifier_is_compressed(classifier: Any, tmp_path: Path) -> None:
     assert report["interval"][0] <= report["drop"] <= report["interval"][1]
     assert "bytes; p50" in job.text
     assert len(result.code_digest) == 64
+
+
+@pytest.mark.parametrize(
+    "last", [{"method": "convert"}, {"method": "quantize", "mode": "openvino_int8"}]
+)
+def test_another_format_is_counted_in_the_graph_before_it(
+    classifier: Any, tmp_path: Path, last: dict[str, str]
+) -> None:
+    """Zeros and work of OpenVINO's file are those of the pruned graph; its bytes are its own."""
+    prune = {"method": "prune", "rate": 0.7, "rounds": 1, "epochs": 1}
+    spec = spec_of(steps=[prune, last], goal={"max_drop": 0.1}, sensitivity=False)
+    whole: Load = lambda file: engines.load(file.format, file.data, 1)  # noqa: E731
+    result = run(RecordedJob(tmp_path), classifier.parent, classifier.splits, spec, whole)
+    before, after = result.report["before"], result.report["after"]
+    assert (after["format"], after["counted_in"], before["counted_in"]) == (
+        "openvino", "source", "file",
+    )  # fmt: skip
+    assert (after["parameters"], after["macs"]) == (before["parameters"], before["macs"])
+    assert 0.25 < after["nonzeros"] / after["parameters"] < 0.35
+    assert [layer["shape"] for layer in after["layers"]] == [
+        layer["shape"] for layer in before["layers"]
+    ]
+    assert (after["bytes"], after["coded_bytes"]) == (result.model_path.stat().st_size, None)
+    told = " ".join(result.report["claims"])
+    assert "of the weights are zero" in told
+    assert "in the ONNX graph that the openvino file was made of" in told
+    assert "not measured" in page(json.loads(json.dumps(result.report)), "m:2")
 
 
 def test_layers_alone_are_measured_for_what_is_done(classifier: Any, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -32,12 +32,6 @@ FORMAT = 1
 """Of the document; it rises when a field changes its meaning."""
 MAX_LAYERS = 200
 """Most layers that are listed; the largest are kept."""
-
-
-Coded = Callable[[Artifact], int | None]
-"""The bytes of a file when its weights are entropy coded; None: not known of this one."""
-Graph = Callable[[Artifact], bytes | None]
-"""The ONNX graph that a file holds; None when it holds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,17 +68,17 @@ def measure(
     after: Artifact,
     rows: Rows,
     *,
-    coded: Coded | None = coded_bytes,
-    graph: Graph = onnx_of,
+    source: bytes | None = None,
     max_seconds: float = 5.0,
 ) -> JSON:
     """{before: {…}, after: {…}, speed: {"1": {…}, "32": {…}}}: size, counts, latency, memory.
 
     `rows` are raw inputs, at least one; latency is measured in turns (`latency.in_turns`, at
-    most about `max_seconds` per batch size), memory in a fresh process each.
+    most about `max_seconds` per batch size), memory in a fresh process each. `source` is the
+    ONNX graph that `after` was made of, which is counted where the file holds none.
     """
     files = {"before": before, "after": after}
-    sides = {name: counted(file, rows, coded, graph) for name, file in files.items()}
+    sides = {"before": counted(before, rows), "after": counted(after, rows, source)}
     engines = {name: load(file) for name, file in files.items()}
     speed: JSON = {}
     for batch in latency.BATCHES:
@@ -98,26 +92,33 @@ def measure(
     return {**sides, "speed": speed}
 
 
-def counted(
-    file: Artifact, rows: Rows, coded: Coded | None = coded_bytes, graph: Graph = onnx_of
-) -> JSON:
-    """What can be said of a file without running it in turns: bytes and counts."""
+def counted(file: Artifact, rows: Rows, source: bytes | None = None) -> JSON:
+    """What can be said of a file without running it in turns: bytes and counts.
+
+    Where the counts are those of `source`, stored values and their bits are left open: the step
+    that left ONNX may have rounded them.
+    """
     found: JSON = {
         "format": file.format, "bytes": len(file.data), "raw_bytes": None,
-        "coded_bytes": None if coded is None else coded(file),
+        "coded_bytes": coded_bytes(file), "counted_in": None,
         "parameters": None, "nonzeros": None, "layers": [], "macs": None, "uncounted": {},
     }  # fmt: skip
-    model = graph(file)
+    own = onnx_of(file)
+    model = source if own is None else own
     if model is None:
         return found
     held = counts.count(model)
     work = macs.count(model, {name: value[:1] for name, value in rows.items()})
     largest = sorted(held.layers, key=lambda layer: -layer.values)[:MAX_LAYERS]
+    layers = [asdict(layer) for layer in held.layers if layer in largest]
+    if own is None:
+        layers = [{**layer, "distinct": None, "bits": None} for layer in layers]
     return found | {
+        "counted_in": "source" if own is None else "file",
         "parameters": held.parameters,
         "raw_bytes": 4 * held.parameters,
         "nonzeros": held.nonzeros,
-        "layers": [asdict(layer) for layer in held.layers if layer in largest],
+        "layers": layers,
         "macs": work.macs,
         "uncounted": work.unknown,
     }

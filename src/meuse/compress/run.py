@@ -157,7 +157,14 @@ def judged(
     scored, found = (score(task, outputs, splits.test.y) for outputs in (old, new))
     verdict = judge(scored, found, spec.goal.max_drop)
     job.log(verdict.reason)
-    measured = measure(load, parent.artifact, candidate.artifact, rows, max_seconds=max_seconds)
+    measured = measure(
+        load,
+        parent.artifact,
+        candidate.artifact,
+        rows,
+        source=candidate.graph,
+        max_seconds=max_seconds,
+    )
     job.log(_summary(measured))
     size = len(candidate.artifact.data)
     verdict = check_limits(verdict, spec.goal, size, measured["after"]["p95_ms"])

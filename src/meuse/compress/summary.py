@@ -168,4 +168,5 @@ def _share(value: float | None) -> str:
 
 def _distinct(side: JSON) -> JSON:
     layers = side.get("layers") or []
-    return {"n": max((layer["distinct"] for layer in layers), default=None)}
+    known = [layer["distinct"] for layer in layers if layer["distinct"] is not None]
+    return {"n": max(known, default=None)}
