@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from helpers_jobs import RecordedJob
+from meuse.compress import memory
 from meuse.compress.answers import outputs_of, rows_of
 from meuse.compress.artifact import Artifact, Load
 from meuse.compress.page import page
@@ -45,14 +46,15 @@ def test_a_classifier_is_compressed(classifier: Any, tmp_path: Path) -> None:
     report = json.loads(json.dumps(result.report, allow_nan=False))
     assert (report["method"], report["metric_name"]) == ("quantize", "accuracy")
     assert (report["schema"], report["format"], report["parent"]) == (
-        "meuse.compression", 1, "digits:1",
+        "meuse.compression", 2, "digits:1",
     )  # fmt: skip
     assert report["verdict"]["passed"]
     for side in ("before", "after"):
         told = report[side]
         assert told["metric_interval"][0] <= told["metric"] <= told["metric_interval"][1]
         assert 0 < told["p50_ms"] <= told["p95_ms"] < told["p95_ms_batch32"] * 32
-        assert told["memory_bytes"] > told["bytes"] > told["coded_bytes"] > 0
+        assert told["memory_bytes_batch32"] >= told["memory_bytes"] > told["bytes"]
+        assert told["bytes"] > told["coded_bytes"] > 0
         assert told["macs"] == 64 * 256 + 256 * 128 + 128 * 10
         assert told["raw_bytes"] == 4 * told["parameters"] == 4 * 50954
     assert [layer["bits"] for layer in report["after"]["layers"]] == [8, 8, 8]
@@ -235,9 +237,25 @@ def test_measurements_take_turns(classifier: Any, regressor: Any) -> None:
     counting: Load = lambda artifact: Counting(artifact, calls)  # noqa: E731
     model = classifier.parent.artifact  # measured against itself
     rows = rows_of(classifier.splits.test.frame.take(slice(0, 3)), classifier.parent.signature)
-    found = measure(counting, model, model, rows)
+    found = measure(counting, model, model, rows, log=pytest.fail)
     assert found["before"]["bytes"] == found["after"]["bytes"]
     assert {rows for _, rows in calls} == {1, 32}
     ratio = found["after"]["p50_ms"] / found["before"]["p50_ms"]
     assert 0.5 < ratio < 2
     assert 0 < found["before"]["p50_ms"] <= found["before"]["p95_ms"]
+
+
+def test_memory_that_was_not_measured_is_logged(
+    classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job goes on without the figures, and its log has the reason."""
+
+    def broken(*_: object) -> dict[int, int]:
+        raise MeuseError(Code.INTERNAL, "memory was not measured: no room")
+
+    monkeypatch.setattr(memory, "peaks", broken)
+    job = RecordedJob(tmp_path)
+    spec = spec_of(sensitivity=False)
+    after = run(job, classifier.parent, classifier.splits, spec, load).report["after"]
+    assert (after["memory_bytes"], after["memory_bytes_batch32"]) == (None, None)
+    assert ("warning", "after compression, memory was not measured: no room") in job.lines

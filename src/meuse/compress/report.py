@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
@@ -23,13 +23,15 @@ from meuse.compress.claims import claims
 from meuse.compress.gate import Scored, Verdict
 from meuse.compress.latency import Times
 from meuse.compress.spec import Goal
+from meuse.core.errors import MeuseError
 from meuse.serve import packed
 
 JSON = dict[str, Any]
 
 SCHEMA = "meuse.compression"
-FORMAT = 1
-"""Of the document; it rises when a field changes its meaning."""
+FORMAT = 2
+"""Of the document; it rises when a field changes its meaning. Before 2, `memory_bytes` was of
+batches of 1 and 32 together."""
 MAX_LAYERS = 200
 """Most layers that are listed; the largest are kept."""
 
@@ -68,6 +70,7 @@ def measure(
     after: Artifact,
     rows: Rows,
     *,
+    log: Callable[[str], None],
     source: bytes | None = None,
     max_seconds: float = 5.0,
 ) -> JSON:
@@ -75,7 +78,8 @@ def measure(
 
     `rows` are raw inputs, at least one; latency is measured in turns (`latency.in_turns`, at
     most about `max_seconds` per batch size), memory in a fresh process each. `source` is the
-    ONNX graph that `after` was made of, which is counted where the file holds none.
+    ONNX graph that `after` was made of, which is counted where the file holds none. `log` hears why
+    memory was not measured.
     """
     files = {"before": before, "after": after}
     sides = {"before": counted(before, rows), "after": counted(after, rows, source)}
@@ -88,7 +92,7 @@ def measure(
         speed[str(batch)] = asdict(latency.compare(taken["before"], taken["after"]))
     del engines
     for name, file in files.items():
-        sides[name]["memory_bytes"] = memory.peak(file.format, file.data, rows)
+        sides[name] |= _memory(file, rows, name, log)
     return {**sides, "speed": speed}
 
 
@@ -212,6 +216,19 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return next(named, platform.machine())
 
 
+def _memory(file: Artifact, rows: Rows, name: str, log: Callable[[str], None]) -> JSON:
+    found: dict[int, int] = {}
+    try:
+        found = memory.peaks(file.format, file.data, rows)
+    except MeuseError as error:
+        log(f"{name} compression, {error.message}")
+    return {f"memory_bytes{_tail(batch)}": found.get(batch) for batch in latency.BATCHES}
+
+
+def _tail(batch: int) -> str:
+    return "" if batch == 1 else f"_batch{batch}"
+
+
 def _percentiles(times: Times, batch: int) -> JSON:
-    tail = "" if batch == 1 else f"_batch{batch}"
+    tail = _tail(batch)
     return {f"p50_ms{tail}": times.percentile(50), f"p95_ms{tail}": times.percentile(95)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -162,6 +163,7 @@ def judged(
         parent.artifact,
         candidate.artifact,
         rows,
+        log=partial(job.log, level="warning"),
         source=candidate.graph,
         max_seconds=max_seconds,
     )
