@@ -13,13 +13,12 @@ from helpers_jobs import RecordedJob
 from meuse.compress.artifact import Artifact
 from meuse.compress.material import GraphMaterial
 from meuse.evaluate.metrics import for_task
+from meuse.serve import engines
 
 
 def run(artifact: Artifact, rows: dict[str, np.ndarray]) -> list[np.ndarray]:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(artifact.data, options).run(None, rows)
+    """The outputs, in their order, of the engine that serves such a file."""
+    return list(engines.load(artifact.format, artifact.data).run(rows).values())
 
 
 def graph(artifact: Artifact) -> onnx.GraphProto:

@@ -169,6 +169,19 @@ def test_a_killed_job_goes_on(
     assert [r["method"] for r in made.rows] == [r["method"] for r in calm.rows]
 
 
+def test_the_graph_before_another_format_is_kept(classifier: Any, tmp_path: Path) -> None:
+    """Also when all steps were done before; a parent that is no ONNX has none."""
+    steps = steps_of(QUANTIZE, {"method": "convert"})
+    made = pipeline(classifier, RecordedJob(tmp_path)).apply(steps, let_pass)
+    again = RecordedJob(tmp_path)
+    found = pipeline(classifier, again).apply(steps, let_pass)
+    assert "step-2 was done before" in again.text
+    quantized = (tmp_path / "checkpoint-step-1.served").read_bytes()
+    assert (made.artifact.format, made.graph, found.graph) == ("openvino", quantized, quantized)
+    left = replace(classifier.parent, artifact=made.artifact)
+    assert pipeline(classifier, again, left).apply((), let_pass).graph is None
+
+
 def test_a_pause_is_kept_between_steps(classifier: Any, tmp_path: Path) -> None:
     job = RecordedJob(tmp_path)
 

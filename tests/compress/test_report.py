@@ -10,11 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
 
 from meuse.compress import latency, memory, plots, summary
 from meuse.compress.claims import claims, pace, zeros
 from meuse.compress.latency import Times
+from meuse.compress.methods import ir
 from meuse.compress.page import drawings, page
+from meuse.core.errors import Code, MeuseError
+from meuse.serve import packed
 
 LAYER = {"name": "w", "op": "Gemm", "shape": [10, 10], "values": 100, "distinct": 90}
 
@@ -25,7 +29,7 @@ def side(**more: Any) -> dict[str, Any]:
         "parameters": 100, "nonzeros": 100, "macs": 100, "uncounted": {},
         "layers": [{**LAYER, "nonzeros": 100, "bits": 32}], "metric": 0.9,
         "metric_interval": [0.88, 0.92], "p50_ms": 1.0, "p95_ms": 1.2, "p50_ms_batch32": 9.0,
-        "p95_ms_batch32": 9.9, "memory_bytes": 5000, **more,
+        "p95_ms_batch32": 9.9, "memory_bytes": 5000, "memory_bytes_batch32": 6000, **more,
     }  # fmt: skip
 
 
@@ -35,7 +39,7 @@ def ratio(value: float, spread: float = 0.01) -> dict[str, float]:
 
 def report(**more: Any) -> dict[str, Any]:
     body = {
-        "schema": "meuse.compression", "format": 1, "parent": "m:1", "task": "classification",
+        "schema": "meuse.compression", "format": 2, "parent": "m:1", "task": "classification",
         "method": "prune", "metric_name": "accuracy", "rows": {"test": 500, "validation": 500},
         "before": side(), "after": side(), "speed": {"1": ratio(1.0), "32": ratio(1.0)},
         "drop": 0.004, "interval": [-0.002, 0.01],
@@ -76,6 +80,30 @@ def test_speed_of_integers_is_not_given_to_zeros() -> None:
     assert "so the speed comes from smaller shapes" in told
 
 
+def test_zeros_of_another_format_get_no_speed_of_its_engine() -> None:
+    """Counted in the graph that the file was made of, which is said; what only the file has, the
+    bits that are stored, is not known."""
+    layer = {**LAYER, "nonzeros": 10, "bits": None, "distinct": None}
+    other = side(format="openvino", counted_in="source", nonzeros=10, layers=[layer])
+    same = report(after=other)
+    told = " ".join(same["claims"])
+    assert "90.0% of the weights are zero; that brings no speed here" in told
+    assert "counted in the ONNX graph that the openvino file was made of" in told
+    faster = report(after=other, speed={"1": ratio(0.5), "32": ratio(0.4)})
+    assert "from the other format and engine, not from them" in " ".join(faster["claims"])
+    rows = {row.figure: row for row in summary.rows(same)}
+    assert rows["most distinct values of a layer"].after == "not measured"
+    assert "<td class=num>not measured" in page(same, "m:2")
+
+
+@pytest.mark.parametrize("name", ["before", "after"])
+def test_zeros_that_were_not_counted_are_said_not_to_be(name: str) -> None:
+    """A file without any ONNX graph says nothing of zeros, so the report does not either."""
+    blank: dict[str, Any] = {"parameters": None, "nonzeros": None, "macs": None, "layers": []}
+    told = " ".join(report(**{name: side(format="openvino", **blank)})["claims"])
+    assert f"Zeros were not counted: of the openvino file {name} compression" in told
+
+
 def test_slow_integers_are_said_to_be_slow() -> None:
     """int8 that takes longer at batch 1 is told, with the ratio; at 32 it may be faster."""
     told = " ".join(report(after=INT8, speed={"1": ratio(1.1), "32": ratio(0.7)})["claims"])
@@ -105,6 +133,16 @@ def test_what_was_not_measured_says_so() -> None:
     assert rows["bytes, entropy coded"].after == "not measured"
     assert rows["p50 at batch 1, ms"].change == "1.00×"
     assert zeros({"parameters": None}) is None
+
+
+def test_memory_is_told_by_batch() -> None:
+    """Reports of the first format had one figure for both."""
+    told = {row.figure: row.after for row in summary.rows(report()) if "memory" in row.figure}
+    assert told == {
+        "peak memory at batch 1, bytes": "5,000", "peak memory at batch 32, bytes": "6,000",
+    }  # fmt: skip
+    old = summary.rows(report(format=1))
+    assert [row.figure for row in old if "memory" in row.figure] == ["peak memory, bytes"]
 
 
 class Tags(HTMLParser):
@@ -244,10 +282,32 @@ def test_a_ratio_of_times_has_a_spread() -> None:
     assert found.low < found.ratio < found.high
 
 
-def test_memory_grows_with_the_model(classifier: Any) -> None:
-    """A fresh process grows by more than the file; a file that does not load gives nothing."""
+@pytest.mark.parametrize("format", ["onnx", "openvino", "packed"])
+def test_memory_grows_with_the_batch(format: str) -> None:
+    """A fresh process grows by more than the file at batch 1, and further by the 25 MB that 32
+    rows of 200,000 numbers take."""
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["wide"]),
+             helper.make_node("Softmax", ["wide"], ["y"])]  # fmt: skip
+    value = helper.make_tensor_value_info
+    weight = np.random.default_rng(0).normal(size=(4, 200_000)).astype(np.float32)
+    graph = helper.make_graph(
+        nodes, "wide", [value("x", TensorProto.FLOAT, ["n", 4])],
+        [value("y", TensorProto.FLOAT, ["n", 200_000])], [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    opset = [helper.make_opsetid("", 21)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=10).SerializeToString()
+    made = {"onnx": lambda: model, "packed": lambda: packed.pack(model),
+            "openvino": lambda: ir.pack(ir.model_of(model)).data}[format]()  # fmt: skip
+    found = memory.peaks(format, made, {"x": np.ones((4, 4), np.float32)})
+    assert len(made) < found[1] < 200 * 2**20
+    assert 20 * 10**6 < found[32] - found[1] < 400 * 10**6
+
+
+def test_why_memory_was_not_measured_is_told(classifier: Any) -> None:
+    """The reason is the engine's own, in the log; the figures are open."""
     rows = {"input": classifier.splits.test.frame.numbers[:4]}
-    found = memory.peak("onnx", classifier.model, rows)
-    assert found is not None
-    assert len(classifier.model) < found < 200 * 2**20
-    assert memory.peak("onnx", b"no model", rows) is None
+    with pytest.raises(
+        MeuseError, match="not measured: not a model that ONNX Runtime can load"
+    ) as caught:
+        memory.peaks("onnx", b"no model", rows)
+    assert caught.value.code == Code.INTERNAL

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from helpers_jobs import RecordedJob
+from meuse.compress import memory
 from meuse.compress.answers import outputs_of, rows_of
 from meuse.compress.artifact import Artifact, Load
 from meuse.compress.page import page
@@ -21,6 +22,7 @@ from meuse.core.errors import Code, MeuseError, RefusedError
 from meuse.core.nouns import Examples, Splits
 from meuse.core.ports import Engine
 from meuse.evaluate.metrics import classification
+from meuse.serve import engines
 from meuse.serve.engines.onnx import OnnxEngine
 
 
@@ -44,14 +46,15 @@ def test_a_classifier_is_compressed(classifier: Any, tmp_path: Path) -> None:
     report = json.loads(json.dumps(result.report, allow_nan=False))
     assert (report["method"], report["metric_name"]) == ("quantize", "accuracy")
     assert (report["schema"], report["format"], report["parent"]) == (
-        "meuse.compression", 1, "digits:1",
+        "meuse.compression", 2, "digits:1",
     )  # fmt: skip
     assert report["verdict"]["passed"]
     for side in ("before", "after"):
         told = report[side]
         assert told["metric_interval"][0] <= told["metric"] <= told["metric_interval"][1]
         assert 0 < told["p50_ms"] <= told["p95_ms"] < told["p95_ms_batch32"] * 32
-        assert told["memory_bytes"] > told["bytes"] > told["coded_bytes"] > 0
+        assert told["memory_bytes_batch32"] >= told["memory_bytes"] > told["bytes"]
+        assert told["bytes"] > told["coded_bytes"] > 0
         assert told["macs"] == 64 * 256 + 256 * 128 + 128 * 10
         assert told["raw_bytes"] == 4 * told["parameters"] == 4 * 50954
     assert [layer["bits"] for layer in report["after"]["layers"]] == [8, 8, 8]
@@ -67,6 +70,33 @@ def test_a_classifier_is_compressed(classifier: Any, tmp_path: Path) -> None:
     assert report["interval"][0] <= report["drop"] <= report["interval"][1]
     assert "bytes; p50" in job.text
     assert len(result.code_digest) == 64
+
+
+@pytest.mark.parametrize(
+    "last", [{"method": "convert"}, {"method": "quantize", "mode": "openvino_int8"}]
+)
+def test_another_format_is_counted_in_the_graph_before_it(
+    classifier: Any, tmp_path: Path, last: dict[str, str]
+) -> None:
+    """Zeros and work of OpenVINO's file are those of the pruned graph; its bytes are its own."""
+    prune = {"method": "prune", "rate": 0.7, "rounds": 1, "epochs": 1}
+    spec = spec_of(steps=[prune, last], goal={"max_drop": 0.1}, sensitivity=False)
+    whole: Load = lambda file: engines.load(file.format, file.data, 1)  # noqa: E731
+    result = run(RecordedJob(tmp_path), classifier.parent, classifier.splits, spec, whole)
+    before, after = result.report["before"], result.report["after"]
+    assert (after["format"], after["counted_in"], before["counted_in"]) == (
+        "openvino", "source", "file",
+    )  # fmt: skip
+    assert (after["parameters"], after["macs"]) == (before["parameters"], before["macs"])
+    assert 0.25 < after["nonzeros"] / after["parameters"] < 0.35
+    assert [layer["shape"] for layer in after["layers"]] == [
+        layer["shape"] for layer in before["layers"]
+    ]
+    assert (after["bytes"], after["coded_bytes"]) == (result.model_path.stat().st_size, None)
+    told = " ".join(result.report["claims"])
+    assert "of the weights are zero" in told
+    assert "in the ONNX graph that the openvino file was made of" in told
+    assert "not measured" in page(json.loads(json.dumps(result.report)), "m:2")
 
 
 def test_layers_alone_are_measured_for_what_is_done(classifier: Any, tmp_path: Path) -> None:
@@ -207,9 +237,25 @@ def test_measurements_take_turns(classifier: Any, regressor: Any) -> None:
     counting: Load = lambda artifact: Counting(artifact, calls)  # noqa: E731
     model = classifier.parent.artifact  # measured against itself
     rows = rows_of(classifier.splits.test.frame.take(slice(0, 3)), classifier.parent.signature)
-    found = measure(counting, model, model, rows)
+    found = measure(counting, model, model, rows, log=pytest.fail)
     assert found["before"]["bytes"] == found["after"]["bytes"]
     assert {rows for _, rows in calls} == {1, 32}
     ratio = found["after"]["p50_ms"] / found["before"]["p50_ms"]
     assert 0.5 < ratio < 2
     assert 0 < found["before"]["p50_ms"] <= found["before"]["p95_ms"]
+
+
+def test_memory_that_was_not_measured_is_logged(
+    classifier: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The job goes on without the figures, and its log has the reason."""
+
+    def broken(*_: object) -> dict[int, int]:
+        raise MeuseError(Code.INTERNAL, "memory was not measured: no room")
+
+    monkeypatch.setattr(memory, "peaks", broken)
+    job = RecordedJob(tmp_path)
+    spec = spec_of(sensitivity=False)
+    after = run(job, classifier.parent, classifier.splits, spec, load).report["after"]
+    assert (after["memory_bytes"], after["memory_bytes_batch32"]) == (None, None)
+    assert ("warning", "after compression, memory was not measured: no room") in job.lines

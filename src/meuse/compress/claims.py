@@ -24,7 +24,8 @@ def pace(ratio: JSON) -> str:
 
 
 def claims(report: JSON) -> list[str]:
-    """Sentences for the report: size, quality, speed, and what the zeros and the integers do."""
+    """Sentences for the report: size, quality, speed, what the zeros and the integers do, and where
+    both were counted."""
     said = [_size(report), _quality(report)]
     speeds = report.get("speed") or {}
     said += [_speed(batch, ratio) for batch, ratio in speeds.items()]
@@ -33,7 +34,8 @@ def claims(report: JSON) -> list[str]:
         for step in report.get("steps", ())
         for told in step.get("lost", ())
     ]
-    return [line for line in [*said, _sparsity(report), _integers(report)] if line]
+    said += [_sparsity(report), _integers(report), _counted(report)]
+    return [line for line in said if line]
 
 
 def _size(report: JSON) -> str:
@@ -87,7 +89,32 @@ def _sparsity(report: JSON) -> str:
             f"{told}; the engine multiplies the zeros too, so the speed comes from "
             f"{'smaller shapes' if _fewer_macs(report) else 'integers'}, not from them."
         )
+    if _is_of_source(report):
+        return (
+            f"{told}; the engine multiplies the zeros too, so the speed comes from the other "
+            "format and engine, not from them."
+        )
     return f"{told}, and the engine is faster with them."
+
+
+def _counted(report: JSON) -> str:
+    """In which graph, where that is not the file's own."""
+    for side in ("before", "after"):
+        if report[side].get("parameters", 0) is None:
+            return (
+                f"Zeros were not counted: of the {report[side]['format']} file {side} compression "
+                "no ONNX graph is at hand."
+            )
+    if not _is_of_source(report):
+        return ""
+    return (
+        "Parameters, zeros and multiply-accumulates after compression were counted in the ONNX "
+        f"graph that the {report['after']['format']} file was made of."
+    )
+
+
+def _is_of_source(report: JSON) -> bool:
+    return bool(report["after"].get("counted_in") == "source")
 
 
 def _integers(report: JSON) -> str:
@@ -113,7 +140,7 @@ def zeros(side: JSON) -> float | None:
 
 def _bits(side: JSON) -> float:
     """Of a stored weight on average; 32 where that is not known."""
-    layers = side.get("layers") or []
+    layers = [layer for layer in side.get("layers") or [] if layer["bits"] is not None]
     values = sum(layer["values"] for layer in layers)
     return sum(layer["bits"] * layer["values"] for layer in layers) / values if values else 32.0
 

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from meuse.core.errors import MeuseError
+from meuse.core.errors import Code, MeuseError
 from meuse.core.nouns import ENGINES
 from meuse.serve import strings
 
@@ -26,12 +26,13 @@ TIMEOUT_S = 120.0
 _CALLS = 10
 
 
-def peak(format: str, model: bytes, rows: Mapping[str, NDArray[Any]]) -> int | None:
-    """Bytes by which a fresh process grew at most while it loaded `model` and ran it, one row at
-    a time and 32 at once.
+def peaks(format: str, model: bytes, rows: Mapping[str, NDArray[Any]]) -> dict[int, int]:
+    """Bytes by which a fresh process grew at most while it loaded `model` and ran it, by the rows
+    of a call: first one at a time, then 32 at once.
 
     The engine's own code is loaded before it is counted; the file's bytes in memory are part of
-    it, as they are in a replica that loads it. None when the process does not end well.
+    it, as they are in a replica that loads it. Raises `internal`, with the reason, when the
+    process does not end well.
     """
     with tempfile.TemporaryDirectory(prefix="memory-") as name:
         folder = Path(name)
@@ -50,15 +51,22 @@ def peak(format: str, model: bytes, rows: Mapping[str, NDArray[Any]]) -> int | N
             done = subprocess.run(
                 command, capture_output=True, timeout=TIMEOUT_S, env=environment, check=True
             )
-            found = json.loads(done.stdout.splitlines()[-1])["bytes"]
-        except (subprocess.SubprocessError, OSError, ValueError, LookupError):
-            return None
-        return int(found)
+            found = json.loads(done.stdout.splitlines()[-1])
+        except (subprocess.SubprocessError, OSError, ValueError, LookupError) as error:
+            raise MeuseError(Code.INTERNAL, f"memory was not measured: {_why(error)}") from error
+        return {int(batch): int(grown) for batch, grown in found.items()}
 
 
-def _inside(folder: Path) -> int:
+def _why(error: Exception) -> str:
+    """What the process said last, or how it ended."""
+    said = getattr(error, "stderr", None) or b""
+    lines = said.decode("utf-8", "replace").strip().splitlines()
+    return lines[-1][:300] if lines else str(error)[:300]
+
+
+def _inside(folder: Path) -> dict[int, int]:
     """The measurement itself, in the fresh process."""
-    from meuse.compress.latency import feeds_of
+    from meuse.compress.latency import BATCHES, feeds_of
     from meuse.serve import engines
 
     order = json.loads((folder / "order.json").read_text())
@@ -70,15 +78,17 @@ def _inside(folder: Path) -> int:
         name: texts[name] if name in texts else kept[f"a{index}"]
         for index, name in enumerate(order["names"])
     }
-    feeds = {batch: feeds_of(rows, batch)[0] for batch in (1, 32)}
+    feeds = {batch: feeds_of(rows, batch)[0] for batch in BATCHES}
     for name in next(([n] for n, formats in ENGINES.items() if order["format"] in formats), []):
         engines.prepare(name)
     before = _start()
     engine = engines.load(order["format"], (folder / "model").read_bytes(), threads=1)
-    for feed in feeds.values():
+    found = {}
+    for batch, feed in feeds.items():
         for _ in range(_CALLS):
             engine.run(feed)
-    return max(0, _status("VmHWM") - before)
+        found[batch] = max(0, _status("VmHWM") - before)
+    return found
 
 
 def _start() -> int:
@@ -100,7 +110,7 @@ def _status(name: str) -> int:
 
 if __name__ == "__main__":
     try:
-        sys.stdout.write(json.dumps({"bytes": _inside(Path(sys.argv[1]))}) + "\n")
+        sys.stdout.write(json.dumps(_inside(Path(sys.argv[1]))) + "\n")
     except MeuseError as error:
         sys.stderr.write(f"{error}\n")
         sys.exit(1)

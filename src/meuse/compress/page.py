@@ -143,8 +143,8 @@ def _layers(report: JSON) -> str:
             f"{layer['values']:,}",
             f"{layer['nonzeros']:,}",
             f"{1 - layer['nonzeros'] / layer['values']:.1%}" if layer["values"] else "",
-            f"{layer['distinct']:,}",
-            str(layer["bits"]),
+            summary.number(layer["distinct"]),
+            summary.number(layer["bits"]),
         ]
         for side in ("before", "after")
         for layer in report.get(side, {}).get("layers") or ()

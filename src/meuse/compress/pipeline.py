@@ -68,21 +68,25 @@ class Parent:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A compressed model: `artifact` is to be served; `network` computes the same, None where
-    none does. `rows` tell of the steps: {method, config, figures, bytes, seconds}."""
+    none does. `rows` tell of the steps: {method, config, figures, bytes, seconds}. `graph` is the
+    last ONNX graph on the way to `artifact`, None where there was none."""
 
     artifact: Artifact
     network: Described | None
     outputs: NDArray[Any]
     rows: tuple[dict[str, Any], ...]
+    graph: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """Between two steps. `network` computes what `artifact` does; None where none does any more."""
+    """Between two steps. `network` computes what `artifact` does; None where none does any more.
+    `graph` is the last ONNX graph so far."""
 
     network: Described | None
     artifact: Artifact
     rows: tuple[dict[str, Any], ...] = ()
+    graph: bytes | None = None
 
 
 class Pipeline:
@@ -115,7 +119,7 @@ class Pipeline:
         `judge` hears the outputs on validation after every step. Raises what methods raise;
         their errors name `steps.N.field`.
         """
-        state = _State(self._network, _plain(self._parent.artifact))
+        state = _with_graph(_State(self._network, _plain(self._parent.artifact)), None)
         outputs = self.validation_outputs(self._parent.artifact)
         for index, step in enumerate(steps):
             if self._job.paused():
@@ -126,17 +130,18 @@ class Pipeline:
                 label = f"{_told(steps[: index + 1])[:12]}-{label}"
             done, share = index / len(steps), 1 / len(steps)
             try:
-                state = self._step(state, step, steps[: index + 1], label, done, share)
+                made = self._step(state, step, steps[: index + 1], label, done, share)
             except MeuseError as error:
                 if error.code in (Code.INVALID_FIELD, Code.INVALID_DATA) and error.field != "data":
                     error.field = (
                         f"steps.{index}.{error.field}" if error.field else f"steps.{index}"
                     )
                 raise
+            state = _with_graph(made, state.graph)
             self._job.progress(done + share)
             outputs = self.validation_outputs(state.artifact)
             judge(step, outputs)
-        return Candidate(state.artifact, state.network, outputs, state.rows)
+        return Candidate(state.artifact, state.network, outputs, state.rows, state.graph)
 
     def validation_outputs(self, artifact: Artifact) -> NDArray[Any]:
         """What a file answers to the validation rows, as metrics take it."""
@@ -315,6 +320,12 @@ def _plain(artifact: Artifact) -> Artifact:
     if artifact.format != "packed":
         return artifact
     return Artifact("onnx", unpack(artifact.data))
+
+
+def _with_graph(state: _State, before: bytes | None) -> _State:
+    """The state with its last ONNX graph: its own file, or the graph `before` it."""
+    own = state.artifact.data if state.artifact.format == "onnx" else before
+    return replace(state, graph=own)
 
 
 def _told(steps: Sequence[Step]) -> str:

@@ -23,21 +23,17 @@ from meuse.compress.claims import claims
 from meuse.compress.gate import Scored, Verdict
 from meuse.compress.latency import Times
 from meuse.compress.spec import Goal
+from meuse.core.errors import MeuseError
 from meuse.serve import packed
 
 JSON = dict[str, Any]
 
 SCHEMA = "meuse.compression"
-FORMAT = 1
-"""Of the document; it rises when a field changes its meaning."""
+FORMAT = 2
+"""Of the document; it rises when a field changes its meaning. Before 2, `memory_bytes` was of
+batches of 1 and 32 together."""
 MAX_LAYERS = 200
 """Most layers that are listed; the largest are kept."""
-
-
-Coded = Callable[[Artifact], int | None]
-"""The bytes of a file when its weights are entropy coded; None: not known of this one."""
-Graph = Callable[[Artifact], bytes | None]
-"""The ONNX graph that a file holds; None when it holds none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,17 +72,19 @@ def measure(
     after: Artifact,
     rows: Rows,
     *,
-    coded: Coded | None = coded_bytes,
-    graph: Graph = onnx_of,
+    log: Callable[[str], None],
+    source: bytes | None = None,
     max_seconds: float = 5.0,
 ) -> JSON:
     """{before: {…}, after: {…}, speed: {"1": {…}, "32": {…}}}: size, counts, latency, memory.
 
     `rows` are raw inputs, at least one; latency is measured in turns (`latency.in_turns`, at
-    most about `max_seconds` per batch size), memory in a fresh process each.
+    most about `max_seconds` per batch size), memory in a fresh process each. `source` is the
+    ONNX graph that `after` was made of, which is counted where the file holds none. `log` hears why
+    memory was not measured.
     """
     files = {"before": before, "after": after}
-    sides = {name: counted(file, rows, coded, graph) for name, file in files.items()}
+    sides = {"before": counted(before, rows), "after": counted(after, rows, source)}
     engines = {name: load(file) for name, file in files.items()}
     speed: JSON = {}
     for batch in latency.BATCHES:
@@ -96,30 +94,37 @@ def measure(
         speed[str(batch)] = asdict(latency.compare(taken["before"], taken["after"]))
     del engines
     for name, file in files.items():
-        sides[name]["memory_bytes"] = memory.peak(file.format, file.data, rows)
+        sides[name] |= _memory(file, rows, name, log)
     return {**sides, "speed": speed}
 
 
-def counted(
-    file: Artifact, rows: Rows, coded: Coded | None = coded_bytes, graph: Graph = onnx_of
-) -> JSON:
-    """What can be said of a file without running it in turns: bytes and counts."""
+def counted(file: Artifact, rows: Rows, source: bytes | None = None) -> JSON:
+    """What can be said of a file without running it in turns: bytes and counts.
+
+    Where the counts are those of `source`, stored values and their bits are left open: the step
+    that left ONNX may have rounded them.
+    """
     found: JSON = {
         "format": file.format, "bytes": len(file.data), "raw_bytes": None,
-        "coded_bytes": None if coded is None else coded(file),
+        "coded_bytes": coded_bytes(file), "counted_in": None,
         "parameters": None, "nonzeros": None, "layers": [], "macs": None, "uncounted": {},
     }  # fmt: skip
-    model = graph(file)
+    own = onnx_of(file)
+    model = source if own is None else own
     if model is None:
         return found
     held = counts.count(model)
     work = macs.count(model, {name: value[:1] for name, value in rows.items()})
     largest = sorted(held.layers, key=lambda layer: -layer.values)[:MAX_LAYERS]
+    layers = [asdict(layer) for layer in held.layers if layer in largest]
+    if own is None:
+        layers = [{**layer, "distinct": None, "bits": None} for layer in layers]
     return found | {
+        "counted_in": "source" if own is None else "file",
         "parameters": held.parameters,
         "raw_bytes": 4 * held.parameters,
         "nonzeros": held.nonzeros,
-        "layers": [asdict(layer) for layer in held.layers if layer in largest],
+        "layers": layers,
         "macs": work.macs,
         "uncounted": work.unknown,
     }
@@ -213,6 +218,19 @@ def _processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
     return next(named, platform.machine())
 
 
+def _memory(file: Artifact, rows: Rows, name: str, log: Callable[[str], None]) -> JSON:
+    found: dict[int, int] = {}
+    try:
+        found = memory.peaks(file.format, file.data, rows)
+    except MeuseError as error:
+        log(f"{name} compression, {error.message}")
+    return {f"memory_bytes{_tail(batch)}": found.get(batch) for batch in latency.BATCHES}
+
+
+def _tail(batch: int) -> str:
+    return "" if batch == 1 else f"_batch{batch}"
+
+
 def _percentiles(times: Times, batch: int) -> JSON:
-    tail = "" if batch == 1 else f"_batch{batch}"
+    tail = _tail(batch)
     return {f"p50_ms{tail}": times.percentile(50), f"p95_ms{tail}": times.percentile(95)}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -158,7 +159,15 @@ def judged(
     scored, found = (score(task, outputs, splits.test.y) for outputs in (old, new))
     verdict = judge(scored, found, spec.goal.max_drop)
     job.log(verdict.reason)
-    measured = measure(load, parent.artifact, candidate.artifact, rows, max_seconds=max_seconds)
+    measured = measure(
+        load,
+        parent.artifact,
+        candidate.artifact,
+        rows,
+        log=partial(job.log, level="warning"),
+        source=candidate.graph,
+        max_seconds=max_seconds,
+    )
     job.log(_summary(measured))
     size = len(candidate.artifact.data)
     verdict = check_limits(verdict, spec.goal, size, measured["after"]["p95_ms"])

@@ -47,8 +47,11 @@ def rows(report: JSON) -> list[Row]:
         _times("p95 at batch 1, ms", old, new, "p95_ms"),
         _times("p50 at batch 32, ms", old, new, "p50_ms_batch32"),
         _times("p95 at batch 32, ms", old, new, "p95_ms_batch32"),
-        _times("peak memory, bytes", old, new, "memory_bytes"),
+        _times("peak memory at batch 1, bytes", old, new, "memory_bytes"),
+        _times("peak memory at batch 32, bytes", old, new, "memory_bytes_batch32"),
     ]
+    if report.get("format", 0) < 2:  # one figure for both
+        found[-2:] = [_times("peak memory, bytes", old, new, "memory_bytes")]
     # Reports of earlier releases have fewer figures; newer ones say what was not measured.
     if "schema" in report:
         return found
@@ -168,4 +171,5 @@ def _share(value: float | None) -> str:
 
 def _distinct(side: JSON) -> JSON:
     layers = side.get("layers") or []
-    return {"n": max((layer["distinct"] for layer in layers), default=None)}
+    known = [layer["distinct"] for layer in layers if layer["distinct"] is not None]
+    return {"n": max(known, default=None)}

@@ -1,40 +1,29 @@
 """Start the converter to LiteRT in its sandbox, and check that its file answers as the ONNX file.
 
-Knows the toolchain, the sandbox and both engines; knows no operator.
+Knows the toolchain and the sandbox; knows no operator.
 """
 
 from __future__ import annotations
 
 import io
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from meuse.compress import parity
+from meuse.compress.artifact import Artifact
 from meuse.compress.configs.convert import Numbers
 from meuse.compress.litert import inside
 from meuse.compress.material import GraphMaterial
-from meuse.core.errors import Code, MeuseError
+from meuse.compress.parity import Bound
+from meuse.core.errors import MeuseError
 from meuse.runtime import sandbox, toolchains
 from meuse.runtime.sandbox.call import call
-from meuse.serve import engines
 
 CALIBRATION_ROWS = 256
 _LIMIT = 2 << 30
-_COMPARED = 256
-_AGREEING = 0.99  # of the rows; a tie may fall either way
-
-
-@dataclass(frozen=True, slots=True)
-class Bound:
-    """How far an answer may lie from the ONNX file's, of the larger of 1 and its size."""
-
-    largest: float
-    typical: float
-
+_HINT = "Use openvino, or serve the ONNX file."
 
 BOUNDS = {
     "float32": Bound(1e-4, 1e-5),
@@ -82,33 +71,9 @@ def convert(model: bytes, numbers: Numbers, material: GraphMaterial) -> bytes:
 
 
 def check(model: bytes, made: bytes, numbers: Numbers, material: GraphMaterial) -> None:
-    """Compare on rows of the training split. Raises `invalid_data` when too few agree."""
-    before, after = engines.load("onnx", model), engines.load("litert", made)
-    rows = {name: value[:_COMPARED] for name, value in material.rows.items()}
-    wanted, found = before.run(rows), after.run(rows)
-    output = before.signature.outputs[-1].name
-    if found.keys() != wanted.keys() or found[output].shape != wanted[output].shape:
-        raise _refusal("the converted file has other outputs")
-    distance = _distances(wanted[output], found[output])
-    bound = BOUNDS[numbers]
-    share = float((distance <= bound.largest).mean())
-    typical = float(np.median(distance))
-    material.job.log(
-        f"as LiteRT in {numbers}: {len(distance)} rows differ by {typical:.2g} in the middle, "
-        f"{distance.max():.2g} at most"
-    )
-    if share < _AGREEING or typical > bound.typical:
-        raise _refusal(
-            f"the LiteRT file answers otherwise than the ONNX file: by {typical:.2g} in the "
-            f"middle, {distance.max():.2g} at most"
-        )
-
-
-def _distances(wanted: NDArray[Any], found: NDArray[Any]) -> NDArray[np.float64]:
-    """Of each row the largest difference."""
-    apart = np.abs(wanted.astype(np.float64) - found) / np.maximum(1, np.abs(wanted))
-    rows: NDArray[np.float64] = apart.reshape(len(apart), -1).max(axis=1)
-    return np.nan_to_num(rows, nan=np.inf)
+    """Raises `invalid_data` when the file answers otherwise than the ONNX file."""
+    files = Artifact("onnx", model), Artifact("litert", made)
+    parity.check(*files, BOUNDS[numbers], material, f"LiteRT in {numbers}", _HINT)
 
 
 def _packed(material: GraphMaterial) -> bytes:
@@ -123,6 +88,4 @@ def _packed(material: GraphMaterial) -> bytes:
 
 
 def _refusal(message: str) -> MeuseError:
-    return MeuseError(
-        Code.INVALID_DATA, message, field="model", hint="Use openvino, or serve the ONNX file."
-    )
+    return parity.refusal(message, _HINT)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from helpers_encoders import encoder, real_texts
 from helpers_graphs import graph, material_of, run
@@ -41,6 +41,54 @@ def test_int4_packs_two_weights_in_a_byte(classifier: Any, tmp_path: Path, algor
     assert len(made.data) < weights * per_weight + 8000
     rows = {"input": classifier.splits.test.frame.numbers}
     assert (run(parent, rows)[0] == run(made, rows)[0]).mean() >= 0.95
+
+
+def product_of(weight: np.ndarray) -> Artifact:
+    """`x` [n, inputs] multiplied with `weight`."""
+    value = helper.make_tensor_value_info
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
+    proto = helper.make_graph(
+        [node], "product", [value("x", TensorProto.FLOAT, ["n", weight.shape[0]])],
+        [value("y", TensorProto.FLOAT, ["n", weight.shape[1]])],
+        [numpy_helper.from_array(weight, "w")],
+    )  # fmt: skip
+    opset = [helper.make_opsetid("", 21)]
+    model = helper.make_model(proto, opset_imports=opset, ir_version=10)
+    return Artifact("onnx", model.SerializeToString())
+
+
+def test_hqq_fits_a_layer_with_outliers_closer_than_rounding(images: Any) -> None:
+    """Real zero points stand in the file, and the bulk of the weights moves less."""
+    random = np.random.default_rng(0)
+    weight = random.normal(size=(64, 24)).astype(np.float32)
+    weight[::16] *= 6
+    parent, moved = product_of(weight), {}
+    for algorithm in ("rtn", "hqq"):
+        config = Quantize(mode="int4", algorithm=algorithm)
+        made = quantize(parent, images.material, config)
+        (node,) = graph(made).node
+        known = {tensor.name: tensor for tensor in graph(made).initializer}
+        points = [numpy_helper.to_array(known[name]) for name in node.input[3:] if name]
+        assert (len(points) == 1 and bool((points[0] % 1 != 0).any())) == (algorithm == "hqq")
+        (found,) = run(made, {"x": np.eye(64, dtype=np.float32)})
+        moved[algorithm] = np.abs(found - weight).mean()
+    assert moved["hqq"] < 0.95 * moved["rtn"]
+
+
+def test_gptq_moves_a_layers_answers_less_than_rounding(images: Any) -> None:
+    """On the rows that it is given, which hang together, through the file that is served."""
+    random = np.random.default_rng(0)
+    inputs = random.normal(size=(512, 8)) @ random.normal(size=(8, 64))
+    inputs += 0.1 * random.normal(size=inputs.shape)
+    rows = {"x": inputs.astype(np.float32)}
+    parent = product_of(random.normal(size=(64, 24)).astype(np.float32))
+    material = replace(images.material, rows=rows)
+    moved = {}
+    for algorithm in ("rtn", "gptq"):
+        config = Quantize(mode="int4", algorithm=algorithm)
+        made = quantize(parent, material, config)
+        moved[algorithm] = np.linalg.norm(run(made, rows)[0] - run(parent, rows)[0])
+    assert moved["gptq"] < 0.5 * moved["rtn"]
 
 
 def test_gptq_moves_products_less_than_rounding() -> None:
@@ -81,8 +129,7 @@ def test_int4_tables_of_embeddings(texts: Any, images: Any) -> None:
     kinds = [n.op_type for n in graph(made).node]
     assert "GatherBlockQuantized" in kinds
     assert len(made.data) < 0.3 * len(parent.data)
-    given = {"text": np.array([t.decode() for t in rows["text"]], object)}
-    np.testing.assert_allclose(run(parent, given)[1], run(made, given)[1], atol=0.15)
+    np.testing.assert_allclose(run(parent, rows)[1], run(made, rows)[1], atol=0.15)
 
 
 def test_an_encoder_in_int4_keeps_its_tokenizer(images: Any) -> None:
@@ -96,7 +143,7 @@ def test_an_encoder_in_int4_keeps_its_tokenizer(images: Any) -> None:
     parent = Artifact("onnx", proto.SerializeToString())
     config = Quantize(mode="int4", group_size=16)
     made = quantize(parent, replace(images.material, rows={}), config)
-    texts = {"text": np.array([text[:200] for text in real_texts()[:32]], object)}
+    texts = {"text": np.array([text[:200].encode() for text in real_texts()[:32]], object)}
     (old, tokens, _), (new, same, _) = run(parent, texts), run(made, texts)
     assert (tokens == same).all()
     cosine = (old * new).sum(axis=1) / np.linalg.norm(old, axis=1) / np.linalg.norm(new, axis=1)
