@@ -14,7 +14,7 @@ import pytest
 
 from helpers_finetune import ROWS, TENANT, Desk
 from helpers_jobs import RecordedJob
-from helpers_llama import chat, checkpoint
+from helpers_llama import chat
 from meuse.app.work import finetune, spending
 from meuse.core.clock import now_ms
 from meuse.core.errors import Code, MeuseError
@@ -22,16 +22,6 @@ from meuse.core.nouns import Limit
 from meuse.core.ports import Paused
 from meuse.meter import limits
 from meuse.serve.generation import manifest as manifests
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def desk(tmp_path: Path, tiny: Path) -> Desk:
-    return Desk(tmp_path, tiny)
 
 
 def test_an_adapter_is_made(desk: Desk, tmp_path: Path) -> None:

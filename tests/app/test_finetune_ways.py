@@ -15,23 +15,13 @@ from transformers.models.llama.modeling_llama import LlamaAttention
 
 from helpers_finetune import ROWS, Desk
 from helpers_jobs import RecordedJob
-from helpers_llama import CHATML, checkpoint
+from helpers_llama import CHATML
 from meuse.language.checkpoint import open_checkpoint
 from meuse.serve.generation import lora
 from meuse.train.llm import run
 from meuse.train.llm.model import old_names
 
 FULL: dict[str, Any] = {"recipe": "llm-full", "config": {}, "learning_rate": 0.01}
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return checkpoint(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture
-def desk(tmp_path: Path, tiny: Path) -> Desk:
-    return Desk(tmp_path, tiny)
 
 
 def likely(model: Any, words: Any) -> Tensor:
