@@ -130,7 +130,9 @@ def _material(rows: dict[str, NDArray[Any]], folder: Path) -> GraphMaterial:
 
 def _embeddings(engine: Engine, rows: dict[str, NDArray[Any]]) -> NDArray[np.float64]:
     """[n, width]; one at a time, as a caller asks."""
-    texts, (output,) = rows["text"], engine.signature.outputs
+    texts = rows["text"]
+    # Beside it stands how many tokens a text has.
+    (output,) = (each for each in engine.signature.outputs if each.datatype == "FP32")
     parts = [engine.run({"text": texts[i : i + 1]})[output.name] for i in range(len(texts))]
     return np.concatenate(parts).astype(np.float64)
 
