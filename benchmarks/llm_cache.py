@@ -37,6 +37,8 @@ CACHE_MB = 256
 WHOLE = "f32"
 AGAIN = "f32 again"
 PRECISIONS = (WHOLE, "f16", "u8")
+EXACT = {"INFERENCE_PRECISION_HINT": "f32"}
+"""Processors with bfloat16 compute in it unless they are told; then no cache holds float32."""
 Ids = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
@@ -83,7 +85,7 @@ def told(folder: Path, precision: str, texts: Sequence[Ids]) -> dict[str, float]
         folder,
         scheduler,
         "CPU",
-        {"INFERENCE_NUM_THREADS": threads, "KV_CACHE_PRECISION": precision},
+        {**EXACT, "INFERENCE_NUM_THREADS": threads, "KV_CACHE_PRECISION": precision},
     )
     config = openvino_genai.GenerationConfig()
     config.max_new_tokens, config.ignore_eos = 1, True
@@ -144,7 +146,7 @@ def table(f: dict[str, Any]) -> str:
             "## Keys and values in fewer bits",
             "",
             "The cache's precision (`kv_precision` of a deployment; f32 is none of them), weights "
-            f"in float32, one stream. Perplexity of {f['texts']} held-out texts, "
+            f"and arithmetic in float32, one stream. Perplexity of {f['texts']} held-out texts, "
             f"{whole['scored_tokens']:,} tokens, as the serving engine tells it, each text from "
             f"its start. The first {f['prompt_tokens']} tokens of the {f['answers']} that have as "
             f"many were continued greedily by {f['answer_tokens']}; an answer counts up to its "
@@ -166,7 +168,7 @@ def _generator(folder: Path, found: Facts, precision: str) -> GenaiGenerator:
         cache_mb=CACHE_MB,
         kv_bytes_per_token=found.kv_bytes_per_token,
         tuning=Tuning(kv_precision="" if whole else precision),
-        properties={"KV_CACHE_PRECISION": precision} if whole else None,
+        properties={**EXACT, "KV_CACHE_PRECISION": precision} if whole else EXACT,
     )
 
 
