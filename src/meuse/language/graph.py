@@ -21,6 +21,9 @@ import openvino
 import torch
 from openvino import opset13
 from openvino._offline_transformations import apply_make_stateful_transformation
+
+# By its own name: `openvino` has it only where the serving engine did not import that first.
+from openvino.tools.ovc import convert_model
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
@@ -44,7 +47,7 @@ def graph_of(model: PreTrainedModel) -> openvino.Model:
     }
     with _as_a_step(model), torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer's, of shapes that it takes for constant
-        graph = openvino.convert_model(model, example_input=example)
+        graph = convert_model(model, example_input=example)
     _name(graph, layers)
     for parameter in graph.inputs[3:]:
         parameter.get_node().set_partial_shape(openvino.PartialShape([-1, heads, -1, size]))
