@@ -13,8 +13,10 @@ from onnx import numpy_helper
 
 from helpers_graphs import material_of
 from helpers_jobs import RecordedJob
+from meuse.compress.artifact import Artifact
 from meuse.compress.configs.convert import Convert
 from meuse.compress.configs.quantize import Quantize
+from meuse.compress.material import GraphMaterial
 from meuse.compress.methods import ir
 from meuse.compress.methods.convert import convert
 from meuse.compress.methods.quantize import quantize
@@ -38,14 +40,33 @@ MODES: list[dict[str, Any]] = [
 ]  # fmt: skip
 
 
+def converted(rounded: Artifact, material: GraphMaterial) -> Artifact | MeuseError:
+    """The IR, or why there is none."""
+    try:
+        return convert(rounded, material, Convert())
+    except MeuseError as refused:
+        return refused
+
+
+def check_refused(told: MeuseError) -> None:
+    assert (told.code, told.field) == (Code.INVALID_DATA, "model")
+    assert "answers otherwise" in told.message or "other outputs" in told.message
+    assert "openvino_int8" in str(told.hint)
+
+
 @pytest.mark.parametrize("how", MODES, ids=lambda how: "_".join(how.values()))
 def test_ir_of_a_rounded_graph_answers_as_it(
     classifier: Any, tmp_path: Path, how: dict[str, Any]
 ) -> None:
-    """Whatever numbers the graph has, on all validation rows."""
+    """Whatever numbers the graph has, on all validation rows. Of 4 bits OpenVINO gives no rows
+    where its kernels lack AVX-512: then the file is refused."""
     material = material_of(classifier, RecordedJob(tmp_path))
     rounded = quantize(classifier.parent.artifact, material, Quantize(**how))
-    made = convert(rounded, material, Convert())
+    made = converted(rounded, material)
+    if isinstance(made, MeuseError) and how["mode"] == "int4":
+        check_refused(made)
+        return
+    assert isinstance(made, Artifact), made
     rows = dict(material.validation_rows)
     wanted, found = (engines.load(file.format, file.data).run(rows) for file in (rounded, made))
     apart = np.abs(wanted["probabilities"] - found["probabilities"]).max(axis=1)
@@ -57,15 +78,9 @@ def test_integers_that_openvino_adds_in_another_scale_are_never_kept(images: Any
     """The sums of a residual network in 8 bits: where the IR is another model (OpenVINO 2026.4 with
     VNNI makes one) it is refused with a way out, and elsewhere it answers as the graph."""
     rounded = quantize(images.artifact, images.material, Quantize(mode="int8_static"))
-    told: MeuseError | None = None
-    try:
-        made = convert(rounded, images.material, Convert())
-    except MeuseError as refused:
-        told = refused
-    if told is not None:
-        assert (told.code, told.field) == (Code.INVALID_DATA, "model")
-        assert "answers otherwise" in told.message
-        assert "openvino_int8" in str(told.hint)
+    made = converted(rounded, images.material)
+    if isinstance(made, MeuseError):
+        check_refused(made)
         return
     rows = dict(images.material.validation_rows)
     wanted, found = (engines.load(file.format, file.data).run(rows) for file in (rounded, made))
