@@ -51,12 +51,13 @@ class _Process:
         end = time.monotonic() + PATIENCE_S
         while time.monotonic() < end and self.process.poll() is None:
             try:
-                self.workers.append(Worker(self.socket, **options))
+                self.workers.append(Worker(self.socket, self.process, **options))
                 return self.workers[-1]
             except OSError:
                 time.sleep(0.02)
         error = self.sockets / "r1.error"
-        raise AssertionError(error.read_text() if error.exists() else "it does not listen")
+        told = error.read_text() if error.exists() else "it does not listen"
+        raise AssertionError(f"{told} (exit status {self.process.poll()})")
 
     def close(self) -> None:
         if self.process.poll() is None:
@@ -157,7 +158,10 @@ class Answer:
 class Worker:
     """A blocking connection that checks the order of what comes."""
 
-    def __init__(self, path: Path, buffer: int = 0) -> None:
+    def __init__(
+        self, path: Path, process: subprocess.Popen[bytes] | None = None, buffer: int = 0
+    ) -> None:
+        self._process = process
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         if buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -199,7 +203,8 @@ class Worker:
         """Take what comes next."""
         self._socket.settimeout(PATIENCE_S)
         data = self._socket.recv(1 << 20)
-        assert data, "the replica hung up"
+        if not data:
+            raise AssertionError(f"the replica hung up (exit status {self._status()})")
         for header, _ in self._decoder.feed(data):
             self.came.append(header)
             self._take(header)
@@ -215,6 +220,13 @@ class Worker:
 
     def close(self) -> None:
         self._socket.close()
+
+    def _status(self) -> int | None:
+        """Of the process, whose socket may be closed before it has ended: -11 is a crash."""
+        try:
+            return self._process.wait(10) if self._process else None
+        except subprocess.TimeoutExpired:
+            return None
 
     def _take(self, header: Any) -> None:
         self._came += 1

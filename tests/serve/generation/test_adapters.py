@@ -115,7 +115,10 @@ def test_in_turn_they_answer_as_in_processes_of_their_own(
 def test_asked_together_they_answer_as_in_processes_of_their_own(
     served: Served, worker: Worker, truth: dict[str, Told]
 ) -> None:
-    """Interleaved and all at once, in more work than a turn of 20 ms takes on."""
+    """Interleaved and all at once, in more work than a turn of 20 ms takes on.
+
+    Prompts and answers share steps, and layers gain and lose adapters: where the engine computed
+    in bfloat16, this ended the process."""
     order = [(name, prompt) for prompt in PROMPTS for name in ("a", "", "b", "a")]
     sent = [(name, prompt, worker.send(served.ask(name, prompt))) for name, prompt in order * 2]
     switches = 0

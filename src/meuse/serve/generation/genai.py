@@ -5,7 +5,8 @@ without a word at the length that the tokenizer was made with; a step that fails
 in flight leaves the pipeline unusable; every request has the same seed unless told one. What an
 adapter may change is fixed when the pipeline is made: the layers of those that it is made with.
 Those that come later need not be known then, only be of these layers; they apply to all that
-runs from the next `generate` on, which needs an empty pipeline.
+runs from the next `generate` on, which needs an empty pipeline. In bfloat16, a layer that had an
+adapter and then has none corrupts the process's memory: pipelines with adapters compute in float32.
 """
 
 from __future__ import annotations
@@ -167,6 +168,7 @@ class GenaiGenerator:
         given = {**_properties(tuning, threads), **(properties or {})}
         if layers:
             given["adapters"] = self.adapter(lora.carrier(layers), 0.0)
+            given["INFERENCE_PRECISION_HINT"] = "f32"
         try:
             self._pipeline = openvino_genai.ContinuousBatchingPipeline(
                 path, scheduler, "CPU", given
