@@ -97,7 +97,8 @@ def measure(home: Path, base: Path, options: argparse.Namespace) -> dict[str, An
     with store.replica(options, 0) as plain, store.replica(options, options.adapters) as able:
         speeds: dict[str, list[float]] = {"none": [], "base": [], "adapter": []}
         for _ in range(3):  # interleaved, for the machine may be busy with something else
-            speeds["none"].append(plain.pace("", options.tokens))
+            for _ in range(2):
+                speeds["none"].append(plain.pace("", options.tokens))
             speeds["base"].append(able.pace("", options.tokens))
             speeds["adapter"].append(able.pace(names[0], options.tokens))
         figures["tokens_s"] = {n: round(statistics.median(s), 1) for n, s in speeds.items()}
@@ -115,10 +116,12 @@ def measure(home: Path, base: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def memory(plain: Replica, able: Replica, names: list[str], each: int) -> dict[str, Any]:
-    """After all have answered, twice."""
+    """After all have answered, twice. Both have answered as much by then: the cache of keys and
+    values is there from the start, but a page of it counts once it was written to."""
     before = able.resident
     for name in names * 2:
         able.pace(name, 4)
+        plain.pace("", 4)
     base, now = plain.resident, able.resident
     bound = (base + len(names) * each) * 1.1
     return {
@@ -233,6 +236,7 @@ class Store:
                 *("--max-rows", "64", "--max-queue", "256", "--objective-ms", "0"),
                 *("--cache-mb", "128", "--max-sequences", "16"),
                 *("--max-adapters", str(adapters), "--adapter-turn-ms", str(turn_ms)),
+                *("--adapter-layers", ",".join(TARGETS)),
             ],
             pass_fds=[read],
             env={**os.environ, "MEUSE_HOME": str(self.home)},

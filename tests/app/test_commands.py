@@ -9,6 +9,7 @@ import pytest
 
 from meuse.app import commands, replica
 from meuse.core.nouns import (
+    Adapter,
     Artifact,
     Deployment,
     DeploymentTarget,
@@ -73,3 +74,24 @@ def test_what_vllm_is_told() -> None:
     assert (told["max_model_len"], told["max_sequences"]) == (64, 4)
     assert (told["max_loras"], told["adapters"]) == (None, {"polite": "b" * 64})
     assert commands.spare_for(SETTINGS, spec, version) is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "told"), [(((), ("q_proj",)), ""), ((("v_proj",), ("q_proj",)), "q_proj,v_proj")]
+)
+def test_a_replica_with_adapters_is_told_their_layers(
+    layers: tuple[tuple[str, ...], ...], told: str
+) -> None:
+    """Unless one of them may change any."""
+    version = ModelVersion(
+        "m", 1, "text-generation", (Artifact("manifest.json", "llm", "a" * 64, 1),),
+        Signature((), ()), {}, Lineage("j", "", "", "", 0, ""), 0,
+    )  # fmt: skip
+    named = tuple(Adapter(str(number), "a:1", each) for number, each in enumerate(layers))
+    spec = Deployment(
+        "m", Scope("acme"), 1, (DeploymentTarget("m:1"),), Scale(), (), 1000, 0, adapters=named
+    )
+    words = commands.replica(SETTINGS, "r1", spec, version)
+    filled = ["0" if word.startswith("{") else word for word in words]
+    options = replica.parse(filled[words.index("replica") + 1 :])
+    assert (options.max_adapters, options.adapter_layers) == (8, told)

@@ -95,7 +95,7 @@ def deployment(name: str = "digits") -> Deployment:
     )  # fmt: skip
     return Deployment(
         name, MINE, 0, (target,), Scale(1, 1), ("other",), 1000, 0,
-        engine=engine, adapters=(Adapter("law", "law:1"),),
+        engine=engine, adapters=(Adapter("law", "law:1", ("q_proj", "v_proj")),),
     )  # fmt: skip
 
 

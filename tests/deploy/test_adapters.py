@@ -103,6 +103,30 @@ def test_versions_are_pinned_and_named_in_order() -> None:
     assert found.adapters == (Adapter("late", "late:1"), Adapter("polite", "polite:1"))
 
 
+def test_replicas_are_made_for_the_layers_that_the_adapters_change_together() -> None:
+    """So they are replaced when others come, and stay when an adapter of the same layers does."""
+    registry = store()
+    for name, layers in (("polite", ["v_proj", "q_proj"]), ("late", ["up_proj", "q_proj"])):
+        registry.get_version(SCOPE, name, 1).report["generation"]["targets"] = layers
+    base = registry.get_version(SCOPE, "smollm2", 3)
+
+    def pinned(**named: str) -> Deployment:
+        return adapters.pinned(registry, wanted("smollm2:3", **named), [base])[0]
+
+    one, same, both = (
+        pinned(a="polite:1"),
+        pinned(a="polite", b="polite"),
+        pinned(b="late", a="polite"),
+    )
+    assert one.adapters == (Adapter("a", "polite:1", ("q_proj", "v_proj")),)
+    assert one.adapted_layers == same.adapted_layers == ("q_proj", "v_proj")
+    assert both.adapted_layers == ("q_proj", "up_proj", "v_proj")
+    assert one.revision == same.revision != both.revision
+    untold = replace(both, adapters=(*both.adapters, Adapter("c", "old:1")))
+    assert untold.adapted_layers == ()
+    assert untold.revision == put("smollm2:3", polite="polite").revision
+
+
 @pytest.mark.parametrize(
     ("model", "named", "code", "said"),
     [

@@ -32,6 +32,7 @@ def folder(platform: Platform) -> Path:
     made.tiny(root / "base")
     for seed, name in enumerate(("polite", "terse", "late"), 1):
         made.write(root / name, made.matrices(made.layers_of("q_proj", "v_proj"), seed))
+    made.write(root / "wide", made.matrices(made.layers_of("v_proj", "up_proj"), 4))
     return root
 
 
@@ -51,7 +52,7 @@ def adapters(admin: httpx.Client, folder: Path, base: str) -> dict[str, str]:
     """Their versions by name."""
     return {
         name: imported(admin, folder, name, base=base)["model"]
-        for name in ("polite", "terse", "late")
+        for name in ("polite", "terse", "late", "wide")
     }
 
 
@@ -185,6 +186,29 @@ def test_another_adapter_needs_no_restart(
     until(lambda: is_ready(admin), "the new generation is ready", SLOW_S)
     assert told(say(client, f"{chat}:polite")) == polite
     assert replicas() == before
+
+
+def test_an_adapter_on_other_layers_replaces_the_replica(
+    admin: httpx.Client, client: openai.OpenAI, chat: str, base: str, adapters: dict[str, str]
+) -> None:
+    """Whose graph had no place for it; those that are there go on answering, and the same."""
+    names = {"polite": adapters["polite"], "late": adapters["late"]}
+    before = {name: told(say(client, f"{chat}:{name}")) for name in names}
+    assert put(admin, base, names | {"wide": adapters["wide"]}).status_code == 202
+
+    def is_there() -> list[list[int]] | None:
+        assert {name: told(say(client, f"{chat}:{name}")) for name in names} == before
+        try:
+            return told(say(client, f"{chat}:wide"))
+        except openai.InternalServerError as error:
+            if error.status_code != 503:
+                raise
+            return None
+
+    wide = until(is_there, "the new replica has a place for it", SLOW_S)
+    until(lambda: is_ready(admin), "the new generation is ready", SLOW_S)
+    assert wide not in (*before.values(), told(say(client, chat)))
+    assert told(say(client, f"{chat}:wide")) == wide
 
 
 def test_use_is_reported_by_the_adapters_version(

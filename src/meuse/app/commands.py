@@ -86,6 +86,8 @@ def replica(
         if deployment.adapters:
             words += ["--max-adapters", str(options.max_adapters or adapters.MAX_HELD)]
             words += ["--adapter-turn-ms", str(options.adapter_turn_ms or 0)]
+            if layers := deployment.adapted_layers:
+                words += ["--adapter-layers", ",".join(layers)]
     return [
         *_python("replica", settings.home),
         *("--sockets", "{sockets}", "--lifeline", "{lifeline}", "--id", name),

@@ -46,7 +46,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
         "lifeline cores max-rows max-queue objective-ms",
         "cache-mb max-sequences max-batched-tokens max-adapters adapter-turn-ms "
         "prefix-cache max-ngram-size assistant-tokens",
-        "kv-precision draft vllm",
+        "kv-precision draft vllm adapter-layers",
     )
 
 
@@ -129,6 +129,7 @@ def generate(options: argparse.Namespace) -> None:
                 cache_mb=options.cache_mb,
                 tuning=tuning,
                 max_adapters=options.max_adapters,
+                adapter_layers=tuple(filter(None, options.adapter_layers.split(","))),
             ),
             partial(blobs.read, options.tenant),
         )

@@ -60,7 +60,8 @@ def digests(store: RegistryStore, spec: Deployment, base: ModelVersion) -> dict[
 def pinned(
     store: RegistryStore, wanted: Deployment, bases: Sequence[ModelVersion]
 ) -> tuple[Deployment, list[ModelVersion]]:
-    """The spec with each adapter's version as it is now, and these versions.
+    """The spec with each adapter's version as it is now and the layers that this one changes, and
+    these versions.
 
     Raises `not_found` or `invalid_field` that names the adapter at fault.
     """
@@ -71,7 +72,8 @@ def pinned(
         version = references.resolve(store, wanted.scope, adapter.model, field)
         _check(store, wanted.scope, version, bases, field, wanted.engine.name)
         found.append(version)
-        named.append(replace(adapter, model=version.ref))
+        layers = tuple(sorted(version.report["generation"].get("targets", ())))
+        named.append(replace(adapter, model=version.ref, layers=layers))
     return replace(wanted, adapters=tuple(named)), found
 
 

@@ -58,7 +58,10 @@ def _load(row: sa.Row[Any]) -> Deployment:
         canary=_canary(body.get("canary")),
         cache=_optional(Cache, body.get("cache")),
         engine=_engine(body.get("engine", {})),
-        adapters=tuple(Adapter(**a) for a in body.get("adapters", [])),
+        adapters=tuple(
+            Adapter(a["name"], a["model"], tuple(a.get("layers", ())))
+            for a in body.get("adapters", [])
+        ),
     )
 
 

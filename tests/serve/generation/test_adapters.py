@@ -26,7 +26,7 @@ A, B = ("q_proj", "v_proj", "down_proj"), ("q_proj", "k_proj", "v_proj", "o_proj
 class Served(Process):
     """A replica of the tiny decoder, and adapters in its store by name."""
 
-    def __init__(self, base: Path, **options: int) -> None:
+    def __init__(self, base: Path, **options: int | str) -> None:
         files = sorted(path for path in base.iterdir() if path.is_file())
         super().__init__(made.manifest("ir", files), files, **{"max-adapters": 8, **options})
         self.digests: dict[str, str] = {"": ""}
@@ -193,6 +193,23 @@ def test_few_in_memory_are_enough_for_many(base: Path, folders: dict[str, Path])
         assert len({str(told) for told in first.values()}) == len(folders)
         again = {n: worker.ask(process.ask(n, PROMPTS[1])).pieces() for n in reversed(folders)}
         assert again == first
+    finally:
+        process.close()
+
+
+def test_a_replica_made_for_some_layers_answers_the_same(
+    base: Path, folders: dict[str, Path], truth: dict[str, Told]
+) -> None:
+    """And takes no adapter on others, of which the engine would leave out a part without a word."""
+    process = Served(base, **{"adapter-layers": ",".join(A)})
+    try:
+        for name in ("a", "b"):
+            process.add(name, folders[name])
+        worker = process.connect()
+        for prompt in PROMPTS:
+            assert worker.ask(process.ask("a", prompt)).pieces() == truth["a"][prompt]
+            assert worker.ask(process.ask("b", prompt)).error.code == "unavailable"
+            assert worker.ask(process.ask("", prompt)).pieces() == truth[""][prompt]
     finally:
         process.close()
 

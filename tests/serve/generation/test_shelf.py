@@ -54,7 +54,7 @@ def store() -> Store:
 
 
 def shelf(store: Store, most: int = 2) -> Shelf:
-    return Shelf(store.fetch, LAYERS, lambda body, scale: (body, scale), most)
+    return Shelf(store.fetch, LAYERS, LAYERS, lambda body, scale: (body, scale), most)
 
 
 def caught(call: Any, digest: str) -> MeuseError:
@@ -127,3 +127,20 @@ def test_files_that_are_not_here_yet_are_looked_for_again(store: Store) -> None:
     assert caught(it.check, digest).code == Code.UNAVAILABLE
     store.bodies[digest] = body
     it.check(digest)
+
+
+def test_one_on_layers_that_the_engine_was_not_made_for_is_for_another_replica(
+    store: Store,
+) -> None:
+    """It is no broken adapter, and nothing to remember: this engine would leave its layers out."""
+    layers = LAYERS | {"layers.0.mlp.up_proj": Layer("model.layers.0.mlp.up_proj", 6, 8)}
+    able = lora.of_names(layers, ["up_proj"])
+    assert set(able) == {"layers.0.mlp.up_proj"}
+    it, digest = Shelf(store.fetch, layers, able, lambda *made: made, 2), store.add(1)
+    for call in (it.check, it.take):
+        error = caught(call, digest)
+        assert (error.code, "layers.0.self_attn.q_proj" in error.message) == (
+            Code.UNAVAILABLE,
+            True,
+        )
+    assert len(it) == 0

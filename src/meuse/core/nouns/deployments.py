@@ -133,6 +133,8 @@ class Adapter:
     name: str
     model: str
     """The version, `polite:1`."""
+    layers: tuple[str, ...] = ()
+    """The last names of those that it changes (`q_proj`); () where nobody told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,13 @@ class Deployment:
         return f"{self.scope.tenant}/{self.scope.project}/{self.name}"
 
     @property
+    def adapted_layers(self) -> tuple[str, ...]:
+        """Those that its adapters change together, by last name; () where one might change any."""
+        if not all(adapter.layers for adapter in self.adapters):
+            return ()
+        return tuple(sorted({layer for adapter in self.adapters for layer in adapter.layers}))
+
+    @property
     def revision(self) -> str:
         """Names how its replicas are started: they are replaced when it is another."""
         bounds = (self.batching.max_rows, self.batching.max_queue, self.objective_ms)
@@ -190,4 +199,5 @@ class Deployment:
             parts += tuple(f"{adapter.name}={adapter.model}" for adapter in self.adapters)
         elif self.adapters:
             parts += ("adapters", engine.max_adapters, engine.adapter_turn_ms)
+            parts += (f"layers={'+'.join(layers)}",) if (layers := self.adapted_layers) else ()
         return "/".join("" if part is None else str(part) for part in parts)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from meuse.core.errors import Code, MeuseError, invalid
+from meuse.serve.generation import lora
 from meuse.serve.generation.choice import Choice
 from meuse.serve.generation.engine import Tokenizer
 from meuse.serve.generation.manifest import Manifest
@@ -34,6 +35,9 @@ class Options:
     cache_mb: int = 0
     max_adapters: int = 0
     """That are held for the engine at once; 0: it takes none."""
+    adapter_layers: tuple[str, ...] = ()
+    """That they may change, by last name: each costs every token time, and a batch memory. (): all
+    linear ones."""
     tuning: Tuning = field(default_factory=Tuning)
 
 
@@ -64,6 +68,7 @@ def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None
     # Without layer names the engine would skip every adapter without a word.
     adapts = manifest.layout == "ir" and options.max_adapters > 0 and fetch is not None
     layers = linear_layers(folder) if adapts else {}
+    able = lora.of_names(layers, options.adapter_layers) if options.adapter_layers else layers
     generator = GenaiGenerator(
         model_path(manifest, folder),
         context=manifest.context,
@@ -73,7 +78,7 @@ def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None
         cache_mb=options.cache_mb or DEFAULT_CACHE_MB,
         kv_bytes_per_token=manifest.kv_bytes_per_token,
         tuning=options.tuning,
-        layers=layers,
+        layers=able,
     )
     tokenizer = generator.tokenizer
     template = Template(manifest.chat_template, generator.names) if manifest.chat_template else None
@@ -85,8 +90,8 @@ def load(manifest: Manifest, folder: Path, options: Options, fetch: Fetch | None
         reader=reader,
         choice=choices(tokenizer, manifest.family),
         family=manifest.family,
-        shelf=Shelf(fetch, layers, generator.adapter, options.max_adapters)
-        if fetch is not None and layers
+        shelf=Shelf(fetch, layers, able, generator.adapter, options.max_adapters)
+        if fetch is not None and able
         else None,
     )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -193,6 +193,11 @@ def check_fits(lora: Lora, layers: Mapping[str, Layer]) -> None:
                 f"the adapter's {pair.inputs} → {pair.outputs}",
                 "Train it on this base.",
             )
+
+
+def of_names(layers: Mapping[str, Layer], names: Sequence[str]) -> dict[str, Layer]:
+    """Those of them whose last name is one of these (`q_proj`)."""
+    return {name: layer for name, layer in layers.items() if name.rpartition(".")[2] in names}
 
 
 def for_engine(lora: Lora, layers: Mapping[str, Layer]) -> bytes:

@@ -29,11 +29,20 @@ Make = Callable[[bytes, float], Any]
 
 
 class Shelf:
-    """At most `most` adapters for a base of these layers."""
+    """At most `most` adapters for a base of these layers, in an engine that was made for those on
+    the layers `able` alone."""
 
-    def __init__(self, fetch: Fetch, layers: Mapping[str, Layer], make: Make, most: int) -> None:
+    def __init__(
+        self,
+        fetch: Fetch,
+        layers: Mapping[str, Layer],
+        able: Mapping[str, Layer],
+        make: Make,
+        most: int,
+    ) -> None:
         self._fetch = fetch
         self._layers = layers
+        self._able = able
         self._make = make
         self._most = most
         self._here: OrderedDict[str, Any] = OrderedDict()
@@ -96,6 +105,13 @@ class Shelf:
             raise lora.refused(f"its manifest is of the layout {described.layout!r}")
         read = lora.read(self._fetch(files[lora.CONFIG]), self._fetch(files[lora.WEIGHTS]))
         lora.check_fits(read, self._layers)
+        if other := sorted(read.pairs.keys() - self._able.keys()):
+            # The engine would skip them without a word. A replica that can is on its way.
+            raise MeuseError(
+                Code.UNAVAILABLE,
+                f"this replica was made for adapters on other layers than {other[0]}",
+                field="adapter",
+            )
         return read
 
 
