@@ -97,8 +97,7 @@ def measure(home: Path, base: Path, options: argparse.Namespace) -> dict[str, An
     with store.replica(options, 0) as plain, store.replica(options, options.adapters) as able:
         speeds: dict[str, list[float]] = {"none": [], "base": [], "adapter": []}
         for _ in range(3):  # interleaved, for the machine may be busy with something else
-            for _ in range(2):
-                speeds["none"].append(plain.pace("", options.tokens))
+            speeds["none"].append(plain.pace("", options.tokens))
             speeds["base"].append(able.pace("", options.tokens))
             speeds["adapter"].append(able.pace(names[0], options.tokens))
         figures["tokens_s"] = {n: round(statistics.median(s), 1) for n, s in speeds.items()}
@@ -116,13 +115,11 @@ def measure(home: Path, base: Path, options: argparse.Namespace) -> dict[str, An
 
 
 def memory(plain: Replica, able: Replica, names: list[str], each: int) -> dict[str, Any]:
-    """After all have answered, twice. Both have answered as much by then: the cache of keys and
-    values is there from the start, but a page of it counts once it was written to."""
-    before = able.resident
+    """After all have answered, twice, and both replicas have settled."""
+    base, before = settled(plain, ""), settled(able, names[0])
     for name in names * 2:
         able.pace(name, 4)
-        plain.pace("", 4)
-    base, now = plain.resident, able.resident
+    now = settled(able, names[0])
     bound = (base + len(names) * each) * 1.1
     return {
         "base_mib": round(base / MIB, 1),
@@ -131,6 +128,17 @@ def memory(plain: Replica, able: Replica, names: list[str], each: int) -> dict[s
         "bound_mib": round(bound / MIB, 1),
         "holds": now <= bound,
     }
+
+
+def settled(replica: Replica, name: str) -> int:
+    """The resident bytes once all of the cache of keys and values has been written to: the cache is
+    there from the start, but a page of it counts from then on."""
+    last, now = 0, replica.resident
+    while now - last > MIB:
+        for _ in range(8):
+            replica.pace(name, 32)
+        last, now = now, replica.resident
+    return now
 
 
 def switches(able: Replica, names: list[str]) -> float:
@@ -333,7 +341,7 @@ def page(body: dict[str, Any]) -> str:
 {f["load_before"]}; `{f["model"]}`, {f["threads"]} threads; adapters of {f["adapter_mib"]} MiB
 (rank {RANK} on {", ".join(TARGETS)}, float32). Made by `benchmarks/llm_adapters.py`.
 
-| memory of the replica, resident | MiB |
+| memory of the replica, resident, all of its cache (128 MiB) written to | MiB |
 |---|---|
 | made for no adapters | {m["base_mib"]} |
 | made for adapters, one in memory | {m["one_adapter_mib"]} |
